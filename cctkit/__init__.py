@@ -1,0 +1,3 @@
+"""cctkit: compact transformers for image classification."""
+
+__version__ = "0.1.0"

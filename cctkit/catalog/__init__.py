@@ -1,0 +1,1 @@
+"""The tables that a newcomer edits: models, data sets, recipes, published results."""

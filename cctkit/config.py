@@ -1,0 +1,335 @@
+"""What to do, as frozen and validated dataclasses: `TrainConfig` and its groups, and `ModelConfig`, one architecture.
+
+A field carries its own help, flag spellings and range, so that the command line, the TOML file and the checks say the
+same. Outside of the code a configuration is flat: the keys of a TOML file are the names of the flags.
+"""
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cctkit.errors import UserError
+from cctkit.text import nearest, safe_text
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    panel: str,
+    flags: tuple[str, ...] = (),
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    off: object = None,
+    may_change: bool = False,
+) -> Any:
+    """A field with its help `text`, further `flags`, range, and `panel` of the help.
+
+    off: the value that `--no-NAME` stands for; may_change: a resumed run accepts another value.
+    """
+    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
+    metadata = {"help": text, "panel": panel, "flags": flags, "off": off, "may_change": may_change}
+    return field(default=default, metadata=metadata | {"bounds": {name: bound for name, bound in bounds.items() if bound is not None}})
+
+
+_HOLDS = {
+    "at least": lambda value, bound: value >= bound,
+    "above": lambda value, bound: value > bound,
+    "at most": lambda value, bound: value <= bound,
+    "below": lambda value, bound: value < bound,
+}
+
+
+def flag_name(key: str) -> str:
+    """The flag of a field: `batch_size` -> `--batch-size`."""
+    return "--" + key.replace("_", "-")
+
+
+def parse_size(text: object) -> Size:
+    """`32` -> (32, 32); `48x32` -> (48, 32), height first.
+
+    Raises: UserError where it is neither.
+    """
+    parts = text if isinstance(text, (list, tuple)) else str(text).lower().split("x")
+    try:
+        numbers = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (1, 2) or min(numbers) < 1:
+        raise UserError(f"the image size is {safe_text(text)!r}, expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size")
+    return numbers[0], numbers[-1]
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The permitted values of a `Literal[...]` or `Literal[...] | None` annotation."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return next((choices for part in typing.get_args(hint) if (choices := _choices(part))), ())
+
+
+def base_type(hint: Any) -> type:
+    """The scalar type behind an annotation: `float | None` -> float, `Literal["a", "b"]` -> str."""
+    if choices := _choices(hint):
+        return type(choices[0])
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return hint if isinstance(hint, type) else tuple
+
+
+def _checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> Any:
+    """`value` as the field's type, within its bounds.
+
+    Raises: UserError naming the flag, what was expected and what was got.
+    """
+    flag = flag_name(name)
+    if value is None and types.NoneType in typing.get_args(hint):
+        return None
+    kind = base_type(hint)
+    if kind is tuple:
+        return parse_size(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{name} is {safe_text(value)!r}, expected {kind.__name__}", flag)
+    choices = _choices(hint)
+    if choices and value not in choices:
+        raise UserError(f"{name} is {safe_text(value)!r}, expected one of: {', '.join(choices)}", flag)
+    for words, bound in bounds.items():
+        if not _HOLDS[words](value, bound):  # also false for a NaN
+            raise UserError(f"{name} is {value}, expected {words} {bound}", flag)
+    return value
+
+
+class Checked:
+    """A frozen dataclass whose fields are checked against their annotation and range when it is made."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            if not issubclass(base_type(hints[item.name]), Checked):
+                value = _checked(item.name, getattr(self, item.name), hints[item.name], item.metadata.get("bounds", {}))
+                object.__setattr__(self, item.name, value)
+
+
+MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation", "Optimizer and schedule", "Run", "Machine"
+MAIN = "Main options"
+
+Positional = Literal["learnable", "sine", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(Checked):
+    """One architecture, complete: what `models.build` needs and what a weights file carries. Built by `catalog.models`."""
+
+    name: str
+    family: Literal["cct", "cvt", "vit_lite"]
+    num_classes: int = option(10, "classes K", panel=MODEL, at_least=1)
+    image_size: Size = (32, 32)
+    num_layers: int = option(2, "transformer blocks", panel=MODEL, at_least=1)
+    embed_dim: int = option(128, "width D", panel=MODEL, at_least=1)
+    num_heads: int = option(2, "attention heads H", panel=MODEL, at_least=1)
+    mlp_ratio: float = option(1.0, "width of the MLP over D", panel=MODEL, above=0)
+    kernel_size: int = option(3, "kernel of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
+    num_convs: int = option(1, "convolutions of the tokenizer (CCT)", panel=MODEL, at_least=1)
+    patch_size: int = option(4, "patch side in pixels (CVT, ViT-Lite)", panel=MODEL, at_least=1)
+    positional_embedding: Positional = "learnable"
+    dropout: float = option(0.0, "dropout", panel=MODEL, at_least=0, below=1)
+    attention_dropout: float = option(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
+    drop_path: float = option(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}", "--embed-dim, --num-heads"
+            )
+        height, width = self.image_size
+        if min(height, width) < 8:
+            raise UserError(f"image size {height}x{width} is too small, expected at least 8 pixels a side", "--image-size")
+        if self.family != "cct" and (height % self.patch_size or width % self.patch_size):
+            raise UserError(
+                f"{self.name} cuts {self.patch_size}-pixel patches, which do not divide {height}x{width}",
+                "--image-size",
+                f"use multiples of {self.patch_size}, or a cct model, which takes any size",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(Checked):
+    """The model that a user asks for: a name of the catalog and what to change about it. None: as the name says."""
+
+    model: str = option("cct_2_3x2", "model name, such as cct_6_3x1, cvt_7_4, vit_lite_6_4", panel=MAIN, flags=("-m",))
+    positional_embedding: Positional | None = option(None, "positional embedding, in place of the name's", panel=MODEL)
+    num_layers: int | None = option(None, "transformer blocks, in place of the name's", panel=MODEL, at_least=1)
+    embed_dim: int | None = option(None, "width, in place of the name's", panel=MODEL, at_least=1)
+    num_heads: int | None = option(None, "attention heads, in place of the name's", panel=MODEL, at_least=1)
+    mlp_ratio: float | None = option(None, "width of the MLP over the model's, in place of the name's", panel=MODEL, above=0)
+    dropout: float = option(0.0, "dropout after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
+    attention_dropout: float = option(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
+    drop_path: float = option(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Checked):
+    """Which images, where they are, and how they are split and brought to one size."""
+
+    dataset: str | None = option(None, "a folder of images, or a name: digits, cifar10, cifar100, ...", panel=MAIN, flags=("-d",))
+    data_dir: str | None = option(
+        None, "where named data sets are kept (default: the user's cache, or CCTKIT_DATA)", panel=DATA, flags=("--data-path",)
+    )
+    image_size: Size | None = option(None, "pixels: 32, or HEIGHTxWIDTH", panel=DATA)
+    resize_mode: Literal["crop", "squash"] = option(
+        "crop", "images of another shape: scale the short side and crop the centre, or squash", panel=DATA
+    )
+    val_fraction: float = option(0.0, "share of the training images kept for validation", panel=DATA, at_least=0, below=1)
+    split_seed: int = option(0, "seed of the splits that are made here", panel=DATA, at_least=0)
+    skip_bad: bool = option(False, "leave broken images out, and list them", panel=DATA)
+    download: bool = option(True, "download a named data set that is not there", panel=DATA)
+    workers: int = option(0, "processes that prepare images ahead of the steps", panel=MACHINE, flags=("-j",), at_least=0, may_change=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig(Checked):
+    """What is done to the training images, in this order: policy, crop, flip, normalise, erase, mix."""
+
+    auto_augment: Literal["cifar10", "rand", "none"] = option(
+        "cifar10",
+        "AutoAugment's CIFAR-10 policy, RandAugment (m9, std 0.5, increasing), or none",
+        panel=AUGMENT,
+        flags=("--aa",),
+        off="none",
+    )
+    crop: Literal["pad", "resized", "none"] = option(
+        "pad", "random crop: of the padded image, of a resized part (scale 0.8-1), or none", panel=AUGMENT, off="none"
+    )
+    crop_padding: int = option(4, "pixels of padding for `--crop pad`", panel=AUGMENT, at_least=0)
+    flip: bool = option(True, "mirror half of the images", panel=AUGMENT)
+    mixup: float = option(0.0, "mixup's alpha; 0: off", panel=AUGMENT, at_least=0)
+    cutmix: float = option(0.0, "cutmix's alpha; 0: off", panel=AUGMENT, at_least=0)
+    mix_switch_prob: float = option(0.5, "share of cutmix where both are on", panel=AUGMENT, at_least=0, at_most=1)
+    random_erase: float = option(
+        0.0, "share of the images with a random box of noise", panel=AUGMENT, flags=("--reprob",), at_least=0, at_most=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Checked):
+    """One training run, whole. `flat()` and `from_flat()` are its form outside of the code."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    epochs: int = option(200, "passes over the training images", panel=MAIN, flags=("-e",), at_least=1)
+    batch_size: int = option(128, "images a step, over all devices", panel=MAIN, flags=("-b",), at_least=1)
+    lr: float = option(5e-4, "peak learning rate (AdamW)", panel=MAIN, above=0)
+    optimizer: Literal["adamw", "muon"] = option("adamw", "AdamW, or Muon for the blocks' matrices and AdamW beside", panel=OPTIMIZER)
+    muon_lr: float = option(0.02, "peak learning rate of Muon's matrices", panel=OPTIMIZER, above=0)
+    weight_decay: float = option(0.03, "decoupled weight decay", panel=OPTIMIZER, flags=("--wd",), at_least=0)
+    decay_all: bool = option(False, "decay norms, biases and embeddings too, as the published script", panel=OPTIMIZER)
+    warmup_fraction: float = option(0.1, "share of the steps with a growing learning rate", panel=OPTIMIZER, at_least=0, below=1)
+    warmup_epochs: float | None = option(None, "warm-up in epochs, in place of the fraction", panel=OPTIMIZER, at_least=0)
+    min_lr: float = option(0.0, "learning rate at the end", panel=OPTIMIZER, at_least=0)
+    cooldown_epochs: float = option(0.0, "epochs at the end spent at the lowest learning rate", panel=OPTIMIZER, at_least=0)
+    label_smoothing: float = option(0.1, "label smoothing", panel=OPTIMIZER, flags=("--smoothing",), at_least=0, below=1)
+    clip_grad: float | None = option(None, "largest norm of the gradient", panel=OPTIMIZER, above=0)
+    accumulate: int = option(1, "parts that a batch is computed in, to save memory", panel=OPTIMIZER, at_least=1)
+    ema: float | None = option(None, "decay of the moving average of the weights, which then are the result", panel=OPTIMIZER, above=0, below=1)
+    early_stopping: int | None = option(
+        None, "stop after so many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
+    )
+    seed: int = option(0, "seed of everything random", panel=RUN, at_least=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute", panel=MACHINE, may_change=True)
+    precision: Literal["auto", "float32", "bf16", "fp16"] = option("auto", "number format; auto: the faster one", panel=MACHINE)
+    threads: int | None = option(None, "threads of the CPU (default: its cores)", panel=MACHINE, at_least=1, may_change=True)
+    compile: bool = option(False, "compile the model first (worth it on CUDA)", panel=MACHINE, may_change=True)
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        if self.accumulate > self.batch_size:
+            raise UserError(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts", "--accumulate")
+        if self.min_lr > self.lr:
+            raise UserError(f"min_lr {self.min_lr} is above lr {self.lr}", "--min-lr")
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its flag's name, as JSON values."""
+        values = {}
+        for key, group in _fields():
+            value = getattr(getattr(self, group) if group else self, key)
+            values[key] = list(value) if isinstance(value, tuple) else value
+        return values
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], where: str | None = None) -> "TrainConfig":
+        """The configuration with these settings and defaults for the rest.
+
+        Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
+        """
+        groups: dict[str, dict[str, Any]] = {"": {}, "model": {}, "data": {}, "augment": {}}
+        known = dict(_fields())
+        for key, value in values.items():
+            if key not in known:
+                hint = nearest(key, known)
+                raise UserError(
+                    f"unknown setting {safe_text(key)!r}", where, f"did you mean {' or '.join(hint)}?" if hint else None
+                )
+            groups[known[key]][key] = value
+        return cls(
+            model=ModelOptions(**groups["model"]),
+            data=DataConfig(**groups["data"]),
+            augment=AugmentConfig(**groups["augment"]),
+            **groups[""],
+        )
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        """A copy with some settings, named as their flags, changed."""
+        return TrainConfig.from_flat(self.flat() | changes)
+
+
+def _fields() -> Iterator[tuple[str, str]]:
+    """(key, group) of every setting; the group is "" at the top level."""
+    groups = {"model": ModelOptions, "data": DataConfig, "augment": AugmentConfig}
+    for group, cls in groups.items():
+        yield from ((item.name, group) for item in dataclasses.fields(cls))
+    yield from ((item.name, "") for item in dataclasses.fields(TrainConfig) if item.name not in groups)
+
+
+def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """(field, annotation) of every setting of a training run, those of the model and the data first."""
+    for cls in (ModelOptions, DataConfig, TrainConfig, AugmentConfig):
+        hints = typing.get_type_hints(cls)
+        yield from ((item, hints[item.name]) for item in dataclasses.fields(cls) if "help" in item.metadata)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file, flat; tables may group them, their names carry no meaning.
+
+    Raises: UserError where the file cannot be read or is no TOML.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the config file: {error.strerror}", safe_text(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the config file is no TOML: {safe_text(error)}", safe_text(path)) from error
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        values.update(value if isinstance(value, dict) else {key: value})
+    return values
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Flat settings as TOML; what is None is left out. `read_toml` gives them back."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None)

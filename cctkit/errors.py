@@ -1,0 +1,50 @@
+"""What a user can cause, as exceptions: one class for each exit code.
+
+`cli/app.py` is the only printer: it prints `what`, `where` and `remedy` on at most three lines of stderr and exits
+with `exit_code`. A library user catches `UserError`, which is a `ValueError`.
+"""
+
+
+class UserError(ValueError):
+    """Bad usage or bad input. Exit code 2.
+
+    what: what is wrong, with expected and got; where: the file, flag or key at fault; remedy: what mends it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, where: str | None = None, remedy: str | None = None) -> None:
+        super().__init__("; ".join(part for part in (what, where, remedy) if part))
+        self.what = what
+        self.where = where
+        self.remedy = remedy
+
+
+class DivergedError(UserError):
+    """Training produced a loss or gradient that is not finite, or exploded. Exit code 3."""
+
+    exit_code = 3
+
+
+class ResourceError(UserError):
+    """Memory or disk ran out. Exit code 4."""
+
+    exit_code = 4
+
+
+class InUseError(UserError):
+    """Another live process holds the run directory. Exit code 5."""
+
+    exit_code = 5
+
+
+class StoppedError(Exception):
+    """SIGINT or SIGTERM asked the program to stop; what there was to save is saved. Exit code 128 + signal."""
+
+    def __init__(self, signal_number: int, message: str = "stopped") -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signal_number

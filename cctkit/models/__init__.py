@@ -1,0 +1,1 @@
+"""The models: tokenizer, encoder, classifier, and how a configuration becomes one."""

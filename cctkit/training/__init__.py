@@ -1,0 +1,1 @@
+"""Training: device policy, optimizer, step, loop, checkpoints."""
