@@ -1,0 +1,144 @@
+"""Self-attention with three paths of equal results: plain, fused (torch's kernel) and chunked (for CPUs).
+
+`training/device.py` decides which one runs; `plain` is the definition that the others are tested against.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, random_bytes
+
+Path = Literal["plain", "fused", "chunked"]
+
+# Bytes of one chunk's attention weights: a few of them fit the second-level cache of a core.
+_CHUNK_BYTES = 2 * 2**20
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of `Compact-Transformers/src/utils/transformers.py`: (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, *, embed_dim: int, num_heads: int, attention_dropout: float, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = (embed_dim // num_heads) ** -0.5
+        self.path: Path = "plain"
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
+        self.attn_drop = Dropout(attention_dropout)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.proj_drop = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        p = self.attn_drop.p if self.training else 0.0
+        if self.path == "chunked":
+            x = chunked_attention(qkv, p=p, scale=self.scale, generator=self.attn_drop.generator)  # (B, N, D)
+        else:
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D / H)
+            if self.path == "fused":
+                x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=p)
+            else:
+                weights = self.attn_drop((q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1))  # (B, H, N, N)
+                x = weights @ v
+            x = x.transpose(1, 2).reshape(batch, tokens, width)
+        return self.proj_drop(self.proj(x))
+
+
+def set_attention_path(model: nn.Module, path: Path) -> None:
+    """Let every `Attention` of `model` take this path."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.path = path
+
+
+def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
+    """Attention a few images at a time, so that the weights stay in cache: (B, N, 3, H, d) -> (B, N, H d).
+
+    The mask is one byte an element and lives in the sign bit of the saved weights: a training step keeps one matrix
+    of weights a layer where autograd keeps three and a mask on the plain path.
+    """
+    return _ChunkedAttention.apply(qkv, p, scale, generator)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
+        batch, tokens, _, heads, width = qkv.shape
+        keeps = any(ctx.needs_input_grad)
+        out = qkv.new_empty(batch, tokens, heads, width)
+        weights = qkv.new_empty(batch if keeps else _chunk_images(qkv), heads, tokens, tokens)
+        for start, stop in _chunks(qkv):
+            chunk = weights[start:stop] if keeps else weights[: stop - start]
+            q, k, v = qkv[start:stop].permute(2, 0, 3, 1, 4)  # each (c, H, N, d)
+            torch.matmul(q * scale, k.transpose(-2, -1), out=chunk)
+            torch.softmax(chunk, dim=-1, out=chunk)
+            if p > 0:
+                _mark_dropped(chunk, p, generator)
+                dropped = chunk.clamp_min(0)
+                out[start:stop] = torch.matmul(dropped, v).mul_(byte_scale(p)).transpose(1, 2)
+            else:
+                out[start:stop] = torch.matmul(chunk, v).transpose(1, 2)
+        if keeps:
+            ctx.save_for_backward(qkv, weights, out)
+            ctx.p, ctx.scale = p, scale
+        return out.view(batch, tokens, heads * width)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None]:
+        qkv, weights, out = ctx.saved_tensors
+        p, scale = ctx.p, ctx.scale
+        grad_out = grad_out.view(out.shape)
+        grad = torch.empty_like(qkv)
+        for start, stop in _chunks(qkv):
+            q, k, v = qkv[start:stop].permute(2, 0, 3, 1, 4)
+            grad_o = grad_out[start:stop].transpose(1, 2).contiguous()  # (c, H, N, d)
+            # The softmax's backward needs each row's sum of gradient times weight, which is that of dO times O.
+            row = (grad_o.float() * out[start:stop].transpose(1, 2)).sum(-1, keepdim=True).to(qkv.dtype)
+            marked = weights[start:stop]
+            kept = marked.clamp_min(0) if p > 0 else marked  # (c, H, N, N)
+            if p > 0:
+                grad_o = grad_o * byte_scale(p)
+            grad_v = torch.matmul(kept.transpose(-2, -1), grad_o)
+            grad_s = torch.matmul(grad_o, v.transpose(-2, -1)).mul_(kept)
+            grad_s.addcmul_(marked.abs() if p > 0 else marked, row, value=-1)
+            grad_q = torch.matmul(grad_s, k).mul_(scale)
+            grad_k = torch.matmul(grad_s.transpose(-2, -1), q * scale)
+            for slot, part in enumerate((grad_q, grad_k, grad_v)):
+                grad[start:stop, :, slot] = part.transpose(1, 2)
+        return grad, None, None, None
+
+
+def _chunk_images(qkv: Tensor) -> int:
+    batch, tokens, _, heads, _ = qkv.shape
+    return min(batch, max(1, _CHUNK_BYTES // (heads * tokens * tokens * qkv.element_size())))
+
+
+def _chunks(qkv: Tensor) -> list[tuple[int, int]]:
+    """The batch as (start, stop) of each chunk."""
+    size, batch = _chunk_images(qkv), qkv.shape[0]
+    return [(start, min(start + size, batch)) for start in range(0, batch, size)]
+
+
+_SIGNED = {1: (torch.int8, -(2**7)), 2: (torch.int16, -(2**15)), 4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}
+
+
+def _mark_dropped(weights: Tensor, p: float, generator: torch.Generator | None) -> None:
+    """Set the sign bit of the weights (none is negative) that dropout drops, in place, from one random byte each.
+
+    The bytes are taken a machine word at a time: lane `i` of every word serves the i-th part of the elements, so that
+    each pass is over full words (comparing single bytes and multiplying by a mask costs four times as much).
+    """
+    lanes = weights.element_size()
+    dtype, sign_bit = _SIGNED[lanes]
+    flat = weights.view(-1).view(dtype)
+    part = -(-flat.numel() // lanes)
+    words = random_bytes((part * lanes,), generator).view(dtype)
+    lane = torch.empty_like(words)
+    first_kept = byte_threshold(p) - 128  # of the bytes as signed numbers
+    for i in range(lanes):
+        target = flat[i * part : (i + 1) * part]
+        torch.bitwise_left_shift(words, 8 * (lanes - 1 - i), out=lane)
+        lane.bitwise_right_shift_(8 * (lanes - 1)).sub_(first_kept).bitwise_and_(sign_bit)
+        target.bitwise_or_(lane[: target.numel()])

@@ -1,0 +1,31 @@
+"""From a configuration, or a name of the catalog, to a model."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from cctkit.catalog.models import named_config
+from cctkit.config import ModelConfig
+from cctkit.models.classifier import CompactTransformer
+
+
+def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
+    """The model of `config` in float32 on the CPU, freshly initialised; with a seed, torch's generator stays as it was."""
+    if seed is None:
+        return CompactTransformer(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CompactTransformer(config)
+
+
+def create_model(name: str, *, num_classes: int | None = None, image_size: int | tuple[int, int] | None = None, **options: Any) -> nn.Module:
+    """A model of the catalog: `create_model("cct_6_3x1", num_classes=100, image_size=32, drop_path=0.2)`.
+
+    image_size: side, or (height, width), in pixels; options: those of `ModelOptions` (widths, rates, position).
+    Published names (`cct_7_3x1_32_sine_c100`) set size and classes where they are not given. Images go in as
+    (B, 3, height, width), normalised; logits come out as (B, num_classes).
+
+    Raises: UserError for an unknown name or option, naming the nearest ones.
+    """
+    return build_model(named_config(name, num_classes=num_classes, image_size=image_size, **options))

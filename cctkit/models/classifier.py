@@ -1,0 +1,89 @@
+"""The compact models whole: CCT, CVT and ViT-Lite (Hassani et al. 2021), with the published module names."""
+
+import torch
+from torch import Tensor, nn
+
+from cctkit.config import ModelConfig
+from cctkit.models.dropout import Dropout
+from cctkit.models.encoder import TransformerEncoderLayer
+from cctkit.models.tokenizer import Tokenizer, grid_size
+
+
+class TransformerClassifier(nn.Module):
+    """Tokens (B, N, D) -> logits (B, K): position, blocks, then sequence pooling (CCT, CVT) or a class token (ViT-Lite)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        rows, columns = grid_size(config)
+        tokens = rows * columns
+        self.pools = config.family != "vit_lite"
+        if self.pools:
+            self.attention_pool = nn.Linear(width, 1)
+        else:
+            self.class_emb = nn.Parameter(torch.zeros(1, 1, width))
+            tokens += 1
+        self.positional_emb: nn.Parameter | None = None
+        if config.positional_embedding == "learnable":
+            self.positional_emb = nn.Parameter(torch.zeros(1, tokens, width))
+        elif config.positional_embedding == "sine":
+            self.positional_emb = nn.Parameter(sinusoidal_embedding(tokens, width), requires_grad=False)
+        self.dropout = Dropout(config.dropout)
+        last = max(config.num_layers - 1, 1)
+        self.blocks = nn.ModuleList(
+            TransformerEncoderLayer(config, drop_path=config.drop_path * i / last) for i in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.fc = nn.Linear(width, config.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.pools:
+            x = torch.cat((self.class_emb.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1)  # (B, N + 1, D)
+        if self.positional_emb is not None:
+            x = x + self.positional_emb
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        if self.pools:
+            weights = self.attention_pool(x).softmax(dim=1)  # (B, N, 1)
+            x = (weights.transpose(-2, -1) @ x).squeeze(-2)  # (B, D)
+        else:
+            x = x[:, 0]
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+class CompactTransformer(nn.Module):
+    """Images (B, 3, height, width), normalised -> logits (B, K)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = Tokenizer(config)
+        self.classifier = TransformerClassifier(config)
+        self._initialise()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.tokenizer(x))  # type: ignore[no-any-return]
+
+    def _initialise(self) -> None:
+        """As published (`init_weight` in both files): the patch convolution's bias keeps torch's initial values."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        position = self.classifier.positional_emb
+        if position is not None and position.requires_grad:
+            nn.init.trunc_normal_(position, std=0.2)
+
+
+def sinusoidal_embedding(num_tokens: int, embed_dim: int) -> Tensor:
+    """Fixed positions (1, N, D) of Vaswani et al. 2017, section 3.5: sine at even, cosine at odd columns."""
+    position = torch.arange(num_tokens, dtype=torch.float64).unsqueeze(1)
+    column = torch.arange(embed_dim, dtype=torch.float64)
+    angle = position / 10000 ** (2 * (column // 2) / embed_dim)
+    embedding = torch.where(column % 2 == 0, angle.sin(), angle.cos())
+    return embedding.unsqueeze(0).float()

@@ -1,0 +1,57 @@
+"""From images to a sequence of tokens by convolutions: `Compact-Transformers/src/utils/tokenizer.py`."""
+
+from torch import Tensor, nn
+
+from cctkit.config import ModelConfig, Size
+
+_CCT_PLANES = 64
+
+
+class Tokenizer(nn.Module):
+    """(B, 3, height, width) -> (B, N, D).
+
+    CCT: `num_convs` times convolution, ReLU and a 3 x 3 max-pool of stride 2. CVT and ViT-Lite: one convolution whose
+    stride is its kernel, the patch.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.conv_layers = nn.Sequential(*(_cct_layers(config) if config.family == "cct" else [_patch_layer(config)]))
+        self.flattener = nn.Flatten(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flattener(self.conv_layers(x)).transpose(-2, -1)  # type: ignore[no-any-return]
+
+
+def _cct_layers(config: ModelConfig) -> list[nn.Sequential]:
+    kernel = config.kernel_size
+    planes = [3, *[_CCT_PLANES] * (config.num_convs - 1), config.embed_dim]
+    return [
+        nn.Sequential(
+            nn.Conv2d(before, after, kernel, stride=max(1, kernel // 2 - 1), padding=max(1, kernel // 2), bias=False),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        for before, after in zip(planes, planes[1:], strict=False)
+    ]
+
+
+def _patch_layer(config: ModelConfig) -> nn.Sequential:
+    patch = config.patch_size
+    return nn.Sequential(nn.Conv2d(3, config.embed_dim, patch, stride=patch), nn.Identity(), nn.Identity())
+
+
+def grid_size(config: ModelConfig) -> Size:
+    """Rows and columns of the tokens that the tokenizer makes of one image, in closed form."""
+
+    def side(pixels: int) -> int:
+        if config.family != "cct":
+            return pixels // config.patch_size
+        kernel = config.kernel_size
+        for _ in range(config.num_convs):
+            pixels = (pixels + 2 * max(1, kernel // 2) - kernel) // max(1, kernel // 2 - 1) + 1
+            pixels = (pixels - 1) // 2 + 1  # the max-pool
+        return pixels
+
+    height, width = config.image_size
+    return side(height), side(width)

@@ -1,0 +1,198 @@
+"""The device policy: where and in which number format a model computes, and which attention. Nothing else asks the hardware.
+
+On a CPU the choice is measured, once for a machine, torch version and number of threads: CPU flags do not tell. Of two
+CPUs with avx512_bf16, one multiplies bf16 at twice float32's speed, the other at half.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import torch
+from torch import Tensor, nn
+
+from cctkit.errors import UserError
+from cctkit.models.attention import Path as AttentionPath
+from cctkit.models.attention import chunked_attention, set_attention_path
+from cctkit.rundir import write_atomic
+
+Precision = Literal["float32", "bf16", "fp16"]
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePolicy:
+    """How a run computes. Written into the run; a resumed run keeps its precision and attention."""
+
+    device: str
+    precision: Precision
+    attention: AttentionPath
+    attention_in_evaluation: AttentionPath
+    threads: int
+    compile: bool = False
+
+    @property
+    def channels_last(self) -> bool:
+        return self.device != "mps"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of every forward pass; the loss is computed outside of it, in float32."""
+        if self.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, dtype=_DTYPES[self.precision])
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """`model` on the device, in the memory format and with the attention of training."""
+        set_attention_path(model, self.attention)
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return model.to(self.device)
+
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """`model` in evaluation mode, without gradients, and as it was afterwards."""
+        was_training = model.training
+        model.eval()
+        set_attention_path(model, self.attention_in_evaluation)
+        try:
+            with torch.inference_mode(), self.autocast():
+                yield
+        finally:
+            set_attention_path(model, self.attention)
+            model.train(was_training)
+
+
+def choose_policy(
+    *, device: str = "auto", precision: str = "auto", threads: int | None = None, compile: bool = False, dropout: bool = True
+) -> DevicePolicy:
+    """The policy for these wishes on this machine; sets torch's number of threads, and TF32 on CUDA.
+
+    dropout: whether training drops attention weights, which torch's fused kernel cannot on a CPU.
+
+    Raises: UserError for a device or precision that is not there.
+    """
+    kind = _device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if kind == "cpu":
+        measured = probe()
+        attention = measured.attention_with_dropout if dropout else measured.attention
+        chosen = measured.precision if precision == "auto" else precision
+        in_evaluation = measured.attention
+    else:
+        attention = in_evaluation = "fused"
+        chosen = _accelerator_precision(kind) if precision == "auto" else precision
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if chosen == "fp16" and kind != "cuda":
+        raise UserError("fp16 needs a CUDA device", "--precision", "use bf16 or float32")
+    return DevicePolicy(
+        device=kind,
+        precision=chosen,  # type: ignore[arg-type]
+        attention=attention,
+        attention_in_evaluation=in_evaluation,
+        threads=torch.get_num_threads(),
+        compile=compile,
+    )
+
+
+def _device(wish: str) -> str:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wish == "auto":
+        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there[wish]:
+        raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
+    return wish
+
+
+def _accelerator_precision(kind: str) -> str:
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a CPU does best: the faster number format, and the faster attention in it with and without dropout."""
+
+    precision: Precision
+    attention: AttentionPath
+    attention_with_dropout: AttentionPath
+
+
+def probe() -> Probe:
+    """The measurement of this machine, from the user's cache or made now (well under a second)."""
+    key = f"{cpu_name()}|{torch.__version__}|{torch.get_num_threads()}|2"
+    path = cache_folder() / "probe.json"
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return Probe(**known[key])
+    except (KeyError, TypeError):
+        pass
+    measured = measure()
+    with contextlib.suppress(UserError, OSError):  # a cache that cannot be written only costs the next start
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({**known, key: asdict(measured)}, indent=2, sort_keys=True).encode())
+    return measured
+
+
+def measure() -> Probe:
+    """Time the products and the attention of `cct_6_3x1` at a small batch, forward and backward."""
+    generator = torch.Generator().manual_seed(0)
+
+    def product(dtype: torch.dtype) -> Callable[[], object]:
+        x, weight = torch.randn(4096, 256, dtype=dtype), torch.randn(256, 768, dtype=dtype)
+        return lambda: x @ weight
+
+    seconds = {name: _seconds(product(_DTYPES[name])) for name in ("float32", "bf16")}
+    precision: Precision = "bf16" if seconds["bf16"] < seconds["float32"] else "float32"
+    qkv = torch.randn(4, 256, 3, 4, 64, dtype=_DTYPES[precision], requires_grad=True)
+
+    def chunked(p: float) -> Callable[[], object]:
+        return lambda: chunked_attention(qkv, p=p, scale=0.125, generator=generator).sum().backward()
+
+    def fused() -> None:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()
+
+    faster: AttentionPath = "fused" if _seconds(fused) < _seconds(chunked(0.0)) else "chunked"
+    return Probe(precision=precision, attention=faster, attention_with_dropout="chunked")
+
+
+def _seconds(run: Callable[[], object], rounds: int = 5) -> float:
+    """The fastest of a few runs, after one to warm up."""
+    run()
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """Where measurements and packed data are kept: CCTKIT_CACHE, or the user's cache."""
+    return Path(os.environ.get("CCTKIT_CACHE") or platformdirs.user_cache_dir("cctkit"))
+
+
+def to_device(tensor: Tensor, policy: DevicePolicy) -> Tensor:
+    """`tensor` on the policy's device; from pinned memory the copy does not wait."""
+    return tensor.to(policy.device, non_blocking=True)

@@ -1,0 +1,165 @@
+"""One training step: forward, loss, backward, clip, update. Nothing is read back from the device."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from cctkit.config import TrainConfig
+from cctkit.data.augment import Batch
+from cctkit.models.dropout import use_generator
+from cctkit.training.device import DevicePolicy
+from cctkit.training.optim import set_lr
+
+_NORMS_KEPT = 64
+_SPIKE = 1000.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TrainState:
+    """What training changes: the only mutable bundle, and all that a checkpoint has to hold."""
+
+    model: nn.Module
+    optimizers: list[Optimizer]
+    ema: AveragedModel | None
+    scaler: torch.amp.GradScaler
+    generator: torch.Generator
+    norms: Tensor  # gradient norms of the last steps, NaN where there was none yet
+    sums: Tensor  # of the running epoch, float64: loss, smoothed loss, correct, images
+    diverged: Tensor  # bool: an update was withheld
+    step: int = 0
+    forward: nn.Module = field(init=False)  # the model, or its compiled form
+
+    def __post_init__(self) -> None:
+        self.forward = self.model
+
+    @property
+    def result(self) -> nn.Module:
+        """The model that is evaluated and saved: the moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+
+def new_state(model: nn.Module, optimizers: list[Optimizer], *, ema: AveragedModel | None, policy: DevicePolicy) -> TrainState:
+    """The state before the first step."""
+    generator = torch.Generator()
+    use_generator(model, generator)
+    state = TrainState(
+        model=model,
+        optimizers=optimizers,
+        ema=ema,
+        scaler=torch.amp.GradScaler(policy.device, enabled=policy.precision == "fp16"),
+        generator=generator,
+        norms=torch.full((_NORMS_KEPT,), float("nan"), device=policy.device),
+        sums=torch.zeros(4, dtype=torch.float64, device=policy.device),
+        diverged=torch.zeros((), dtype=torch.bool, device=policy.device),
+    )
+    if policy.compile:
+        state.forward = torch.compile(model)  # type: ignore[assignment]
+    return state
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of the masks of one step on one rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: DevicePolicy, lr_factor: float) -> None:
+    """One update of `state` from `batch`, at `lr_factor` times the peak learning rates.
+
+    A loss or gradient that is not finite, or a gradient norm a thousand times the running median, withholds the update
+    and sets `state.diverged`.
+    """
+    _seed_masks(state, step_seed(config.seed, state.step), policy)
+    set_lr(state.optimizers, lr_factor)
+    for optimizer in state.optimizers:
+        optimizer.zero_grad()
+    size = len(batch.labels)
+    part = -(-size // config.accumulate)
+    loss_is_finite = torch.ones_like(state.diverged)
+    for start in range(0, size, part):
+        loss = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
+        loss_is_finite &= loss.isfinite()
+    _update(state, loss_is_finite, config=config)
+    state.step += 1
+
+
+def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
+    """Masks of the CPU come from our own generator; on another device they come from its default one, seeded here."""
+    if policy.device == "cpu":
+        state.generator.manual_seed(seed)
+    else:
+        getattr(torch, policy.device).manual_seed(seed)
+
+
+def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConfig, policy: DevicePolicy) -> Tensor:
+    """Add the gradients of a part of the batch; return its mean smoothed loss."""
+    with policy.autocast():
+        logits = state.forward(batch.images[part])
+    labels = batch.labels[part]
+    partner = None if batch.partner_labels is None else batch.partner_labels[part]
+    weight = None if batch.weight is None else batch.weight[part]
+    plain, smoothed, correct = losses(logits.float(), labels, partner, weight, label_smoothing=config.label_smoothing)
+    share = len(labels) / len(batch.labels)
+    state.scaler.scale(smoothed.mean() * share).backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        state.sums += torch.stack([plain.sum(), smoothed.sum(), correct.sum(), torch.ones_like(plain).sum()]).double()
+    return smoothed.detach().mean()
+
+
+def losses(
+    logits: Tensor, labels: Tensor, partner_labels: Tensor | None = None, weight: Tensor | None = None, *, label_smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross entropy, label-smoothed cross entropy (Szegedy et al. 2016, section 7) and correctness of each image, (B,) each.
+
+    With `partner_labels` and `weight` (B,) the target is `weight` of the label and the rest of the partner (mixup, cutmix).
+    """
+    log_p = logits.log_softmax(dim=-1)  # (B, K)
+    found = logits.argmax(dim=-1)
+    plain = -log_p.gather(1, labels[:, None]).squeeze(1)
+    correct = (found == labels).to(plain.dtype)
+    if partner_labels is not None and weight is not None:
+        plain = weight * plain - (1 - weight) * log_p.gather(1, partner_labels[:, None]).squeeze(1)
+        correct = weight * correct + (1 - weight) * (found == partner_labels)
+    smoothed = (1 - label_smoothing) * plain - label_smoothing * log_p.mean(dim=-1)
+    return plain, smoothed, correct
+
+
+def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -> None:
+    """Clip and apply the gradients, unless something is wrong with them."""
+    for optimizer in state.optimizers:
+        state.scaler.unscale_(optimizer)
+    weights = [weight for weight in state.model.parameters() if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    spike = norm > _SPIKE * state.norms.nanmedian()
+    if state.scaler.is_enabled():  # an overflow in fp16 only lowers the scale; the scaler itself withholds that update
+        ok = loss_is_finite & ~(norm.isfinite() & spike)
+    else:
+        ok = loss_is_finite & norm.isfinite() & ~spike
+    state.diverged |= ~ok
+    state.norms[state.step % _NORMS_KEPT] = norm
+    if config.clip_grad is not None:
+        torch.nn.utils.clip_grads_with_norm_(weights, config.clip_grad, norm)
+    _step_where(state, ok)
+    state.scaler.update()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
+
+
+def _step_where(state: TrainState, ok: Tensor) -> None:
+    """Step the optimizers where `ok` holds. On a CPU that is an `if`; elsewhere asking would wait for the device, so
+    the weights are put back instead."""
+    if ok.device.type == "cpu":
+        if ok:
+            for optimizer in state.optimizers:
+                state.scaler.step(optimizer)
+        return
+    weights = [weight for optimizer in state.optimizers for group in optimizer.param_groups for weight in group["params"]]
+    before = [weight.detach().clone() for weight in weights]
+    for optimizer in state.optimizers:
+        state.scaler.step(optimizer)
+    with torch.no_grad():
+        for weight, old in zip(weights, before, strict=True):
+            weight.copy_(torch.where(ok, weight, old))
