@@ -6,7 +6,6 @@ CPUs with avx512_bf16, one multiplies bf16 at twice float32's speed, the other a
 
 import contextlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 import torch
 from torch import Tensor, nn
 
+from cctkit.data.dataset import cache_folder
 from cctkit.errors import UserError
 from cctkit.models.attention import Path as AttentionPath
 from cctkit.models.attention import chunked_attention, set_attention_path
@@ -186,11 +185,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def cache_folder() -> Path:
-    """Where measurements and packed data are kept: CCTKIT_CACHE, or the user's cache."""
-    return Path(os.environ.get("CCTKIT_CACHE") or platformdirs.user_cache_dir("cctkit"))
 
 
 def to_device(tensor: Tensor, policy: DevicePolicy) -> Tensor:

@@ -1,0 +1,180 @@
+"""Named training recipes: settings, where each comes from, and what the whole is expected to reach."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from cctkit.config import TrainConfig
+from cctkit.errors import UserError
+from cctkit.text import nearest, safe_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A row: flat settings of a run by the source that gives them. What no source names is `TrainConfig`'s default."""
+
+    purpose: str
+    expected: str
+    sources: Mapping[str, Mapping[str, Any]]
+    one_conv: Mapping[str, Any] = field(default_factory=dict)
+    """What models with one convolution (`x1`) have beside: their sequences are four times as long."""
+
+    def settings(self, model: str) -> dict[str, tuple[Any, str]]:
+        """Setting -> (value, where it comes from) for this model."""
+        rows = {key: (value, source) for source, values in self.sources.items() for key, value in values.items()}
+        if "x1" in model:
+            rows |= {key: (value, "cctkit") for key, value in self.one_conv.items()}
+        return rows
+
+
+_SHI_200 = MappingProxyType(
+    {
+        "lr": 5e-4,
+        "weight_decay": 0.03,
+        "decay_all": True,
+        "batch_size": 128,
+        "epochs": 200,
+        "crop": "pad",
+        "crop_padding": 4,
+        "attention_dropout": 0.1,
+        "dropout": 0.0,
+        "drop_path": 0.1,
+        "label_smoothing": 0.1,
+    }
+)
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "report": Recipe(
+            purpose="the report's steps; what it leaves open as in the published 200-epoch script",
+            expected="CIFAR-100, cct_6_3x1, 200 epochs: 75.145% (the report), 76.71% (published, best of several runs)",
+            sources={
+                "SHI-Labs/Compact-Transformers examples/main.py": _SHI_200,
+                "the report": {
+                    "optimizer": "adamw",
+                    "auto_augment": "cifar10",
+                    "flip": True,
+                    "warmup_fraction": 0.1,
+                    "min_lr": 0.0,
+                },
+            },
+        ),
+        "shi-300": Recipe(
+            purpose="the published 300-epoch configuration: RandAugment, mixup, cutmix, erasing",
+            expected="CIFAR-100, cct_7_3x1, 300 epochs: 80.92% (published)",
+            sources={
+                "SHI-Labs/Compact-Transformers configs/pretrained/cct_7-3x1_cifar100_300epochs.yml": {
+                    "optimizer": "adamw",
+                    "lr": 6e-4,
+                    "min_lr": 1e-5,
+                    "weight_decay": 0.06,
+                    "batch_size": 128,
+                    "epochs": 310,
+                    "warmup_epochs": 10.0,
+                    "cooldown_epochs": 10.0,
+                    "label_smoothing": 0.1,
+                    "auto_augment": "rand",
+                    "crop": "resized",
+                    "flip": True,
+                    "mixup": 0.8,
+                    "cutmix": 1.0,
+                    "mix_switch_prob": 0.5,
+                    "random_erase": 0.25,
+                    "attention_dropout": 0.1,
+                    "dropout": 0.0,
+                    "drop_path": 0.1,
+                }
+            },
+        ),
+        "fast": Recipe(
+            purpose="the most accuracy within a few epochs on an ordinary machine",
+            expected="",
+            sources={
+                "cctkit": {
+                    "optimizer": "muon",
+                    "lr": 2e-3,
+                    "muon_lr": 0.02,
+                    "weight_decay": 0.03,
+                    "batch_size": 128,
+                    "epochs": 10,
+                    "auto_augment": "none",
+                    "crop": "pad",
+                    "flip": True,
+                    "attention_dropout": 0.0,
+                    "drop_path": 0.0,
+                    "label_smoothing": 0.1,
+                }
+            },
+        ),
+        "demo": Recipe(
+            purpose="the embedded digits, in about a minute",
+            expected="",
+            sources={
+                "cctkit": {
+                    "optimizer": "muon",
+                    "lr": 2e-3,
+                    "muon_lr": 0.02,
+                    "weight_decay": 0.03,
+                    "batch_size": 64,
+                    "epochs": 15,
+                    "auto_augment": "none",
+                    "crop": "pad",
+                    "crop_padding": 2,
+                    "flip": False,
+                    "attention_dropout": 0.0,
+                    "drop_path": 0.0,
+                    "label_smoothing": 0.1,
+                }
+            },
+            one_conv={"image_size": [16, 16]},
+        ),
+    }
+)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises: UserError for an unknown one, naming the nearest.
+    """
+    if name not in RECIPES:
+        hint = nearest(name, RECIPES)
+        raise UserError(
+            f"unknown recipe {safe_text(name)!r}",
+            "--recipe",
+            f"did you mean {' or '.join(hint)}?" if hint else f"recipes: {', '.join(RECIPES)}",
+        )
+    return RECIPES[name]
+
+
+def default_recipe(dataset: str, device: str) -> str:
+    """The recipe where none is named: `demo` on the digits, `fast` on a CPU, `report` elsewhere."""
+    if dataset == "digits":
+        return "demo"
+    return "fast" if device == "cpu" else "report"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A configuration and, for every setting, where its value comes from."""
+
+    config: TrainConfig
+    origins: Mapping[str, str]
+
+
+def resolve(
+    *, recipe_name: str | None, file_values: Mapping[str, Any], file_name: str = "", flags: Mapping[str, Any]
+) -> Resolved:
+    """Defaults < recipe < config file < flags.
+
+    Raises: UserError for an unknown recipe or setting, or a value out of range.
+    """
+    values = dict.fromkeys(TrainConfig().flat(), "default")
+    model = flags.get("model") or file_values.get("model") or TrainConfig().model.model
+    rows = recipe(recipe_name).settings(str(model)) if recipe_name else {}
+    TrainConfig.from_flat(file_values, where=file_name or None)
+    merged = {key: value for key, (value, _) in rows.items()} | dict(file_values) | dict(flags)
+    values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
+    values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
+    return Resolved(config=TrainConfig.from_flat(merged), origins=values)

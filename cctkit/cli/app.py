@@ -1,0 +1,80 @@
+"""The command line's frame: which subcommands there are, and the one place where an error is printed."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from cctkit import __version__
+from cctkit.cli.evaluate import evaluate
+from cctkit.cli.train import train
+from cctkit.errors import StoppedError, UserError
+
+app = typer.Typer(
+    name="cctkit",
+    help="Compact transformers for image classification: train, evaluate, account for every parameter.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command("eval")(evaluate)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cctkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours (also: NO_COLOR=1).")] = False,
+) -> None:
+    del version
+    if no_color:
+        os.environ["NO_COLOR"] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; what the user caused is at most three lines on stderr."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of the command line: 0 done, 2 usage or input, 3 diverged, 4 resources, 5 in use, 128 + signal."""
+    try:
+        code = app(args=arguments, prog_name="cctkit", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UserError as error:
+        _print_error(error.what, error.where, error.remedy)
+        return error.exit_code
+    except StoppedError as stop:
+        _print(str(stop))
+        return stop.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "cctkit"
+        _print_error(error.format_message(), None, f"see {path} --help")
+        return UserError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _print("stopped")
+        return 130
+    except click.ClickException as error:
+        _print_error(error.format_message(), None, None)
+        return UserError.exit_code
+    except BrokenPipeError:  # the reader of stdout has left, as `head` does
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return 0
+
+
+def _print_error(what: str, where: str | None, remedy: str | None) -> None:
+    lines = [f"error: {what}", f"  in: {where}" if where else "", f"  try: {remedy}" if remedy else ""]
+    _print("\n".join(line.replace("\n", " ") for line in lines if line))
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(text + "\n")

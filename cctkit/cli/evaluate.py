@@ -1,0 +1,67 @@
+"""`cctkit eval`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN_OR_WEIGHTS]", help="a run directory or a weights file; default: the newest run", show_default=False),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="other images than the model's: a folder or a name", show_default=False)
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="test, val or train")] = "test",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="auto, float32, bf16 or fp16; default: as the run was trained", show_default=False)
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="threads of the CPU", min=1, show_default=False)] = None,
+    save_predictions: Annotated[
+        Path | None, typer.Option("--save-predictions", help="write image ids, labels and logits here", show_default=False)
+    ] = None,
+    download: Annotated[bool, typer.Option("--download/--no-download", help="download a named data set that is not there")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Evaluate a run or a weights file: accuracy with its interval, loss, calibration, what is confused with what."""
+    from cctkit.training.allocator import keep_memory
+
+    keep_memory()
+    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.cli.report import render_evaluation
+    from cctkit.cli.tables import print_json, result_console
+    from cctkit.config import DataConfig
+    from cctkit.inference import Wish, evaluate_source
+    from cctkit.training.stopping import StopRequest
+
+    with StopRequest() as stop:
+        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            stop.check()
+            reporter.data(what, done, total)
+
+        wish = Wish(
+            data=DataConfig(dataset=dataset, data_dir=data_dir, download=download),
+            split=split,
+            device=device,
+            precision=precision,
+            threads=threads,
+            save_predictions=save_predictions,
+        )
+        try:
+            result = evaluate_source(source, wish, notify=reporter.notice, progress=on_progress)
+        finally:
+            reporter.close()
+    if as_json:
+        print_json(result)
+    else:
+        result_console().print(render_evaluation(result))

@@ -1,0 +1,66 @@
+"""Configuration fields as command-line flags: help, spellings, panels and defaults come from `config.py`."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from cctkit.config import base_type, flag_name, settings
+from cctkit.errors import UserError
+
+_OFF = "no_"
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """`command(..., flags=...)` as a Typer command with a flag for every setting; `flags` holds those that were given."""
+    own = inspect.signature(command)
+    parameters = [parameter for name, parameter in own.parameters.items() if name != "flags"]
+    fields = [parameter for item, hint in settings() for parameter in _parameters(item, hint)]
+    names = {parameter.name for parameter in fields}
+
+    def run(**values: Any) -> None:
+        flags = given({key: value for key, value in values.items() if key in names})
+        command(flags=flags, **{key: value for key, value in values.items() if key not in names})
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = own.replace(parameters=[*parameters, *fields])  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*parameters, *fields]}
+    return run
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the flags give: what is None was not given; `--no-NAME` stands for the field's off value."""
+    off = {_OFF + item.name: (item.name, item.metadata["off"]) for item, _ in settings() if item.metadata["off"] is not None}
+    flags: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None:
+            continue
+        name, setting = off[key] if key in off else (key, value)
+        if name in flags and flags[name] != setting:
+            raise UserError(f"{flag_name(name)} and {flag_name(_OFF + name)} contradict each other", "command line")
+        flags[name] = setting
+    return flags
+
+
+def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Parameter]:
+    """The flag of a field, and its `--no-` form where the field names an off value."""
+    metadata, name = item.metadata, flag_name(item.name)
+    kind = base_type(hint)
+    spellings = [name, *metadata["flags"]]
+    if kind is bool:
+        spellings = [f"{spelling}/--no-{spelling.removeprefix('--')}" for spelling in spellings]
+    shown = {True: "on", False: "off"}[item.default] if kind is bool else item.default
+    default = "" if shown is None else f" [default: {shown}]"
+    annotation = str if kind is tuple else kind  # sizes come as text; choices are checked, with a message, by the configuration
+    option = typer.Option(*spellings, help=metadata["help"] + default, rich_help_panel=metadata["panel"], show_default=False)
+    parameters = [_keyword(item.name, Annotated[annotation | None, option])]
+    if metadata["off"] is not None:
+        off = typer.Option(f"--no-{name.removeprefix('--')}", help=f"same as {name} {metadata['off']}", rich_help_panel=metadata["panel"], show_default=False)
+        parameters.append(_keyword(_OFF + item.name, Annotated[bool | None, off]))
+    return parameters
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -1,0 +1,137 @@
+"""How training is shown: a live bar on a terminal, plain lines elsewhere, both on stderr."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from cctkit.training.loop import Progress
+
+_SLOW_RUN_S = 3600
+
+
+def duration(seconds: float) -> str:
+    """`95` -> 1:35; `4000` -> 1:06:40."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """One epoch in one line: losses (the criterion's), top-1, learning rate, speed."""
+    parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}", f"train loss {record['train_loss_smoothed']:.3f}"]
+    for split in ("val", "test"):
+        if f"{split}_top1_percent" in record:
+            loss = record[f"{split}_loss_smoothed"]
+            shown = "nan" if loss is None else f"{loss:.3f}"
+            parts.append(f"{split} loss {shown} top-1 {record[f'{split}_top1_percent']:.2f}%")
+    parts.append(f"lr {record['lr']:.2e}")
+    if "images_per_s" in record:
+        parts.append(f"{record['images_per_s']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+class Estimate:
+    """The time that is left, from what was done; and one word of advice where a run will take over an hour."""
+
+    def __init__(self) -> None:
+        self.advised = False
+
+    def left_s(self, now: Progress) -> float:
+        steps = (now.epochs - now.epoch) * now.steps - now.step
+        return steps * now.step_s
+
+    def advice(self, left_s: float) -> str | None:
+        if self.advised or left_s < _SLOW_RUN_S:
+            self.advised = True
+            return None
+        self.advised = True
+        return (
+            f"this run will take about {duration(left_s)}; faster: a smaller --model such as cct_2_3x2, "
+            "--recipe fast, or fewer --epochs. It can be stopped with Ctrl-C and resumed."
+        )
+
+
+class PlainReporter:
+    """A line an epoch, or every 30 s within a long one; no control characters."""
+
+    log_every_s = 30.0
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO = sys.stderr) -> None:
+        self.quiet, self.stream = quiet, stream
+        self.estimate = Estimate()
+
+    def notice(self, text: str) -> None:
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def progress(self, now: Progress) -> None:
+        left = self.estimate.left_s(now)
+        if (advice := self.estimate.advice(left)) and not self.quiet:
+            self.notice(advice)
+        if now.step < now.steps and not self.quiet:
+            self.notice(
+                f"epoch {now.epoch + 1}/{now.epochs}  step {now.step}/{now.steps}  loss {now.loss:.3f}  lr {now.lr:.2e}  "
+                f"{now.images_per_s:,.0f} images/s  {duration(left)} left"
+            )
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        pass
+
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None:
+        if not self.quiet:
+            self.notice(epoch_line(record, epochs))
+
+    def data(self, what: str, done: int, total: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class LiveReporter:
+    """A live bar with epoch, loss, learning rate, images a second and the time left; each epoch leaves its line above."""
+
+    log_every_s = 0.5
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.estimate = Estimate()
+        self.console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self.bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[more]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("starting", total=None, more="")
+
+    def notice(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def _show(self, description: str, done: int, total: int, more: str = "") -> None:
+        self.bar.update(self.task, description=description, completed=done, total=total, more=more)
+
+    def progress(self, now: Progress) -> None:
+        left = self.estimate.left_s(now)
+        if advice := self.estimate.advice(left):
+            self.notice(advice)
+        more = f"loss {now.loss:.3f}  lr {now.lr:.2e}  {now.images_per_s:,.0f} images/s  {duration(left)} left"
+        self._show(f"epoch {now.epoch + 1}/{now.epochs}", now.step, now.steps, more)
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        self._show(f"evaluating on {split}", done, total)
+
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None:
+        self.notice(epoch_line(record, epochs))
+
+    def data(self, what: str, done: int, total: int) -> None:
+        self._show(what, done, total)
+
+    def close(self) -> None:
+        self.bar.stop()

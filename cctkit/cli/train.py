@@ -1,0 +1,79 @@
+"""`cctkit train`."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cctkit.cli.options import with_settings
+from cctkit.config import MAIN, RUN, read_toml
+from cctkit.errors import UserError
+
+
+@with_settings
+def train(
+    flags: Mapping[str, Any],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="report, shi-300, fast or demo", rich_help_panel=MAIN, show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="settings from a TOML file", rich_help_panel=MAIN, show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="run directory [default: runs/DATASET-MODEL-TIME]", rich_help_panel=MAIN, show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="go on with this run, exactly", rich_help_panel=MAIN, show_default=False)
+    ] = None,
+    amp: Annotated[
+        bool | None, typer.Option("--amp/--no-amp", help="--no-amp: same as --precision float32", rich_help_panel="Machine", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON", rich_help_panel=RUN)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress", rich_help_panel=RUN)] = False,
+) -> None:
+    """Train a model and evaluate it: on CIFAR-100, a named data set, or a folder of images."""
+    if amp is not None:
+        flags = {"precision": "auto" if amp else "float32", **flags}
+    if resume is not None:
+        for name, value in {"--recipe": recipe, "--config": config, "--output": output}.items():
+            if value is not None:
+                raise UserError(f"{name} cannot be given with --resume: a resumed run keeps its settings", "command line")
+    file_values = read_toml(config) if config else {}
+    recipe = recipe or file_values.pop("recipe", None)
+
+    from cctkit.training.allocator import keep_memory
+
+    keep_memory()
+    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.training.run import Request, resume_run, start_run
+    from cctkit.training.stopping import StopRequest
+
+    with StopRequest() as stop:
+        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
+
+        def on_data(what: str, done: int, total: int) -> None:
+            stop.check()
+            reporter.data(what, done, total)
+
+        try:
+            if resume is not None:
+                run, result = resume_run(resume, flags, reporter=reporter, stop=stop, data_progress=on_data)
+            else:
+                request = Request(
+                    flags=flags, file_values=file_values, file_name=str(config or ""), recipe=recipe, output=output
+                )
+                run, result = start_run(request, reporter=reporter, stop=stop, data_progress=on_data)
+        finally:
+            reporter.close()
+    from cctkit.cli.report import render_evaluation
+    from cctkit.cli.tables import print_json, result_console
+
+    if as_json:
+        print_json(result)
+        return
+    console = result_console()
+    console.print(render_evaluation(result))
+    console.print(f"run: {run.path}", f"weights: {run.weights}", f"next: cctkit eval {run.path}", sep="\n", soft_wrap=True)

@@ -1,0 +1,180 @@
+"""The plan of an epoch: every random draw of its data, by position, as a function of the seed and the epoch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cctkit.config import AugmentConfig, Size
+
+Array = np.ndarray[Any, Any]
+
+SUB_POLICIES = 25
+RAND_OPERATIONS = 15
+_RAND_MAGNITUDE, _RAND_STD = 9.0, 0.5
+_CROP_SCALE, _CROP_RATIO = (0.8, 1.0), (3 / 4, 4 / 3)
+_ERASE_SCALE, _ERASE_RATIO = (0.02, 1 / 3), (0.3, 3.3)
+_TRIES = 10
+
+# One stream of draws for each purpose, so that switching one on does not change the others.
+_ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE = range(6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EpochPlan:
+    """Arrays over the N positions of an epoch; None where the configuration has it off.
+
+    order: int64, the image at each position. policy: uint8, AutoAugment's sub-policy. operations: uint8 (N, 2) and
+    levels: uint8 (N, 2), tenths of a magnitude, RandAugment's. coins: float32 (N, 2), uniform: an operation is applied where
+    its coin is at most its probability. signs: bool (N, 2), whether its magnitude is negative. box: int16 (N, 4), the crop's top, left, height, width, of the padded image
+    where it is padded. flip: bool. partner: int64, the position that an image is mixed with; weight: float32, its own
+    share; mix_box: int16 (N, 4), top, left, height, width that cutmix takes from the partner, height 0 for mixup.
+    erase_box: int16 (N, 4), height 0 for none; noise_seed: int64. start: the first position, of a part.
+    """
+
+    order: Array
+    start: int = 0
+    policy: Array | None = None
+    operations: Array | None = None
+    levels: Array | None = None
+    coins: Array | None = None
+    signs: Array | None = None
+    box: Array | None = None
+    flip: Array | None = None
+    partner: Array | None = None
+    weight: Array | None = None
+    mix_box: Array | None = None
+    erase_box: Array | None = None
+    noise_seed: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def part(self, start: int, stop: int) -> "EpochPlan":
+        """The positions from `start` to `stop` of this plan."""
+        arrays = {
+            item.name: None if (array := getattr(self, item.name)) is None else array[start:stop]
+            for item in dataclasses.fields(self)
+            if item.name != "start"
+        }
+        return EpochPlan(**arrays, start=self.start + start)
+
+    @classmethod
+    def draw(
+        cls, *, seed: int, epoch: int, num_images: int, batch_size: int, image_size: Size, config: AugmentConfig
+    ) -> "EpochPlan":
+        """The plan of one epoch."""
+
+        def stream(purpose: int) -> np.random.Generator:
+            return np.random.default_rng([seed, epoch, purpose])
+
+        arrays: dict[str, Array] = {"order": stream(_ORDER).permutation(num_images)}
+        if config.auto_augment != "none":
+            arrays |= _policy_draws(stream(_POLICY), num_images, rand=config.auto_augment == "rand")
+        if config.crop != "none":
+            arrays["box"] = _crop_boxes(stream(_CROP), num_images, image_size, config)
+        if config.flip:
+            arrays["flip"] = stream(_FLIP).random(num_images) < 0.5
+        if config.mixup > 0 or config.cutmix > 0:
+            arrays |= _mix_draws(stream(_MIX), num_images, batch_size, image_size, config)
+        if config.random_erase > 0:
+            arrays |= _erase_draws(stream(_ERASE), num_images, image_size, config.random_erase)
+        return cls(**arrays)
+
+
+def _policy_draws(generator: np.random.Generator, number: int, *, rand: bool) -> dict[str, Array]:
+    """AutoAugment draws a sub-policy (Cubuk et al. 2019); RandAugment two operations and their magnitudes (Cubuk et al.
+    2020, as timm's `rand-m9-mstd0.5-inc1`)."""
+    signs = generator.random((number, 2)) < 0.5
+    if not rand:
+        policy = generator.integers(SUB_POLICIES, size=number, dtype=np.uint8)
+        return {"policy": policy, "coins": generator.random((number, 2), dtype=np.float32), "signs": signs}
+    levels = generator.normal(_RAND_MAGNITUDE, _RAND_STD, (number, 2)).clip(0, 10)
+    return {
+        "operations": generator.integers(RAND_OPERATIONS, size=(number, 2), dtype=np.uint8),
+        "levels": (levels * 10).round().astype(np.uint8),
+        "coins": generator.random((number, 2), dtype=np.float32),
+        "signs": signs,
+    }
+
+
+def _crop_boxes(generator: np.random.Generator, number: int, size: Size, config: AugmentConfig) -> Array:
+    height, width = size
+    if config.crop == "pad":
+        corner = generator.integers(2 * config.crop_padding + 1, size=(number, 2))
+        return np.hstack([corner, np.broadcast_to(size, (number, 2))]).astype(np.int16)
+    boxes = _random_boxes(generator, number, size, scale=_CROP_SCALE, ratio=_CROP_RATIO, may_fill=True)
+    boxes[boxes[:, 2] == 0] = (0, 0, height, width)
+    return boxes
+
+
+def _random_boxes(
+    generator: np.random.Generator,
+    number: int,
+    size: Size,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    may_fill: bool,
+) -> Array:
+    """Boxes of a random share of the area and a log-uniform aspect, the first of ten tries that fits; height 0 if none does.
+
+    As `torchvision.transforms.RandomResizedCrop` and `RandomErasing` (Zhong et al. 2020) draw them; the latter's are
+    smaller than the image (`may_fill` false), and its aspect is of height over width.
+    """
+    height, width = size
+    area = generator.uniform(*scale, (number, _TRIES)) * height * width
+    aspect = np.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1]), (number, _TRIES)))
+    rows, columns = np.sqrt(area / aspect).round().astype(int), np.sqrt(area * aspect).round().astype(int)
+    if not may_fill:
+        rows, columns = columns, rows
+    room = 0 if may_fill else 1
+    fits = (rows > 0) & (columns > 0) & (rows <= height - room) & (columns <= width - room)
+    first = fits.argmax(axis=1)
+    pick = np.arange(number)
+    rows, columns = (np.where(fits.any(axis=1), side[pick, first], 0) for side in (rows, columns))
+    place = generator.random((number, 2))
+    top, left = (place[:, 0] * (height - rows + 1)).astype(int), (place[:, 1] * (width - columns + 1)).astype(int)
+    return np.stack([top, left, rows, columns], axis=1).astype(np.int16)
+
+
+def _mix_draws(
+    generator: np.random.Generator, number: int, batch_size: int, size: Size, config: AugmentConfig
+) -> dict[str, Array]:
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), one draw a batch, the partner from the batch's other end."""
+    batches = -(-number // batch_size)
+    cuts = generator.random(batches) < config.mix_switch_prob
+    if config.mixup == 0 or config.cutmix == 0:
+        cuts[:] = config.cutmix > 0
+    own = np.where(cuts, _beta(generator, config.cutmix, batches), _beta(generator, config.mixup, batches))
+    boxes = np.where(cuts[:, None], _cut_boxes(generator, own, size), 0)
+    own = np.where(cuts, 1 - boxes[:, 2] * boxes[:, 3] / (size[0] * size[1]), own)
+    position = np.arange(number)
+    batch = position // batch_size
+    last = np.minimum((batch + 1) * batch_size, number) - 1
+    return {
+        "partner": batch * batch_size + last - position,
+        "weight": own[batch].astype(np.float32),
+        "mix_box": boxes[batch].astype(np.int16),
+    }
+
+
+def _beta(generator: np.random.Generator, alpha: float, number: int) -> Array:
+    return generator.beta(alpha, alpha, number) if alpha > 0 else np.ones(number)
+
+
+def _cut_boxes(generator: np.random.Generator, own: Array, size: Size) -> Array:
+    """Boxes of a share `1 - own` of the area around a uniform centre, clipped to the image."""
+    sides = np.array(size)
+    half = (np.sqrt(1 - own)[:, None] * sides).astype(int) // 2
+    centre = (generator.random((len(own), 2)) * sides).astype(int)
+    low, high = (centre - half).clip(0, sides), (centre + half).clip(0, sides)
+    return np.hstack([low, high - low])
+
+
+def _erase_draws(generator: np.random.Generator, number: int, size: Size, probability: float) -> dict[str, Array]:
+    boxes = _random_boxes(generator, number, size, scale=_ERASE_SCALE, ratio=_ERASE_RATIO, may_fill=False)
+    boxes[generator.random(number) >= probability, 2:] = 0
+    return {"erase_box": boxes, "noise_seed": generator.integers(2**62, size=number)}

@@ -1,0 +1,100 @@
+"""From a model and a split to logits, metrics, and the result that `train` and `eval` report alike."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cctkit.data.augment import normalise
+from cctkit.data.dataset import Split
+from cctkit.metrics import Metrics, compute_metrics
+from cctkit.training.device import DevicePolicy, to_device
+
+# Fixed, so that `eval` repeats the figures of training to the last digit.
+BATCH_SIZE = 250
+
+_EMBEDDINGS = ("positional_emb", "class_emb", "pos_embedding", "class_token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """Metrics of one split, the logits (n, K) behind them, and the speed."""
+
+    metrics: Metrics
+    logits: Tensor
+    labels: Tensor
+    images_per_s: float
+
+
+def evaluate_split(
+    model: nn.Module,
+    split: Split,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    policy: DevicePolicy,
+    labels: np.ndarray | None = None,
+    label_smoothing: float = 0.0,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
+
+    labels: int64 (n,) in place of the split's, where the model orders its classes otherwise; on_batch is told (done,
+    total) after each batch and may raise to stop.
+    """
+    start = time.perf_counter()
+    parts: list[Tensor] = []
+    total = len(split)
+    with policy.evaluating(model):
+        for first in range(0, total, BATCH_SIZE):
+            positions = np.arange(first, min(first + BATCH_SIZE, total))
+            images = to_device(split.take(positions), policy)
+            logits = model(normalise(images, mean=mean, std=std, channels_last=policy.channels_last))
+            parts.append(logits.float().cpu())
+            on_batch(int(positions[-1]) + 1, total)
+    logits = torch.cat(parts)
+    seconds = time.perf_counter() - start
+    targets = torch.from_numpy(split.labels if labels is None else labels)
+    metrics = compute_metrics(logits, targets, label_smoothing=label_smoothing)
+    return Evaluation(metrics=metrics, logits=logits, labels=targets, images_per_s=total / seconds)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Weights of the model: all, and without its position and class embeddings (what torchsummary sees of these models)."""
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    embeddings = sum(size for name, size in sizes.items() if name.rpartition(".")[2] in _EMBEDDINGS)
+    return {"total": sum(sizes.values()), "without_embeddings": sum(sizes.values()) - embeddings}
+
+
+def result_of(
+    evaluation: Evaluation, *, model: str, dataset: str, split: str, params: Mapping[str, int], class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The contract of `eval --json` and `result.json`, schema version 1; others may be added, these stay."""
+    metrics = evaluation.metrics
+    worst = sorted(metrics.per_class, key=lambda each: (each.correct / max(each.n, 1), each.index))[:10]
+    return {
+        "schema_version": 1,
+        "model": model,
+        "dataset": dataset,
+        "split": split,
+        "num_images": metrics.num_images,
+        "top1_percent": metrics.top1_percent,
+        "top1_interval_percent": list(metrics.top1_interval_percent),
+        "top5_percent": metrics.top5_percent,
+        "loss": metrics.loss,
+        "ece": metrics.ece,
+        "params": dict(params),
+        "images_per_s": evaluation.images_per_s,
+        "worst_classes": [
+            {"class": class_names[each.index], "num_images": each.n, "top1_percent": 100 * each.correct / max(each.n, 1)}
+            for each in worst
+        ],
+        "confusions": [
+            {"class": class_names[true], "predicted": class_names[found], "count": count}
+            for true, found, count in metrics.confusions
+        ],
+    }

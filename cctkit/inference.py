@@ -1,0 +1,173 @@
+"""A trained model from its weights file, and its evaluation on the images it was made for or on others."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cctkit.config import DataConfig
+from cctkit.data.dataset import Dataset, Split, load_dataset
+from cctkit.errors import UserError
+from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
+from cctkit.models.build import build_model
+from cctkit.models.weights import WeightsInfo, read_weights
+from cctkit.predictions import write_predictions
+from cctkit.rundir import RunPaths, newest_run
+from cctkit.text import safe_text
+from cctkit.training.device import DevicePolicy, choose_policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the user asks of an evaluation beside the model."""
+
+    data: DataConfig
+    split: str = "test"
+    device: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    save_predictions: Path | None = None
+
+
+def load(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
+    """The model of a weights file, in evaluation mode, and what the file says about it.
+
+    Raises: UserError where the file is none of ours, or its tensors are not the model's.
+    """
+    tensors, info = read_weights(Path(path))
+    model = build_model(info.model, seed=0)
+    expected = model.state_dict()
+    wrong = sorted(expected.keys() ^ tensors.keys()) or [key for key in expected if expected[key].shape != tensors[key].shape]
+    if wrong:
+        raise UserError(
+            f"the weights are not those of {safe_text(info.model.name)}: {safe_text(wrong[0])} differs", safe_text(path)
+        )
+    model.load_state_dict(tensors)
+    return model.eval(), info
+
+
+def evaluate_source(
+    source: Path | None, wish: Wish, *, notify: Callable[[str], None], progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Evaluate a run (the newest where `source` is None) or a weights file; a run keeps its predictions.
+
+    Raises: UserError.
+    """
+    run = source if source is not None else newest_run(Path("runs"))
+    stored: dict[str, Any] = {}
+    env: dict[str, Any] = {}
+    weights, predictions = run, wish.save_predictions
+    if run.is_dir():
+        place = RunPaths(run)
+        if not place.weights.exists():
+            raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
+        stored, env = (json.loads(file.read_text(encoding="utf-8")) for file in (place.config, place.env))
+        weights = place.weights
+        predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split == "test" else None)
+    model, info = load(weights)
+    policy = _policy(wish, env)
+    dataset = _images(info, wish, stored.get("values", {}), notify, progress)
+    split = _split(dataset, wish.split)
+    labels = _labels(dataset, split, info.class_names, wish.data.dataset)
+    evaluation = evaluate_split(
+        policy.prepare(model),
+        split,
+        mean=info.mean,
+        std=info.std,
+        policy=policy,
+        labels=labels,
+        on_batch=lambda done, total: progress(f"evaluating on {wish.split}", done, total),
+    )
+    if predictions is not None:
+        _save(predictions, evaluation, split, dataset, info, wish.split)
+    return result_of(
+        evaluation,
+        model=info.model.name,
+        dataset=dataset.name,
+        split=wish.split,
+        params=count_parameters(model),
+        class_names=info.class_names,
+    )
+
+
+def _policy(wish: Wish, env: dict[str, Any]) -> DevicePolicy:
+    """As the run was trained, so that the figures repeat; otherwise this machine's choice."""
+    kept = env.get("policy", {})
+    policy = choose_policy(device=wish.device, precision=wish.precision or kept.get("precision", "auto"), threads=wish.threads)
+    if kept and policy.device == kept["device"]:
+        policy = replace(policy, attention_in_evaluation=kept["attention_in_evaluation"])
+    return policy
+
+
+def _images(
+    info: WeightsInfo,
+    wish: Wish,
+    stored: dict[str, Any],
+    notify: Callable[[str], None],
+    progress: Callable[[str, int, int], None],
+) -> Dataset:
+    """The images asked for, else the run's, else those that the weights file names; at the model's size."""
+    name = wish.data.dataset or stored.get("dataset") or (info.dataset["name"] if info.dataset["named"] else None)
+    if name is None:
+        raise UserError(
+            f"the weights come from the folder {safe_text(info.dataset['name'])}, which is not known here",
+            "eval",
+            "say which images: --dataset FOLDER",
+        )
+    config = replace(
+        wish.data,
+        dataset=name,
+        data_dir=wish.data.data_dir or stored.get("data_dir"),
+        image_size=info.model.image_size,
+        resize_mode=info.resize_mode,
+        split_seed=info.dataset["split_seed"],
+        val_fraction=info.dataset["val_fraction"],
+        skip_bad=stored.get("skip_bad", False),
+    )
+    dataset = load_dataset(config, progress=progress, notify=notify)
+    if dataset.fingerprint != info.dataset["fingerprint"] and wish.data.dataset is None:
+        raise UserError(
+            f"the images of {dataset.name} are not those that the model was trained with", "eval", "give --dataset to use others"
+        )
+    return dataset
+
+
+def _split(dataset: Dataset, name: str) -> Split:
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    if name not in splits:
+        raise UserError(f"unknown split {safe_text(name)!r}, expected test, val or train", "--split")
+    split = splits[name]
+    if split is None:
+        there = ", ".join(key for key, value in splits.items() if value is not None)
+        raise UserError(f"{dataset.name} has no {name} split, it has: {there}", "--split")
+    return split
+
+
+def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked: str | None) -> np.ndarray:
+    """The split's labels in the model's order of classes, joined by name.
+
+    Raises: UserError naming the classes that only one side has.
+    """
+    new = sorted(set(dataset.class_names) - set(class_names))
+    missing = sorted(set(class_names) - set(dataset.class_names))
+    if new or missing:
+        sides = [f"{words}: {', '.join(map(safe_text, names[:5]))}" for words, names in (("not in the model", new), ("not in the images", missing)) if names]
+        raise UserError(f"the classes differ; {'; '.join(sides)}", safe_text(asked or dataset.name))
+    order = np.array([class_names.index(name) for name in dataset.class_names], dtype=np.int64)
+    return order[split.labels]
+
+
+def _save(path: Path, evaluation: Evaluation, split: Split, dataset: Dataset, info: WeightsInfo, name: str) -> None:
+    write_predictions(
+        path,
+        ids=split.ids(),
+        labels=evaluation.labels.numpy(),
+        logits=evaluation.logits.numpy(),
+        class_names=info.class_names,
+        split=name,
+        fingerprint=dataset.fingerprint,
+    )

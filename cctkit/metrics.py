@@ -1,0 +1,101 @@
+"""From logits and labels to figures, in float64 on the CPU."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
+_BINS = 15
+_CONFUSIONS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMetrics:
+    """One class: how many images it has, and how many of them were found."""
+
+    index: int
+    n: int
+    correct: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Figures of one split. What is not finite is None.
+
+    loss: cross entropy, nats an image; loss_smoothed: with label smoothing; ece: expected calibration error, a fraction,
+    15 equal bins (Guo et al. 2017, equation 3); top5_percent: None for five classes or fewer; confusions: (class, predicted,
+    count), most frequent first.
+    """
+
+    num_images: int
+    top1_percent: float
+    top1_interval_percent: tuple[float, float]
+    top5_percent: float | None
+    loss: float | None
+    loss_smoothed: float | None
+    ece: float | None
+    per_class: tuple[ClassMetrics, ...]
+    confusions: tuple[tuple[int, int, int], ...]
+
+
+def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Metrics:
+    """The metrics of `logits` (N, K) against `labels` (N,), int64. A row that is not finite counts as wrong."""
+    logits, labels = logits.double().cpu(), labels.cpu()
+    classes = logits.shape[1]
+    usable = logits.isfinite().all(dim=1)
+    found = logits.argmax(dim=1)
+    correct = (found == labels) & usable
+    log_p = logits.log_softmax(dim=1)  # (N, K)
+    loss = -log_p.gather(1, labels[:, None]).mean()
+    smoothed = (1 - label_smoothing) * loss - label_smoothing * log_p.mean()
+    top5 = None
+    if classes > 5:
+        top5 = 100 * ((logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1) & usable).double().mean().item()
+    number, hits = len(labels), int(correct.sum())
+    low, high = wilson_interval(hits, number)
+    return Metrics(
+        num_images=number,
+        top1_percent=100 * hits / number,
+        top1_interval_percent=(100 * low, 100 * high),
+        top5_percent=top5,
+        loss=_finite(loss),
+        loss_smoothed=_finite(smoothed),
+        ece=_finite(_calibration_error(log_p.exp().amax(dim=1), correct)),
+        per_class=_per_class(labels, correct, classes),
+        confusions=_confusions(labels, found, classes),
+    )
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """The 95% score interval of a proportion (Wilson 1927), as fractions."""
+    share, z2 = correct / total, _Z95**2
+    centre = share + z2 / (2 * total)
+    spread = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return max(0.0, (centre - spread) / (1 + z2 / total)), min(1.0, (centre + spread) / (1 + z2 / total))
+
+
+def _calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
+    """The gap between confidence and accuracy over bins (b / 15, (b + 1) / 15], weighted by images."""
+    bins = (confidence * _BINS).ceil().sub(1).clamp(0, _BINS - 1).nan_to_num().long()
+    gap = torch.zeros(_BINS, dtype=torch.float64).index_add(0, bins, confidence - correct.double())
+    return gap.abs().sum() / len(confidence)
+
+
+def _per_class(labels: Tensor, correct: Tensor, classes: int) -> tuple[ClassMetrics, ...]:
+    totals = labels.bincount(minlength=classes).tolist()
+    hits = labels[correct].bincount(minlength=classes).tolist()
+    return tuple(ClassMetrics(index=i, n=n, correct=hit) for i, (n, hit) in enumerate(zip(totals, hits, strict=True)))
+
+
+def _confusions(labels: Tensor, found: Tensor, classes: int) -> tuple[tuple[int, int, int], ...]:
+    wrong = found != labels
+    counts = (labels[wrong] * classes + found[wrong]).bincount(minlength=classes * classes)
+    order = counts.argsort(descending=True, stable=True)[:_CONFUSIONS].tolist()
+    return tuple((pair // classes, pair % classes, int(counts[pair])) for pair in order if counts[pair])
+
+
+def _finite(value: Tensor) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,117 @@
+"""The weights file: safetensors whose header says all that is needed to use it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from cctkit.config import ModelConfig
+from cctkit.errors import UserError
+from cctkit.rundir import write_atomic
+from cctkit.text import safe_text
+
+WEIGHTS_SCHEMA = 1
+_KEY = "cctkit"
+_WRAPPERS = ("_orig_mod.", "module.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsInfo:
+    """What a weights file says about itself.
+
+    mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction.
+    """
+
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize_mode: str
+    dataset: Mapping[str, Any]
+    recipe: str | None
+    metrics: Mapping[str, float | None]
+
+
+def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
+    """Write the weights and `info` atomically; equal runs give equal bytes.
+
+    All of it is sorted JSON under one key: safetensors orders several keys at random.
+    """
+    header = json.dumps({"schema_version": WEIGHTS_SCHEMA, **asdict(info)}, sort_keys=True)
+    plain = {_plain_name(name): tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(plain, metadata={_KEY: header}))
+
+
+def _plain_name(name: str) -> str:
+    """A tensor's name without what torch.compile and DDP put before it."""
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    return name
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
+    """The tensors, on the CPU, and the header.
+
+    Raises: UserError where the file is missing, torn, of another program, or newer than this version.
+    """
+    info = read_info(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"the weights file is damaged: {safe_text(error)}", safe_text(path)) from error
+
+
+def read_info(path: Path) -> WeightsInfo:
+    """The header alone; the tensors stay on the disk.
+
+    Raises: UserError, as `read_weights`.
+    """
+    if not path.is_file():
+        raise UserError("there is no such weights file", safe_text(path))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"this is no safetensors file, or a damaged one: {safe_text(error)}", safe_text(path)) from error
+    if _KEY not in metadata:
+        raise UserError(
+            "this safetensors file is not cctkit's: its header says nothing about the model",
+            safe_text(path),
+            "expected weights.safetensors of a run",
+        )
+    try:
+        return _parse(json.loads(metadata[_KEY]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the header of the weights file is malformed: {safe_text(error)}", safe_text(path)) from error
+
+
+def _parse(header: dict[str, Any]) -> WeightsInfo:
+    version = header.pop("schema_version")
+    if version > WEIGHTS_SCHEMA:
+        raise ValueError(f"it is of version {version}, this program knows {WEIGHTS_SCHEMA}")
+    info = WeightsInfo(
+        **header
+        | {
+            "model": ModelConfig(**header["model"]),
+            "class_names": tuple(map(str, header["class_names"])),
+            "mean": _channels(header["mean"]),
+            "std": _channels(header["std"]),
+        }
+    )
+    if len(info.class_names) != info.model.num_classes:
+        raise ValueError(f"{len(info.class_names)} class names for {info.model.num_classes} classes")
+    missing = {"name", "named", "fingerprint", "split_seed", "val_fraction"} - info.dataset.keys()
+    if missing:
+        raise ValueError(f"the data set lacks {', '.join(sorted(missing))}")
+    return info
+
+
+def _channels(values: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue

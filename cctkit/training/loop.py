@@ -1,0 +1,247 @@
+"""The training loop: epochs of steps, an evaluation after each, checkpoints in between, and the result."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cctkit.config import ModelConfig, TrainConfig
+from cctkit.data.dataset import Dataset, Split
+from cctkit.data.loader import train_batches
+from cctkit.data.plan import EpochPlan
+from cctkit.errors import DivergedError, StoppedError
+from cctkit.evaluation import Evaluation, evaluate_split
+from cctkit.models.build import build_model
+from cctkit.rundir import RunDir
+from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
+from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
+from cctkit.training.device import DevicePolicy
+from cctkit.training.optim import make_optimizers
+from cctkit.training.state import History, pack, unpack
+from cctkit.training.step import TrainState, new_state, train_step
+from cctkit.training.stopping import StopRequest
+
+_CHECKPOINT_EVERY_S = 300.0
+
+
+class Reporter(Protocol):
+    """Who is told how training goes."""
+
+    log_every_s: float
+
+    def notice(self, text: str) -> None: ...
+    def progress(self, now: "Progress") -> None: ...
+    def evaluating(self, split: str, done: int, total: int) -> None: ...
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where training stands, at a log."""
+
+    epoch: int  # from 0
+    epochs: int
+    step: int  # of the epoch
+    steps: int
+    loss: float
+    lr: float
+    images_per_s: float
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run: what to do, with what, where to, and whom to tell."""
+
+    config: TrainConfig
+    model_config: ModelConfig
+    dataset: Dataset
+    policy: DevicePolicy
+    run: RunDir
+    reporter: Reporter
+    stop: StopRequest = field(default_factory=StopRequest)
+
+    @property
+    def steps(self) -> int:
+        """Steps of one epoch."""
+        return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
+
+    @property
+    def schedule(self) -> Schedule:
+        return schedule_of(self.config, self.steps)
+
+
+def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
+    """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
+
+    Raises: DivergedError, ResourceError; StoppedError after a signal, with a checkpoint saved.
+    """
+    state, history = begin(job, resume=resume)
+    while history.epochs_done < job.config.epochs and not _stops_early(job, history):
+        epoch = history.epochs_done
+        try:
+            speed = _train_epoch(job, state, history)
+            record = _record(job, state, epoch, speed)
+        except StoppedError:
+            save(job, state, history)
+            raise
+        job.run.append_metrics(record)
+        history.add(record, state.result)
+        state.sums.zero_()
+        save(job, state, history)
+        job.reporter.epoch(record, job.config.epochs)
+    if history.best is not None:
+        state.result.load_state_dict(history.best)
+    return state, history
+
+
+def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
+    """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
+    config, policy = job.config, job.policy
+    model = policy.prepare(build_model(job.model_config, seed=config.seed))
+    ema = None
+    if config.ema is not None:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+    state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy)
+    history = History()
+    found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice) if resume else None
+    if found is None:
+        save(job, state, history)
+    else:
+        history = unpack(found, state)
+    job.run.keep_metrics(history.epochs_done)
+    return state, history
+
+
+def save(job: Job, state: TrainState, history: History) -> None:
+    """Write a checkpoint of everything that training changes."""
+    tensors, values = pack(state, history)
+    save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values)
+
+
+def _stops_early(job: Job, history: History) -> bool:
+    patience = job.config.early_stopping
+    return patience is not None and history.epochs_done - history.best_epoch >= patience > 0 and history.best_epoch > 0
+
+
+def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, float]:
+    """The rest of the running epoch's steps; returns its speed. A stop request is raised between two steps."""
+    config, dataset, steps = job.config, job.dataset, job.steps
+    epoch = history.epochs_done
+    first = state.step - epoch * steps
+    start = last_log = last_save = time.perf_counter()
+    waited, images = 0.0, 0
+    if first == steps:  # stopped while evaluating
+        return {}
+    plan = EpochPlan.draw(
+        seed=config.seed,
+        epoch=epoch,
+        num_images=len(dataset.train),
+        batch_size=config.batch_size,
+        image_size=dataset.image_size,
+        config=config.augment,
+    )
+    batches = train_batches(
+        dataset.train,
+        plan=plan,
+        config=config.augment,
+        batch_size=config.batch_size,
+        mean=dataset.mean,
+        std=dataset.std,
+        device=job.policy.device,
+        start_step=first,
+        workers=config.data.workers,
+        channels_last=job.policy.channels_last,
+    )
+    for step in range(first, steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        factor = lr_factor(state.step, job.schedule)
+        train_step(state, batch, config=config, policy=job.policy, lr_factor=factor)
+        images += len(batch.labels)
+        now = time.perf_counter()
+        if now - last_log >= job.reporter.log_every_s or step + 1 == steps:
+            last_log = now
+            loss = _read_back(state)
+            job.reporter.progress(
+                Progress(
+                    epoch=epoch,
+                    epochs=config.epochs,
+                    step=step + 1,
+                    steps=steps,
+                    loss=loss,
+                    lr=config.lr * factor,
+                    images_per_s=images / (now - start),
+                    step_s=(now - start) / (step + 1 - first),
+                )
+            )
+        job.stop.check()
+        if now - last_save >= _CHECKPOINT_EVERY_S:
+            last_save = now
+            save(job, state, history)
+    seconds = time.perf_counter() - start
+    return {"images_per_s": images / seconds, "input_percent": 100 * waited / seconds, "train_seconds": seconds}
+
+
+def _read_back(state: TrainState) -> float:
+    """The mean smoothed loss of the epoch so far: the one place where training waits for the device.
+
+    Raises: DivergedError where an update was withheld since the last time.
+    """
+    if state.diverged.item():
+        raise DivergedError(
+            f"training diverged before step {state.step}: a loss or gradient is not finite, or exploded",
+            "the last checkpoint is from before it",
+            "lower --lr, or set --clip-grad 1",
+        )
+    total = state.sums.tolist()
+    return float(total[1] / total[3])
+
+
+def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float]) -> dict[str, Any]:
+    """The epoch's line of `metrics.jsonl`: training's running means and the evaluation of every held-out split."""
+    loss, smoothed, correct, images = state.sums.tolist()
+    record: dict[str, Any] = {
+        "epoch": epoch + 1,
+        "step": state.step,
+        "lr": job.config.lr * lr_factor(state.step - 1, job.schedule),
+        "train_loss": loss / images,
+        "train_loss_smoothed": smoothed / images,
+        "train_top1_percent": 100 * correct / images,
+    }
+    splits = {"val": job.dataset.val, "test": job.dataset.test}
+    for name, split in splits.items():
+        if split is not None:
+            metrics = evaluate(job, state.result, split, name).metrics
+            record[f"{name}_loss"] = metrics.loss
+            record[f"{name}_loss_smoothed"] = metrics.loss_smoothed
+            record[f"{name}_top1_percent"] = metrics.top1_percent
+    return record | dict(speed)
+
+
+def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evaluation:
+    """Evaluate on a held-out split of the job's data set; a stop request is raised between two batches."""
+
+    def on_batch(done: int, total: int) -> None:
+        job.stop.check()
+        job.reporter.evaluating(name, done, total)
+
+    return evaluate_split(
+        model,
+        split,
+        mean=job.dataset.mean,
+        std=job.dataset.std,
+        policy=job.policy,
+        label_smoothing=job.config.label_smoothing,
+        on_batch=on_batch,
+    )
+
+
+def result_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The weights of the result, by the published names."""
+    return {name: tensor.detach().cpu() for name, tensor in state.result.state_dict().items()}

@@ -1,0 +1,262 @@
+"""One run from its settings to its result: the data, the directory, training, and what it leaves behind."""
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import cctkit
+from cctkit.catalog.models import model_config
+from cctkit.catalog.recipes import Resolved, default_recipe, resolve
+from cctkit.config import TrainConfig, settings
+from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.errors import UserError
+from cctkit.evaluation import count_parameters, result_of
+from cctkit.models.weights import WeightsInfo, save_weights
+from cctkit.plots import draw_curves
+from cctkit.predictions import write_predictions
+from cctkit.rundir import RunDir, default_name, read_metrics
+from cctkit.score import score
+from cctkit.training.device import DevicePolicy, choose_policy, cpu_name
+from cctkit.training.loop import Job, Reporter, evaluate, fit, result_tensors
+from cctkit.training.stopping import StopRequest
+
+DataProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asks for: settings from the command line and a config file, and where the run goes."""
+
+    flags: Mapping[str, Any]
+    file_values: Mapping[str, Any]
+    file_name: str = ""
+    recipe: str | None = None
+    output: Path | None = None
+
+
+def start_run(request: Request, *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress) -> tuple[RunDir, dict[str, Any]]:
+    """Train as asked, in a directory of its own.
+
+    Raises: UserError and its kinds; StoppedError. Before the first step nothing is left behind.
+    """
+    early = _resolve(request, request.recipe)  # unknown names and values out of range, before any work
+    policy = _policy(early.config)
+    run = RunDir.create(request.output) if request.output else None
+    try:
+        dataset, resolved, recipe_name = _load(request, early, policy, reporter, data_progress)
+        config = resolved.config
+        _check_against_data(config, dataset)
+        architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
+        run = run or RunDir.create(default_name(dataset.name, config.model.model, datetime.now()))
+        _write_settings(run, resolved, recipe_name, dataset, policy)
+        reporter.notice(_first_line(config, recipe_name, dataset, policy))
+        job = Job(
+            config=config, model_config=architecture, dataset=dataset, policy=policy, run=run, reporter=reporter, stop=stop
+        )
+        stop.check()
+    except BaseException:
+        if run is not None:
+            run.discard()
+            run.close()
+        raise
+    with run:
+        return run, _train(job, recipe_name, resume=False)
+
+
+def resume_run(
+    path: Path, flags: Mapping[str, Any], *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress
+) -> tuple[RunDir, dict[str, Any]]:
+    """Go on with the run in `path` exactly where its newest checkpoint is.
+
+    Raises: UserError where `flags` change a setting, or the data is not the same.
+    """
+    with RunDir.open(path) as run:
+        stored = json.loads(run.config.read_text(encoding="utf-8"))
+        env = json.loads(run.env.read_text(encoding="utf-8"))
+        config = TrainConfig.from_flat(_resumed_values(stored["values"], flags, path), where=str(run.config))
+        kept: dict[str, Any] = env["policy"]
+        policy = _policy(config.replace(precision=kept["precision"]))
+        if policy.device == kept["device"]:
+            policy = replace(
+                policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"]
+            )
+        for difference in _differences(env, policy):
+            reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
+        dataset = load_dataset(config.data, progress=data_progress)
+        if dataset.fingerprint != env["dataset"]["fingerprint"]:
+            raise UserError(f"the images of {dataset.name} are not those that the run began with", str(path), "restore them")
+        architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
+        job = Job(
+            config=config, model_config=architecture, dataset=dataset, policy=policy, run=run, reporter=reporter, stop=stop
+        )
+        reporter.notice(f"resuming {path}")
+        return run, _train(job, stored["recipe"], resume=True)
+
+
+def _resolve(request: Request, recipe_name: str | None) -> Resolved:
+    return resolve(
+        recipe_name=recipe_name, file_values=request.file_values, file_name=request.file_name, flags=request.flags
+    )
+
+
+def _policy(config: TrainConfig) -> DevicePolicy:
+    return choose_policy(
+        device=config.device,
+        precision=config.precision,
+        threads=config.threads,
+        compile=config.compile,
+        dropout=config.model.attention_dropout > 0,
+    )
+
+
+def _load(
+    request: Request, early: Resolved, policy: DevicePolicy, reporter: Reporter, data_progress: DataProgress
+) -> tuple[Dataset, Resolved, str]:
+    """The data set, and with it the recipe where none is named; a recipe may ask for another image size."""
+    dataset = load_dataset(early.config.data, progress=data_progress, notify=reporter.notice)
+    name = request.recipe or default_recipe(dataset.name, policy.device)
+    resolved = _resolve(request, name)
+    place = dataset.source or dataset.name
+    values = resolved.config.flat() | {"dataset": place}
+    config = TrainConfig.from_flat(values)
+    if replace(config.data, dataset=None) != replace(early.config.data, dataset=None):
+        dataset = load_dataset(config.data, progress=data_progress, notify=reporter.notice)
+    return dataset, Resolved(config=config, origins=resolved.origins), name
+
+
+def _check_against_data(config: TrainConfig, dataset: Dataset) -> None:
+    """What only the data can tell.
+
+    Raises: UserError.
+    """
+    images = len(dataset.train)
+    if config.batch_size > images:
+        raise UserError(
+            f"the batch of {config.batch_size} is larger than the {images} training images", "--batch-size", f"at most {images}"
+        )
+    if dataset.test is None:
+        raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
+    if config.early_stopping is not None and dataset.val is None:
+        raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
+
+
+def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy) -> str:
+    height, width = dataset.image_size
+    return (
+        f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
+        f"{height}x{width}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+    )
+
+
+def _write_settings(run: RunDir, resolved: Resolved, recipe_name: str, dataset: Dataset, policy: DevicePolicy) -> None:
+    """`config.json` and `env.json`, before the first step."""
+    values = resolved.config.flat()
+    run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
+    run.write_json(run.env, environment(policy) | {"dataset": _dataset_info(dataset) | {"skipped": list(dataset.skipped)}})
+
+
+def environment(policy: DevicePolicy) -> dict[str, Any]:
+    """What the exactness of a resumed run depends on."""
+    return {
+        "cctkit": cctkit.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
+        "policy": asdict(policy),
+        "command": sys.argv[1:],
+    }
+
+
+def _dataset_info(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "named": dataset.named,
+        "fingerprint": dataset.fingerprint,
+        "split_seed": dataset.split_seed,
+        "val_fraction": dataset.val_fraction,
+    }
+
+
+def _differences(env: Mapping[str, Any], policy: DevicePolicy) -> list[str]:
+    """In words, what differs from the machine that the run began on."""
+    now = environment(policy)
+    pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
+    pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
+    return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
+
+
+def _resumed_values(stored: Mapping[str, Any], flags: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The stored settings with those flags that may change.
+
+    Raises: UserError naming the setting that a flag would change.
+    """
+    asked = TrainConfig.from_flat(dict(stored) | dict(flags)).flat()
+    may_change = {item.name for item, _ in settings() if item.metadata["may_change"]}
+    for key in flags:
+        if key not in may_change and asked[key] != stored[key]:
+            raise UserError(
+                f"a resumed run keeps its settings: {key} is {stored[key]}, asked for {asked[key]}",
+                str(path),
+                "leave the flag out, or start a new run",
+            )
+    return asked
+
+
+def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
+    """Train to the end and write the weights, the result, the predictions and the picture."""
+    state, history = fit(job, resume=resume)
+    test = job.dataset.test
+    assert test is not None
+    evaluation = evaluate(job, state.result, test, "test")
+    params = count_parameters(state.result)
+    result = result_of(
+        evaluation,
+        model=job.config.model.model,
+        dataset=job.dataset.name,
+        split="test",
+        params=params,
+        class_names=job.dataset.class_names,
+    )
+    result |= {
+        "recipe": recipe_name,
+        "epochs": history.epochs_done,
+        "epoch": history.best_epoch or history.epochs_done,
+        "seed": job.config.seed,
+        "score": score(result["top1_percent"], params["total"] / 1e6) if job.dataset.name == "cifar100" else None,
+    }
+    info = WeightsInfo(
+        model=job.model_config,
+        class_names=job.dataset.class_names,
+        mean=job.dataset.mean,
+        std=job.dataset.std,
+        resize_mode=job.dataset.resize_mode,
+        dataset=_dataset_info(job.dataset),
+        recipe=recipe_name,
+        metrics={key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")},
+    )
+    run = job.run
+    save_weights(run.weights, tensors=result_tensors(state), info=info)
+    write_predictions(
+        run.predictions,
+        ids=test.ids(),
+        labels=test.labels,
+        logits=evaluation.logits.numpy(),
+        class_names=job.dataset.class_names,
+        split="test",
+        fingerprint=job.dataset.fingerprint,
+    )
+    draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
+    run.write_json(run.result, result)
+    return result
+

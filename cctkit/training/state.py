@@ -1,0 +1,89 @@
+"""What a checkpoint holds of a run: the train state and the history, as named tensors and JSON values, and back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cctkit.training.checkpoint import Checkpoint
+from cctkit.training.step import TrainState
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class History:
+    """The epochs that are done, and the best one by validation where there is a validation split."""
+
+    epochs_done: int = 0
+    best_epoch: int = 0
+    best_top1_percent: float = -1.0
+    best: dict[str, Tensor] | None = None
+
+    def add(self, record: Mapping[str, Any], model: nn.Module) -> None:
+        """Count the epoch of `record`; keep the weights of `model` where its validation top-1 is the best so far."""
+        self.epochs_done = record["epoch"]
+        top1 = record.get("val_top1_percent")
+        if top1 is not None and top1 > self.best_top1_percent:
+            self.best_epoch, self.best_top1_percent = self.epochs_done, top1
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def pack(state: TrainState, history: History) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors by file and the JSON values of a checkpoint."""
+    tensors = {
+        "model": state.model.state_dict(),
+        "optimizer": _optimizer_tensors(state.optimizers),
+        "progress": {"norms": state.norms, "sums": state.sums},
+    }
+    if state.ema is not None:
+        tensors["ema"] = state.ema.state_dict()
+    if history.best is not None:
+        tensors["best"] = history.best
+    values = {
+        "step": state.step,
+        "epochs_done": history.epochs_done,
+        "best_epoch": history.best_epoch,
+        "best_top1_percent": history.best_top1_percent,
+        "scaler": state.scaler.state_dict(),
+    }
+    return tensors, values
+
+
+def unpack(checkpoint: Checkpoint, state: TrainState) -> History:
+    """Bring `state` to the checkpoint's; return the history."""
+    tensors, values = checkpoint.tensors, checkpoint.state
+    state.model.load_state_dict(tensors["model"])
+    if state.ema is not None:
+        state.ema.load_state_dict(tensors["ema"])
+    _load_optimizers(state.optimizers, tensors["optimizer"])
+    state.norms.copy_(tensors["progress"]["norms"])
+    state.sums.copy_(tensors["progress"]["sums"])
+    state.scaler.load_state_dict(values["scaler"])
+    state.step = values["step"]
+    return History(
+        epochs_done=values["epochs_done"],
+        best_epoch=values["best_epoch"],
+        best_top1_percent=values["best_top1_percent"],
+        best=tensors.get("best"),
+    )
+
+
+def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
+    """Every state tensor as `optimizer.weight.key`; groups and rates come from the configuration."""
+    return {
+        f"{i}.{index}.{key}": torch.as_tensor(value)
+        for i, optimizer in enumerate(optimizers)
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def _load_optimizers(optimizers: list[Optimizer], tensors: Mapping[str, Tensor]) -> None:
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for name, tensor in tensors.items():
+        i, index, key = name.split(".", 2)
+        states[int(i)].setdefault(int(index), {})[key] = tensor
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
