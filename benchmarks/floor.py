@@ -1,7 +1,7 @@
 """The floor of a training step: every matrix product and convolution of the plain step at its shape, timed alone.
 
 Each is timed with preallocated output in warm memory, in float32 and bf16 (convolutions also in both layouts); the
-fastest of `ROUNDS` runs of the fastest form counts.
+fastest of all runs of the fastest form counts.
 """
 
 import time
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ROUNDS = 20
 aten = torch.ops.aten
 _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
 
@@ -44,11 +43,20 @@ def _form(x: Tensor) -> tuple[tuple[int, ...], bool]:
     return tuple(x.shape), x.stride(-1) != 1 and x.stride(-2) == 1
 
 
-def floor_seconds(step: Callable[[], object]) -> float:
-    """Seconds of the products and convolutions that one call of `step` makes."""
-    with _Recorder() as recorder:
-        step()
-    return sum(count * min(_fastest(run) for run in _forms(key)) for key, count in recorder.calls.items())
+class Floor:
+    """The products and convolutions that one call of `step` makes, each ready to be timed alone."""
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        with _Recorder() as recorder:
+            step()
+        self._calls = [(count, list(_forms(key))) for key, count in recorder.calls.items()]
+        self._fastest = [float("inf")] * len(self._calls)
+
+    def seconds(self, rounds: int) -> float:
+        """Time each form `rounds` times more; the sum of the fastest runs so far."""
+        for i, (_, forms) in enumerate(self._calls):
+            self._fastest[i] = min(self._fastest[i], *(_fastest_run(run, rounds) for run in forms))
+        return sum(count * best for (count, _), best in zip(self._calls, self._fastest, strict=True))
 
 
 def _forms(key: tuple[Any, ...]) -> Iterator[Callable[[], object]]:
@@ -91,10 +99,10 @@ def _conv_backward(
     )
 
 
-def _fastest(run: Callable[[], object]) -> float:
+def _fastest_run(run: Callable[[], object], rounds: int) -> float:
     run()
     best = float("inf")
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         run()
         best = min(best, time.perf_counter() - start)

@@ -40,7 +40,9 @@ def option(
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     metadata = {"help": text, "panel": panel, "flags": flags, "off": off, "may_change": may_change}
-    return field(default=default, metadata=metadata | {"bounds": {name: bound for name, bound in bounds.items() if bound is not None}})
+    return field(
+        default=default, metadata=metadata | {"bounds": {name: bound for name, bound in bounds.items() if bound is not None}}
+    )
 
 
 _HOLDS = {
@@ -186,7 +188,9 @@ class ModelOptions(Checked):
 class DataConfig(Checked):
     """Which images, where they are, and how they are split and brought to one size."""
 
-    dataset: str | None = option(None, "a folder of images, or a name: digits, cifar10, cifar100, ...", panel=MAIN, flags=("-d",))
+    dataset: str | None = option(
+        None, "a folder of images, or a name: digits, cifar10, cifar100, ...", panel=MAIN, flags=("-d",)
+    )
     data_dir: str | None = option(
         None, "where named data sets are kept (default: the user's cache, or CCTKIT_DATA)", panel=DATA, flags=("--data-path",)
     )
@@ -198,7 +202,9 @@ class DataConfig(Checked):
     split_seed: int = option(0, "seed of the splits that are made here", panel=DATA, at_least=0)
     skip_bad: bool = option(False, "leave broken images out, and list them", panel=DATA)
     download: bool = option(True, "download a named data set that is not there", panel=DATA)
-    workers: int = option(0, "processes that prepare images ahead of the steps", panel=MACHINE, flags=("-j",), at_least=0, may_change=True)
+    workers: int = option(
+        0, "processes that prepare images ahead of the steps", panel=MACHINE, flags=("-j",), at_least=0, may_change=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,18 +241,24 @@ class TrainConfig(Checked):
     epochs: int = option(200, "passes over the training images", panel=MAIN, flags=("-e",), at_least=1)
     batch_size: int = option(128, "images a step, over all devices", panel=MAIN, flags=("-b",), at_least=1)
     lr: float = option(5e-4, "peak learning rate (AdamW)", panel=MAIN, above=0)
-    optimizer: Literal["adamw", "muon"] = option("adamw", "AdamW, or Muon for the blocks' matrices and AdamW beside", panel=OPTIMIZER)
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw", "AdamW, or Muon for the blocks' matrices and AdamW beside", panel=OPTIMIZER
+    )
     muon_lr: float = option(0.02, "peak learning rate of Muon's matrices", panel=OPTIMIZER, above=0)
     weight_decay: float = option(0.03, "decoupled weight decay", panel=OPTIMIZER, flags=("--wd",), at_least=0)
     decay_all: bool = option(False, "decay norms, biases and embeddings too, as the published script", panel=OPTIMIZER)
-    warmup_fraction: float = option(0.1, "share of the steps with a growing learning rate", panel=OPTIMIZER, at_least=0, below=1)
+    warmup_fraction: float = option(
+        0.1, "share of the steps with a growing learning rate", panel=OPTIMIZER, at_least=0, below=1
+    )
     warmup_epochs: float | None = option(None, "warm-up in epochs, in place of the fraction", panel=OPTIMIZER, at_least=0)
     min_lr: float = option(0.0, "learning rate at the end", panel=OPTIMIZER, at_least=0)
     cooldown_epochs: float = option(0.0, "epochs at the end spent at the lowest learning rate", panel=OPTIMIZER, at_least=0)
     label_smoothing: float = option(0.1, "label smoothing", panel=OPTIMIZER, flags=("--smoothing",), at_least=0, below=1)
     clip_grad: float | None = option(None, "largest norm of the gradient", panel=OPTIMIZER, above=0)
     accumulate: int = option(1, "parts that a batch is computed in, to save memory", panel=OPTIMIZER, at_least=1)
-    ema: float | None = option(None, "decay of the moving average of the weights, which then are the result", panel=OPTIMIZER, above=0, below=1)
+    ema: float | None = option(
+        None, "decay of the moving average of the weights, which then are the result", panel=OPTIMIZER, above=0, below=1
+    )
     early_stopping: int | None = option(
         None, "stop after so many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
     )

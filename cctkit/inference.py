@@ -131,7 +131,9 @@ def _images(
     dataset = load_dataset(config, progress=progress, notify=notify)
     if dataset.fingerprint != info.dataset["fingerprint"] and wish.data.dataset is None:
         raise UserError(
-            f"the images of {dataset.name} are not those that the model was trained with", "eval", "give --dataset to use others"
+            f"the images of {dataset.name} are not those that the model was trained with",
+            "eval",
+            "give --dataset to use others",
         )
     return dataset
 
@@ -155,7 +157,11 @@ def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked:
     new = sorted(set(dataset.class_names) - set(class_names))
     missing = sorted(set(class_names) - set(dataset.class_names))
     if new or missing:
-        sides = [f"{words}: {', '.join(map(safe_text, names[:5]))}" for words, names in (("not in the model", new), ("not in the images", missing)) if names]
+        sides = [
+            f"{words}: {', '.join(map(safe_text, names[:5]))}"
+            for words, names in (("not in the model", new), ("not in the images", missing))
+            if names
+        ]
         raise UserError(f"the classes differ; {'; '.join(sides)}", safe_text(asked or dataset.name))
     order = np.array([class_names.index(name) for name in dataset.class_names], dtype=np.int64)
     return order[split.labels]

@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 _BINS = 15
+_TOP = 5
 _CONFUSIONS = 10
 
 
@@ -25,8 +27,8 @@ class Metrics:
     """Figures of one split. What is not finite is None.
 
     loss: cross entropy, nats an image; loss_smoothed: with label smoothing; ece: expected calibration error, a fraction,
-    15 equal bins (Guo et al. 2017, equation 3); top5_percent: None for five classes or fewer; confusions: (class, predicted,
-    count), most frequent first.
+    15 equal bins (Guo et al. 2017, On calibration of modern neural networks, equation 3); top5_percent: None for five
+    classes or fewer; confusions: (class, predicted, count), most frequent first, at most 10.
     """
 
     num_images: int
@@ -41,39 +43,48 @@ class Metrics:
 
 
 def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Metrics:
-    """The metrics of `logits` (N, K) against `labels` (N,), int64. A row that is not finite counts as wrong."""
-    logits, labels = logits.double().cpu(), labels.cpu()
+    """The metrics of `logits` (N, K) against `labels` (N,), int64, for N of at least 1.
+
+    Equal logits rank in class order. A row that is not finite counts as wrong, and as confused with nothing.
+    """
+    logits, labels = logits.detach().cpu().double(), labels.cpu()
     classes = logits.shape[1]
     usable = logits.isfinite().all(dim=1)
     found = logits.argmax(dim=1)
     correct = (found == labels) & usable
     log_p = logits.log_softmax(dim=1)  # (N, K)
     loss = -log_p.gather(1, labels[:, None]).mean()
-    smoothed = (1 - label_smoothing) * loss - label_smoothing * log_p.mean()
-    top5 = None
-    if classes > 5:
-        top5 = 100 * ((logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1) & usable).double().mean().item()
+    smoothed = (1 - label_smoothing) * loss - label_smoothing * log_p.mean() if label_smoothing else loss
     number, hits = len(labels), int(correct.sum())
+    in_top = int((_in_top(logits, labels) & usable).sum())
     low, high = wilson_interval(hits, number)
     return Metrics(
         num_images=number,
         top1_percent=100 * hits / number,
         top1_interval_percent=(100 * low, 100 * high),
-        top5_percent=top5,
+        top5_percent=100 * in_top / number if classes > _TOP else None,
         loss=_finite(loss),
         loss_smoothed=_finite(smoothed),
         ece=_finite(_calibration_error(log_p.exp().amax(dim=1), correct)),
         per_class=_per_class(labels, correct, classes),
-        confusions=_confusions(labels, found, classes),
+        confusions=_confusions(labels[usable], found[usable], classes),
     )
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """The 95% score interval of a proportion (Wilson 1927), as fractions."""
+    """The 95% score interval of a proportion, as fractions (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212)."""
     share, z2 = correct / total, _Z95**2
     centre = share + z2 / (2 * total)
     spread = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, (centre - spread) / (1 + z2 / total)), min(1.0, (centre + spread) / (1 + z2 / total))
+    low, high = ((centre + side * spread) / (1 + z2 / total) for side in (-1, 1))
+    return 0.0 if correct == 0 else low, 1.0 if correct == total else high  # exact there, but for rounding
+
+
+def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each label is among the largest logits of its row; not by topk, which leaves the order of equals open."""
+    own = logits.gather(1, labels[:, None])
+    before = torch.arange(logits.shape[1]) < labels[:, None]
+    return ((logits > own) | (logits == own) & before).sum(dim=1) < _TOP  # (N,)
 
 
 def _calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
@@ -91,9 +102,9 @@ def _per_class(labels: Tensor, correct: Tensor, classes: int) -> tuple[ClassMetr
 
 def _confusions(labels: Tensor, found: Tensor, classes: int) -> tuple[tuple[int, int, int], ...]:
     wrong = found != labels
-    counts = (labels[wrong] * classes + found[wrong]).bincount(minlength=classes * classes)
-    order = counts.argsort(descending=True, stable=True)[:_CONFUSIONS].tolist()
-    return tuple((pair // classes, pair % classes, int(counts[pair])) for pair in order if counts[pair])
+    pairs, counts = np.unique((labels[wrong] * classes + found[wrong]).numpy(), return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_CONFUSIONS]
+    return tuple((int(pairs[i]) // classes, int(pairs[i]) % classes, int(counts[i])) for i in order)
 
 
 def _finite(value: Tensor) -> float | None:

@@ -31,14 +31,27 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> 
         for j, (split, style) in enumerate(_STYLES.items()):
             colour = COLOURS[(number if len(runs) > 1 else j) % len(COLOURS)]
             label = f"{safe_text(name, 40)}, {split}" if len(runs) > 1 else split
-            look: dict[str, Any] = {"color": colour, "linestyle": style, "marker": "o" if len(epochs) < 3 else "", "label": label}
+            look: dict[str, Any] = {
+                "color": colour,
+                "linestyle": style,
+                "marker": "o" if len(epochs) < 3 else "",
+                "label": label,
+            }
             for axes, key in ((loss, f"{split}_loss_smoothed"), (top1, f"{split}_top1_percent")):
                 values = [record.get(key) for record in records]
                 if any(value is not None for value in values):
                     axes.plot(epochs, [float("nan") if value is None else value for value in values], **look)
         if len(runs) == 1 and (crossing := crossing_epoch(records)) is not None:
             loss.axvline(crossing, color="#999999", linewidth=1)
-            loss.annotate(f"train below test\nfrom epoch {crossing}", (crossing, loss.get_ylim()[1]), xytext=(4, -4), textcoords="offset points", va="top", fontsize=8, color="#555555")
+            loss.annotate(
+                f"train below test\nfrom epoch {crossing}",
+                (crossing, loss.get_ylim()[1]),
+                xytext=(4, -4),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+                color="#555555",
+            )
     _label(loss, "Loss (with label smoothing)", "epoch", "nats an image")
     _label(top1, "Top-1 accuracy", "epoch", "%")
     save_figure(figure, path)

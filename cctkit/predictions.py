@@ -1,7 +1,8 @@
 """The predictions of a run on its test images: ids, labels and logits, to compare two runs image by image."""
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _KEY = "cctkit"
 _SCHEMA = 1
+# safetensors' dtype and number of dimensions of each tensor
+_FORM = {"ids": ("U8", 1), "id_offsets": ("I64", 1), "labels": ("I64", 1), "logits": ("F32", 2)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,13 +42,13 @@ def write_predictions(
     split: str,
     fingerprint: str,
 ) -> None:
-    """Write a predictions file atomically."""
+    """Write a predictions file atomically: one id and label for each row of `logits` (n, K)."""
     import numpy as np
     from safetensors.numpy import save
 
     encoded = [text.encode("utf-8", "surrogateescape") for text in ids]
     header = {"schema_version": _SCHEMA, "class_names": list(class_names), "split": split, "fingerprint": fingerprint}
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "ids": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "id_offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         "labels": np.ascontiguousarray(labels, dtype=np.int64),
@@ -61,21 +64,62 @@ def read_predictions(path: Path) -> Predictions:
     """
     from safetensors import SafetensorError, safe_open
 
+    remedy = "make them: cctkit eval RUN"
+    if not path.is_file():
+        raise UserError("there is no such predictions file", safe_text(path), remedy)
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            blob, offsets, labels, logits = (file.get_tensor(name) for name in ("ids", "id_offsets", "labels", "logits"))
-        text = blob.tobytes()
-        ids = tuple(text[a:b].decode("utf-8", "surrogateescape") for a, b in zip(offsets[:-1], offsets[1:], strict=True))
-        if not len(ids) == len(labels) == len(logits):
-            raise ValueError("ids, labels and logits differ in length")
-        return Predictions(
-            ids=ids,
-            labels=labels,
-            logits=logits,
-            class_names=tuple(header["class_names"]),
-            split=header["split"],
-            fingerprint=header["fingerprint"],
-        )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no predictions can be read: {safe_text(error)}", safe_text(path), "make them: cctkit eval RUN") from error
+            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            _check_header(header)
+            for name in _FORM:
+                _check_form(name, file.get_slice(name))
+            tensors = {name: file.get_tensor(name) for name in _FORM}
+        _check_tensors(tensors, classes=len(header["class_names"]))
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise UserError(f"this is no predictions file: {safe_text(error)}", safe_text(path), remedy) from error
+    return Predictions(
+        ids=_split_ids(tensors["ids"].tobytes(), tensors["id_offsets"].tolist()),
+        labels=tensors["labels"],
+        logits=tensors["logits"],
+        class_names=tuple(header["class_names"]),
+        split=header["split"],
+        fingerprint=header["fingerprint"],
+    )
+
+
+def _check_header(header: Any) -> None:
+    if not isinstance(header, dict):
+        raise ValueError(f"its metadata has no {_KEY!r}")
+    if header.get("schema_version") != _SCHEMA:
+        raise ValueError(f"its schema version is {header.get('schema_version')}, expected {_SCHEMA}")
+    names = header.get("class_names")
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ValueError("its class_names are no list of names")
+    for key in ("split", "fingerprint"):
+        if not isinstance(header.get(key), str):
+            raise ValueError(f"its {key} is no text")
+
+
+def _check_form(name: str, part: Any) -> None:
+    """Before the tensor is read: numpy has no type for some of safetensors'."""
+    dtype, dimensions = _FORM[name]
+    if part.get_dtype() != dtype or len(part.get_shape()) != dimensions:
+        raise ValueError(f"its {name} are {part.get_dtype()} {part.get_shape()}, expected {dtype} of {dimensions} dimensions")
+
+
+def _check_tensors(tensors: "Mapping[str, np.ndarray[Any, Any]]", *, classes: int) -> None:
+    offsets, labels, logits = tensors["id_offsets"], tensors["labels"], tensors["logits"]
+    ids = len(offsets) - 1
+    if not ids == len(labels) == len(logits):
+        raise ValueError(f"it has {ids} ids, {len(labels)} labels and {len(logits)} rows of logits")
+    if offsets[0] != 0 or offsets[-1] != len(tensors["ids"]) or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError("its id_offsets do not cut its ids")
+    if logits.shape[1] != classes:
+        raise ValueError(f"it has {classes} class names and {logits.shape[1]} logits an image")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"its labels run from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
+
+
+def _split_ids(text: bytes, offsets: Sequence[int]) -> tuple[str, ...]:
+    """The ids, cut out of their text; file names that are no UTF-8 come back as they were."""
+    return tuple(text[start:stop].decode("utf-8", "surrogateescape") for start, stop in itertools.pairwise(offsets))

@@ -212,7 +212,9 @@ def full_disk_named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise ResourceError(
-                f"cannot write: {error.strerror}; what was saved before is intact", safe_text(path), "free some space, then --resume"
+                f"cannot write: {error.strerror}; what was saved before is intact",
+                safe_text(path),
+                "free some space, then --resume",
             ) from error
         raise UserError(f"cannot write: {error.strerror}", safe_text(path)) from error
 
@@ -223,7 +225,9 @@ def _locked(path: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout as error:
-        raise InUseError("another process is using this run", safe_text(path), "wait for it, or choose another --output") from error
+        raise InUseError(
+            "another process is using this run", safe_text(path), "wait for it, or choose another --output"
+        ) from error
     except OSError as error:
         raise UserError(f"cannot lock the run directory: {error.strerror}", safe_text(path)) from error
     return lock

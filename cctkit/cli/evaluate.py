@@ -10,10 +10,13 @@ import typer
 def evaluate(
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN_OR_WEIGHTS]", help="a run directory or a weights file; default: the newest run", show_default=False),
+        typer.Argument(
+            metavar="[RUN_OR_WEIGHTS]", help="a run directory or a weights file; default: the newest run", show_default=False
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="other images than the model's: a folder or a name", show_default=False)
+        str | None,
+        typer.Option("--dataset", "-d", help="other images than the model's: a folder or a name", show_default=False),
     ] = None,
     data_dir: Annotated[
         str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
@@ -21,13 +24,16 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="test, val or train")] = "test",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")] = "auto",
     precision: Annotated[
-        str | None, typer.Option("--precision", help="auto, float32, bf16 or fp16; default: as the run was trained", show_default=False)
+        str | None,
+        typer.Option("--precision", help="auto, float32, bf16 or fp16; default: as the run was trained", show_default=False),
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="threads of the CPU", min=1, show_default=False)] = None,
     save_predictions: Annotated[
         Path | None, typer.Option("--save-predictions", help="write image ids, labels and logits here", show_default=False)
     ] = None,
-    download: Annotated[bool, typer.Option("--download/--no-download", help="download a named data set that is not there")] = True,
+    download: Annotated[
+        bool, typer.Option("--download/--no-download", help="download a named data set that is not there")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:

@@ -57,7 +57,12 @@ def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Paramet
     option = typer.Option(*spellings, help=metadata["help"] + default, rich_help_panel=metadata["panel"], show_default=False)
     parameters = [_keyword(item.name, Annotated[annotation | None, option])]
     if metadata["off"] is not None:
-        off = typer.Option(f"--no-{name.removeprefix('--')}", help=f"same as {name} {metadata['off']}", rich_help_panel=metadata["panel"], show_default=False)
+        off = typer.Option(
+            f"--no-{name.removeprefix('--')}",
+            help=f"same as {name} {metadata['off']}",
+            rich_help_panel=metadata["panel"],
+            show_default=False,
+        )
         parameters.append(_keyword(_OFF + item.name, Annotated[bool | None, off]))
     return parameters
 

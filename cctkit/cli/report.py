@@ -1,6 +1,6 @@
 """An evaluation as a person reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cctkit.text import safe_text
@@ -10,49 +10,58 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHOWN = 5
+_NAME_LENGTH = 40
 
 
 def render_evaluation(result: Mapping[str, Any]) -> "Group":
-    """The figures of `eval --json`, then the worst classes and the most confused pairs."""
+    """The figures of `eval --json`, then the worst classes and the most confused pairs; what is null is left out."""
     from rich.console import Group
-    from rich.text import Text
-
-    low, high = result["top1_interval_percent"]
-    params = result["params"]
-    rows = {
-        "model": safe_text(result["model"]),
-        "data": f"{safe_text(result['dataset'], 60)}, {result['split']}, {result['num_images']:,} images",
-        "top-1": f"{result['top1_percent']:.2f}%   95% interval {low:.2f} to {high:.2f}",
-        "top-5": _figure(result["top5_percent"], "{:.2f}%"),
-        "loss": _figure(result["loss"], "{:.4f} nats"),
-        "calibration error": _figure(result["ece"], "{:.4f}"),
-        "parameters": f"{params['total']:,}   without embeddings {params['without_embeddings']:,}",
-        "speed": f"{result['images_per_s']:,.0f} images/s",
-    }
-    if result.get("score") is not None:
-        rows["score"] = f"{result['score']:.3f}   100 * (top-1 - 70) / millions of parameters"
-    width = max(map(len, rows)) + 2
-    lines = [Text(f"{name:<{width}}{value}") for name, value in rows.items() if value]
-    worst = [(safe_text(row["class"], 40), f"{row['top1_percent']:.1f}%") for row in result["worst_classes"][:_SHOWN]]
-    pairs = [
-        (f"{safe_text(row['class'], 30)} taken for {safe_text(row['predicted'], 30)}", str(row["count"]))
-        for row in result["confusions"][:_SHOWN]
-    ]
-    tables = [_table(title, entries) for title, entries in (("worst classes", worst), ("most confused", pairs)) if entries]
-    return Group(*lines, *tables)
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
-
-
-def _table(title: str, rows: list[tuple[str, str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right")
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
+    figures = Table.grid(padding=(0, 2))
+    figures.add_column(no_wrap=True)
+    figures.add_column(overflow="fold")
+    for name, value in _figures(result).items():
+        if value:
+            figures.add_row(Text(name), Text(value))
+    worst = [(row["class"], f"{row['top1_percent']:.1f}%", str(row["num_images"])) for row in result["worst_classes"]]
+    confused = [(row["class"], row["predicted"], str(row["count"])) for row in result["confusions"]]
+    tables = (("worst class", "top-1", "images"), worst), (("most confused", "taken for", "images"), confused)
+    parts = [part for headings, rows in tables if rows for part in (Text(), _table(headings, rows[:_SHOWN]))]
+    return Group(figures, *parts)
+
+
+def _figures(result: Mapping[str, Any]) -> dict[str, str]:
+    """Each figure's name and text, in the order shown; "" where there is none."""
+    low, high = result["top1_interval_percent"]
+    params = result["params"]
+    return {
+        "model": safe_text(result["model"]),
+        "data": f"{safe_text(result['dataset'])}, {safe_text(result['split'])}, {result['num_images']:,} images",
+        "top-1": f"{result['top1_percent']:.2f}%   95% interval {low:.2f} to {high:.2f}",
+        "top-5": _text(result["top5_percent"], "{:.2f}%"),
+        "loss": _text(result["loss"], "{:.4f} nats"),
+        "calibration error": _text(result["ece"], "{:.4f}"),
+        "parameters": f"{params['total']:,}   without embeddings {params['without_embeddings']:,}",
+        "speed": _text(result["images_per_s"], "{:,.0f} images/s"),
+        "score": _text(result.get("score"), "{:.3f}   100 * (top-1 - 70) / millions of parameters"),
+    }
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
+    """Rows of names and figures: the last column, and percentages, to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        figures = number == len(headings) - 1 or rows[0][number].endswith("%")
+        table.add_column(heading, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
+    for row in rows:
+        table.add_row(*(Text(safe_text(cell, _NAME_LENGTH)) for cell in row))
     return table

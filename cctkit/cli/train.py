@@ -16,20 +16,26 @@ from cctkit.errors import UserError
 def train(
     flags: Mapping[str, Any],
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="report, shi-300, fast or demo", rich_help_panel=MAIN, show_default=False)
+        str | None,
+        typer.Option("--recipe", "-r", help="report, shi-300, fast or demo", rich_help_panel=MAIN, show_default=False),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="settings from a TOML file", rich_help_panel=MAIN, show_default=False)
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="run directory [default: runs/DATASET-MODEL-TIME]", rich_help_panel=MAIN, show_default=False),
+        typer.Option(
+            "--output", "-o", help="run directory [default: runs/DATASET-MODEL-TIME]", rich_help_panel=MAIN, show_default=False
+        ),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="go on with this run, exactly", rich_help_panel=MAIN, show_default=False)
     ] = None,
     amp: Annotated[
-        bool | None, typer.Option("--amp/--no-amp", help="--no-amp: same as --precision float32", rich_help_panel="Machine", show_default=False)
+        bool | None,
+        typer.Option(
+            "--amp/--no-amp", help="--no-amp: same as --precision float32", rich_help_panel="Machine", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON", rich_help_panel=RUN)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress", rich_help_panel=RUN)] = False,

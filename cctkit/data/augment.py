@@ -72,7 +72,9 @@ def _resized_crop(images: Tensor, plan: EpochPlan) -> Tensor:
     boxes = plan.box.astype(np.int64)
     for code, rows in _groups(boxes[:, 2] * 2**16 + boxes[:, 3]):
         height, width = divmod(code, 2**16)
-        parts = [images[i, :, top : top + height, left : left + width] for i, (top, left) in zip(rows, boxes[rows, :2], strict=True)]
+        parts = [
+            images[i, :, top : top + height, left : left + width] for i, (top, left) in zip(rows, boxes[rows, :2], strict=True)
+        ]
         small = torch.stack(parts)
         index = torch.from_numpy(rows).to(images.device)
         out[index] = F.resize(small, list(images.shape[2:]), InterpolationMode.BICUBIC, antialias=True)

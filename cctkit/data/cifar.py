@@ -70,7 +70,9 @@ def cifar_source(name: str, archive: Archive, path: Path) -> Source:
 def _tar_parts(archive: Archive, path: Path) -> Iterator[tuple[str, bytes]]:
     """The expected members, read without unpacking anything to the disk."""
     if _md5(path) != archive.md5:
-        raise UserError("the archive is not the published one: its MD5 differs", safe_text(path), "delete it, and it is loaded again")
+        raise UserError(
+            "the archive is not the published one: its MD5 differs", safe_text(path), "delete it, and it is loaded again"
+        )
     with tarfile.open(path) as tar:
         for part in archive.parts:
             try:
@@ -90,7 +92,9 @@ def _folder_parts(archive: Archive, path: Path) -> Iterator[tuple[str, bytes]]:
             raise UserError(f"{part} is missing, or too large", safe_text(path))
         data = file.read_bytes()
         if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-            raise UserError(f"{part} is not the published file: its MD5 differs", safe_text(path), "delete the folder and load it again")
+            raise UserError(
+                f"{part} is not the published file: its MD5 differs", safe_text(path), "delete the folder and load it again"
+            )
         yield part, data
 
 
@@ -111,7 +115,11 @@ def _python(parts: dict[str, bytes], path: Path) -> tuple[_Part, _Part, list[str
     try:
         meta = batches.get("meta") or batches["batches.meta"]
         names = list(map(str, meta["fine_label_names" if "fine_label_names" in meta else "label_names"]))
-        return part(lambda name: name == "train" or name.startswith("data_batch")), part(lambda name: name.startswith("test")), names
+        return (
+            part(lambda name: name == "train" or name.startswith("data_batch")),
+            part(lambda name: name.startswith("test")),
+            names,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the batches do not hold what they should: {safe_text(error)}", safe_text(path)) from error
 

@@ -141,7 +141,9 @@ def _named(name: str, config: DataConfig, progress: Progress, notify: Notify) ->
     if found is None:
         archive = archives[0]
         if not config.download:
-            raise UserError(f"{name} is not there, and --no-download forbids to load it", safe_text(folder), "say where: --data-dir")
+            raise UserError(
+                f"{name} is not there, and --no-download forbids to load it", safe_text(folder), "say where: --data-dir"
+            )
         notify(f"downloading {DATASETS[name].title}, {archive.megabytes} MB, from {archive.url} to {folder}")
         download(archive.url, folder / archive.file, md5=archive.md5, progress=progress)
         found = archive, folder / archive.file
@@ -152,7 +154,9 @@ def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Datas
     """The splits and statistics of a packed file."""
     header = packed.header
     if config.image_size is not None and tuple(header["image_size"]) != config.image_size:
-        raise UserError(f"the packed images are {header['image_size']}, asked for {config.image_size}", place, "leave out --image-size")
+        raise UserError(
+            f"the packed images are {header['image_size']}, asked for {config.image_size}", place, "leave out --image-size"
+        )
     fingerprint = header["fingerprint"]
     named = NAME_OF_FINGERPRINT.get(fingerprint) or (header["name"] if place is None else None)
     parts = {role: np.flatnonzero(packed.roles == i) for i, role in enumerate(ROLES)}
@@ -201,7 +205,9 @@ def _carve(packed: Packed, rows: _Rows, share: float, seed: tuple[int, int]) -> 
     for label, name in enumerate(packed.header["class_names"]):
         of_class = rows[labels == label]
         if len(of_class) < 2:
-            raise UserError(f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", "the data set")
+            raise UserError(
+                f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", "the data set"
+            )
         number = min(max(1, round(share * len(of_class))), len(of_class) - 1)
         taken.append(generator.permutation(of_class)[:number])
     second = np.sort(np.concatenate(taken))

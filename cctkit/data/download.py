@@ -27,7 +27,9 @@ def download(url: str, path: Path, *, md5: str, progress: Progress) -> None:
         _fetch(url, part, progress)
     except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
         raise UserError(
-            f"the download failed: {safe_text(getattr(error, 'reason', None) or error)}", url, "try again (it goes on where it was)"
+            f"the download failed: {safe_text(getattr(error, 'reason', None) or error)}",
+            url,
+            "try again (it goes on where it was)",
         ) from error
     digest = hashlib.md5(usedforsecurity=False)
     with open(part, "rb") as file:

@@ -106,13 +106,17 @@ def _common_classes(entries: dict[Role, dict[str, list[_Entry]]], folder: Path) 
     where = safe_text(folder)
     if not any(files for classes in entries.values() for files in classes.values()):
         raise UserError(
-            "there is no image in it", where, f"expected CLASS/*.png, or train/CLASS/* and test/CLASS/*; {', '.join(sorted(_SUFFIXES))}"
+            "there is no image in it",
+            where,
+            f"expected CLASS/*.png, or train/CLASS/* and test/CLASS/*; {', '.join(sorted(_SUFFIXES))}",
         )
     for role, classes in entries.items():
         empty = [name for name, files in classes.items() if not files]
         if empty:
             raise UserError(
-                f"class {safe_text(empty[0])!r} has no image{'' if role == 'all' else f' in {role}'}", where, "remove the folder, or fill it"
+                f"class {safe_text(empty[0])!r} has no image{'' if role == 'all' else f' in {role}'}",
+                where,
+                "remove the folder, or fill it",
             )
     names = {role: set(classes) for role, classes in entries.items()}
     everything = set.union(*names.values())

@@ -101,11 +101,12 @@ def _prepared(chunks: _Chunks, workers: int) -> Iterator[Tensor]:
         if "worker" not in str(error).lower():
             raise
         raise ResourceError(
-            "a loader worker died, most likely for want of shared memory", "/dev/shm", "use --workers 0, or raise the limit (--shm-size)"
+            "a loader worker died, most likely for want of shared memory",
+            "/dev/shm",
+            "use --workers 0, or raise the limit (--shm-size)",
         ) from error
 
 
 def _start_worker(_index: int) -> None:
     """Ctrl-C reaches every process of the terminal; only the trainer answers it, by saving."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-

@@ -167,7 +167,9 @@ def _write(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: b
     entries = {"images": _entry("U8", (len(kept), 3, *size), 0)}
     start = len(kept) * 3 * size[0] * size[1]
     for name, array in tensors.items():
-        entries[name] = _entry({"uint8": "U8", "int8": "I8", "int64": "I64", "float64": "F64"}[array.dtype.name], array.shape, start)
+        entries[name] = _entry(
+            {"uint8": "U8", "int8": "I8", "int64": "I64", "float64": "F64"}[array.dtype.name], array.shape, start
+        )
         start += array.nbytes
         file.write(array.tobytes())
     text = json.dumps({"__metadata__": {_KEY: json.dumps(header)}, **entries}).encode()

@@ -149,7 +149,9 @@ def apply(images: Tensor, operation: Operation) -> Tensor:
 
     def affine(*, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Tensor:
         center = [0, 0] if any(shear) else None
-        moved = F.affine(images, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), interpolation=mode, center=center)
+        moved = F.affine(
+            images, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), interpolation=mode, center=center
+        )
         return moved  # type: ignore[no-any-return]
 
     calls: dict[str, Callable[[], Tensor]] = {

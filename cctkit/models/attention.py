@@ -46,13 +46,6 @@ class Attention(nn.Module):
         return self.proj_drop(self.proj(x))
 
 
-def set_attention_path(model: nn.Module, path: Path) -> None:
-    """Let every `Attention` of `model` take this path."""
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.path = path
-
-
 def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
     """Attention a few images at a time, so that the weights stay in cache: (B, N, 3, H, d) -> (B, N, H d).
 
@@ -67,57 +60,57 @@ class _ChunkedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
         batch, tokens, _, heads, width = qkv.shape
         keeps = any(ctx.needs_input_grad)
-        out = qkv.new_empty(batch, tokens, heads, width)
-        weights = qkv.new_empty(batch if keeps else _chunk_images(qkv), heads, tokens, tokens)
-        for start, stop in _chunks(qkv):
+        q, k, v = qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, H, N, d)
+        q.mul_(scale)
+        out = torch.empty_like(q)
+        chunks = _chunks(q)
+        weights = qkv.new_empty(batch if keeps else chunks[0][1], heads, tokens, tokens)
+        for start, stop in chunks:
             chunk = weights[start:stop] if keeps else weights[: stop - start]
-            q, k, v = qkv[start:stop].permute(2, 0, 3, 1, 4)  # each (c, H, N, d)
-            torch.matmul(q * scale, k.transpose(-2, -1), out=chunk)
+            torch.matmul(q[start:stop], k[start:stop].transpose(-2, -1), out=chunk)
             torch.softmax(chunk, dim=-1, out=chunk)
             if p > 0:
                 _mark_dropped(chunk, p, generator)
-                dropped = chunk.clamp_min(0)
-                out[start:stop] = torch.matmul(dropped, v).mul_(byte_scale(p)).transpose(1, 2)
-            else:
-                out[start:stop] = torch.matmul(chunk, v).transpose(1, 2)
+                chunk = chunk.clamp_min(0)
+            torch.matmul(chunk, v[start:stop], out=out[start:stop])
+        if p > 0:
+            out.mul_(byte_scale(p))
         if keeps:
             ctx.save_for_backward(qkv, weights, out)
             ctx.p, ctx.scale = p, scale
-        return out.view(batch, tokens, heads * width)
+        return out.transpose(1, 2).reshape(batch, tokens, heads * width)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, None, None, None]:
         qkv, weights, out = ctx.saved_tensors
-        p, scale = ctx.p, ctx.scale
-        grad_out = grad_out.view(out.shape)
+        p = ctx.p
+        batch, heads, tokens, width = out.shape
+        q, k, v = qkv
+        grad_out = grad_out.view(batch, tokens, heads, width).transpose(1, 2).contiguous()  # (B, H, N, d)
+        exact = torch.promote_types(qkv.dtype, torch.float32)
         grad = torch.empty_like(qkv)
-        for start, stop in _chunks(qkv):
-            q, k, v = qkv[start:stop].permute(2, 0, 3, 1, 4)
-            grad_o = grad_out[start:stop].transpose(1, 2).contiguous()  # (c, H, N, d)
+        grad_q, grad_k, grad_v = grad
+        for start, stop in _chunks(q):
+            chunk = slice(start, stop)
+            grad_o, marked = grad_out[chunk], weights[chunk]
             # The softmax's backward needs each row's sum of gradient times weight, which is that of dO times O.
-            row = (grad_o.float() * out[start:stop].transpose(1, 2)).sum(-1, keepdim=True).to(qkv.dtype)
-            marked = weights[start:stop]
-            kept = marked.clamp_min(0) if p > 0 else marked  # (c, H, N, N)
+            rows = (grad_o.to(exact) * out[chunk]).sum(-1, keepdim=True).to(qkv.dtype)
             if p > 0:
-                grad_o = grad_o * byte_scale(p)
-            grad_v = torch.matmul(kept.transpose(-2, -1), grad_o)
-            grad_s = torch.matmul(grad_o, v.transpose(-2, -1)).mul_(kept)
-            grad_s.addcmul_(marked.abs() if p > 0 else marked, row, value=-1)
-            grad_q = torch.matmul(grad_s, k).mul_(scale)
-            grad_k = torch.matmul(grad_s.transpose(-2, -1), q * scale)
-            for slot, part in enumerate((grad_q, grad_k, grad_v)):
-                grad[start:stop, :, slot] = part.transpose(1, 2)
-        return grad, None, None, None
+                grad_o.mul_(byte_scale(p))
+            kept = marked.clamp_min(0) if p > 0 else marked  # (c, H, N, N)
+            torch.matmul(kept.transpose(-2, -1), grad_o, out=grad_v[chunk])
+            grad_s = torch.matmul(grad_o, v[chunk].transpose(-2, -1)).mul_(kept)
+            grad_s.addcmul_(marked.abs() if p > 0 else marked, rows, value=-1)
+            torch.matmul(grad_s, k[chunk], out=grad_q[chunk])
+            torch.matmul(grad_s.transpose(-2, -1), q[chunk], out=grad_k[chunk])
+        grad_q.mul_(ctx.scale)
+        return grad.permute(1, 3, 0, 2, 4).contiguous(), None, None, None
 
 
-def _chunk_images(qkv: Tensor) -> int:
-    batch, tokens, _, heads, _ = qkv.shape
-    return min(batch, max(1, _CHUNK_BYTES // (heads * tokens * tokens * qkv.element_size())))
-
-
-def _chunks(qkv: Tensor) -> list[tuple[int, int]]:
-    """The batch as (start, stop) of each chunk."""
-    size, batch = _chunk_images(qkv), qkv.shape[0]
+def _chunks(q: Tensor) -> list[tuple[int, int]]:
+    """The batch of q (B, H, N, d) as (start, stop) of each chunk."""
+    batch, heads, tokens, _ = q.shape
+    size = max(1, _CHUNK_BYTES // (heads * tokens * tokens * q.element_size()))
     return [(start, min(start + size, batch)) for start in range(0, batch, size)]
 
 

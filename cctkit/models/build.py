@@ -7,7 +7,9 @@ from torch import nn
 
 from cctkit.catalog.models import named_config
 from cctkit.config import ModelConfig
+from cctkit.models.attention import Attention, Path
 from cctkit.models.classifier import CompactTransformer
+from cctkit.models.tokenizer import Tokenizer
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
@@ -19,7 +21,9 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
         return CompactTransformer(config)
 
 
-def create_model(name: str, *, num_classes: int | None = None, image_size: int | tuple[int, int] | None = None, **options: Any) -> nn.Module:
+def create_model(
+    name: str, *, num_classes: int | None = None, image_size: int | tuple[int, int] | None = None, **options: Any
+) -> nn.Module:
     """A model of the catalog: `create_model("cct_6_3x1", num_classes=100, image_size=32, drop_path=0.2)`.
 
     image_size: side, or (height, width), in pixels; options: those of `ModelOptions` (widths, rates, position).
@@ -29,3 +33,10 @@ def create_model(name: str, *, num_classes: int | None = None, image_size: int |
     Raises: UserError for an unknown name or option, naming the nearest ones.
     """
     return build_model(named_config(name, num_classes=num_classes, image_size=image_size, **options))
+
+
+def set_path(model: nn.Module, path: Path) -> None:
+    """Let every part of `model` that has several paths of equal results take this one."""
+    for module in model.modules():
+        if isinstance(module, (Attention, Tokenizer)):
+            module.path = path

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from cctkit.config import ModelConfig, Size
+from cctkit.models.attention import Path
 
 _CCT_PLANES = 64
 
@@ -11,16 +12,23 @@ class Tokenizer(nn.Module):
     """(B, 3, height, width) -> (B, N, D).
 
     CCT: `num_convs` times convolution, ReLU and a 3 x 3 max-pool of stride 2. CVT and ViT-Lite: one convolution whose
-    stride is its kernel, the patch.
+    stride is its kernel, the patch. But for the plain path the ReLU follows the max-pool: the same values and gradients
+    from a quarter of the work.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.path: Path = "plain"
         self.conv_layers = nn.Sequential(*(_cct_layers(config) if config.family == "cct" else [_patch_layer(config)]))
         self.flattener = nn.Flatten(2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.flattener(self.conv_layers(x)).transpose(-2, -1)  # type: ignore[no-any-return]
+        if self.path == "plain":
+            x = self.conv_layers(x)
+        else:
+            for conv, activation, pool in self.conv_layers:  # type: ignore[misc]
+                x = activation(pool(conv(x)))
+        return self.flattener(x).transpose(-2, -1)  # type: ignore[no-any-return]
 
 
 def _cct_layers(config: ModelConfig) -> list[nn.Sequential]:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from cctkit.data.dataset import cache_folder
 from cctkit.errors import UserError
 from cctkit.models.attention import Path as AttentionPath
-from cctkit.models.attention import chunked_attention, set_attention_path
+from cctkit.models.attention import chunked_attention
+from cctkit.models.build import set_path
 from cctkit.rundir import write_atomic
 
 Precision = Literal["float32", "bf16", "fp16"]
@@ -50,7 +51,7 @@ class DevicePolicy:
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """`model` on the device, in the memory format and with the attention of training."""
-        set_attention_path(model, self.attention)
+        set_path(model, self.attention)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
@@ -60,12 +61,12 @@ class DevicePolicy:
         """`model` in evaluation mode, without gradients, and as it was afterwards."""
         was_training = model.training
         model.eval()
-        set_attention_path(model, self.attention_in_evaluation)
+        set_path(model, self.attention_in_evaluation)
         try:
             with torch.inference_mode(), self.autocast():
                 yield
         finally:
-            set_attention_path(model, self.attention)
+            set_path(model, self.attention)
             model.train(was_training)
 
 

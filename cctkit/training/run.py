@@ -42,7 +42,9 @@ class Request:
     output: Path | None = None
 
 
-def start_run(request: Request, *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress) -> tuple[RunDir, dict[str, Any]]:
+def start_run(
+    request: Request, *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress
+) -> tuple[RunDir, dict[str, Any]]:
     """Train as asked, in a directory of its own.
 
     Raises: UserError and its kinds; StoppedError. Before the first step nothing is left behind.
@@ -85,9 +87,7 @@ def resume_run(
         kept: dict[str, Any] = env["policy"]
         policy = _policy(config.replace(precision=kept["precision"]))
         if policy.device == kept["device"]:
-            policy = replace(
-                policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"]
-            )
+            policy = replace(policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"])
         for difference in _differences(env, policy):
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
         dataset = load_dataset(config.data, progress=data_progress)
@@ -102,9 +102,7 @@ def resume_run(
 
 
 def _resolve(request: Request, recipe_name: str | None) -> Resolved:
-    return resolve(
-        recipe_name=recipe_name, file_values=request.file_values, file_name=request.file_name, flags=request.flags
-    )
+    return resolve(recipe_name=recipe_name, file_values=request.file_values, file_name=request.file_name, flags=request.flags)
 
 
 def _policy(config: TrainConfig) -> DevicePolicy:
@@ -259,4 +257,3 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
     draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
     run.write_json(run.result, result)
     return result
-

@@ -110,7 +110,12 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
 
 
 def losses(
-    logits: Tensor, labels: Tensor, partner_labels: Tensor | None = None, weight: Tensor | None = None, *, label_smoothing: float
+    logits: Tensor,
+    labels: Tensor,
+    partner_labels: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross entropy, label-smoothed cross entropy (Szegedy et al. 2016, section 7) and correctness of each image, (B,) each.
 
