@@ -104,7 +104,8 @@ def compare(name: str, batch_size: int, turns: int, seconds: float) -> dict[str,
 
     def turn(kind: str, steps: int) -> float:
         worker = workers[kind]
-        assert worker.stdin and worker.stdout
+        assert worker.stdin
+        assert worker.stdout
         worker.stdin.write(f"{steps}\n")
         worker.stdin.flush()
         return float(json.loads(worker.stdout.readline()))

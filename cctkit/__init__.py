@@ -1,3 +1,36 @@
-"""cctkit: compact transformers for image classification."""
+"""cctkit: compact transformers for image classification.
+
+The public names are loaded when they are used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["TrainConfig", "UserError", "__version__", "create_model", "evaluate", "fit", "load"]
+
+if TYPE_CHECKING:
+    from cctkit.api import evaluate, fit
+    from cctkit.config import TrainConfig
+    from cctkit.errors import UserError
+    from cctkit.inference import load
+    from cctkit.models.build import create_model
+
+_HOME = {
+    "TrainConfig": "cctkit.config",
+    "UserError": "cctkit.errors",
+    "create_model": "cctkit.models.build",
+    "evaluate": "cctkit.api",
+    "fit": "cctkit.api",
+    "load": "cctkit.inference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'cctkit' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -39,7 +39,7 @@ def evaluate_split(
     policy: DevicePolicy,
     labels: np.ndarray | None = None,
     label_smoothing: float = 0.0,
-    on_batch: Callable[[int, int], None] = lambda done, total: None,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
 

@@ -106,5 +106,5 @@ def save_figure(figure: "Figure", path: Path) -> None:
     undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[suffix]
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "cctkit"}):
-        figure.savefig(data, format=suffix[1:], dpi=120, metadata=undated)  # type: ignore[arg-type]
+        figure.savefig(data, format=suffix[1:], dpi=120, metadata=undated)
     write_atomic(path, data.getvalue())

@@ -9,7 +9,7 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def safe_text(text: object, max_length: int = 200) -> str:
-    r"""`text` with every control, bidi, newline and surrogate character escaped (`\x1b`, `\u202e`), at most `max_length` long."""
+    r"""`text` with control, bidi, newline and surrogate characters escaped (`\x1b`, `\u202e`), at most `max_length` long."""
     escaped = "".join(
         character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in _UNPRINTABLE else character
         for character in str(text)

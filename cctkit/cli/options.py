@@ -37,7 +37,7 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if value is None:
             continue
-        name, setting = off[key] if key in off else (key, value)
+        name, setting = off.get(key, (key, value))
         if name in flags and flags[name] != setting:
             raise UserError(f"{flag_name(name)} and {flag_name(_OFF + name)} contradict each other", "command line")
         flags[name] = setting
@@ -51,7 +51,7 @@ def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Paramet
     spellings = [name, *metadata["flags"]]
     if kind is bool:
         spellings = [f"{spelling}/--no-{spelling.removeprefix('--')}" for spelling in spellings]
-    shown = {True: "on", False: "off"}[item.default] if kind is bool else item.default
+    shown = ("on" if item.default else "off") if kind is bool else item.default
     default = "" if shown is None else f" [default: {shown}]"
     annotation = str if kind is tuple else kind  # sizes come as text; choices are checked, with a message, by the configuration
     option = typer.Option(*spellings, help=metadata["help"] + default, rich_help_panel=metadata["panel"], show_default=False)

@@ -65,7 +65,7 @@ def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
 def _resized_crop(images: Tensor, plan: EpochPlan) -> Tensor:
     """The plan's box of each image, brought back to the image's size: one bicubic, antialiased call for each size of box."""
     from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional as F  # noqa: N812
+    from torchvision.transforms.v2 import functional as F
 
     assert plan.box is not None
     out = torch.empty_like(images)
@@ -118,7 +118,8 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], ch
 
 def _erase(images: Tensor, plan: EpochPlan) -> None:
     """Normal noise in the plan's boxes, in place; an image's noise depends on its own seed alone."""
-    assert plan.erase_box is not None and plan.noise_seed is not None
+    assert plan.erase_box is not None
+    assert plan.noise_seed is not None
     for i in np.flatnonzero(plan.erase_box[:, 2]):
         top, left, height, width = plan.erase_box[i].tolist()
         generator = torch.Generator().manual_seed(int(plan.noise_seed[i]))

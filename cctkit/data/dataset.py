@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import platformdirs
@@ -63,7 +63,7 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     image_size: Size
-    resize_mode: str
+    resize_mode: Literal["crop", "squash"]
     mean: _Channels
     std: _Channels
     train: Split
@@ -116,7 +116,7 @@ def _source(config: DataConfig, progress: Progress, notify: Notify) -> Source:
     name = config.dataset
     if name == "digits":
         return digits_source()
-    if name in DATASETS:
+    if name is not None and name in DATASETS:
         return _named(name, config, progress, notify)
     if name is not None:
         return folder_source(Path(name))
@@ -124,8 +124,8 @@ def _source(config: DataConfig, progress: Progress, notify: Notify) -> Source:
         return _named(_DEFAULT, config, progress, notify)
     except UserError as error:
         notify(
-            f"CIFAR-100 is not here ({error.what}), so this is the embedded digits. To get it: {DATASETS[_DEFAULT].archives[0].url}"
-            f" into {data_dir(config)}, or a folder of images with --dataset FOLDER"
+            f"CIFAR-100 is not here ({error.what}), so this is the embedded digits. To get it: put "
+            f"{DATASETS[_DEFAULT].archives[0].url} into {data_dir(config)}, or name a folder of images with --dataset"
         )
         return digits_source()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cctkit.data.source import ROLES, Pixels, Role, Source
 from cctkit.errors import UserError
@@ -141,7 +141,7 @@ def decode(path: str) -> Pixels:
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise BadImageError(safe_text(error) if not isinstance(error, Image.UnidentifiedImageError) else "no image") from error
+        raise BadImageError(safe_text(error) if not isinstance(error, UnidentifiedImageError) else "no image") from error
 
 
 def _rgb(image: Image.Image) -> Pixels:

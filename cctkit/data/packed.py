@@ -155,7 +155,7 @@ def _write(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: b
         raise UserError("no image can be read", safe_text(source.place or source.name))
     header["fingerprint"] = "sha256:" + hashlib.sha256(b"".join(sorted(digests))).hexdigest()
     ids = [source.ids[i].encode("utf-8", "surrogateescape") for i in kept]
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "padding": np.zeros(-file.tell() % 8, dtype=np.uint8),
         "labels": source.labels[kept],
         "id_offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64),
@@ -209,7 +209,7 @@ def _decoded(source: Source, size: Size, mode: str, progress: Progress) -> Itera
 
 
 def resized(pixels: Pixels, size: Size, mode: str) -> Pixels:
-    """An image at (height, width): as it is, squashed, or its short side scaled and the centre cropped. Bilinear, antialiased."""
+    """An image at (height, width): as it is, squashed, or scaled by its short side and cropped. Bilinear, antialiased."""
     height, width = size
     if pixels.shape[:2] == size:
         return pixels

@@ -26,11 +26,13 @@ _ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE = range(6)
 class EpochPlan:
     """Arrays over the N positions of an epoch; None where the configuration has it off.
 
-    order: int64, the image at each position. policy: uint8, AutoAugment's sub-policy. operations: uint8 (N, 2) and
-    levels: uint8 (N, 2), tenths of a magnitude, RandAugment's. coins: float32 (N, 2), uniform: an operation is applied where
-    its coin is at most its probability. signs: bool (N, 2), whether its magnitude is negative. box: int16 (N, 4), the crop's top, left, height, width, of the padded image
-    where it is padded. flip: bool. partner: int64, the position that an image is mixed with; weight: float32, its own
-    share; mix_box: int16 (N, 4), top, left, height, width that cutmix takes from the partner, height 0 for mixup.
+    order: int64, the image at each position.
+    policy: uint8, AutoAugment's sub-policy. operations, levels: uint8 (N, 2), RandAugment's, in tenths of a magnitude.
+    coins: float32 (N, 2), uniform; an operation is applied where its coin is at most its probability. signs: bool (N, 2),
+    whether its magnitude is negative.
+    box: int16 (N, 4), the crop's top, left, height and width, in the padded image where it is padded. flip: bool.
+    partner: int64, the position that an image is mixed with; weight: float32, its own share; mix_box: int16 (N, 4), top,
+    left, height and width that cutmix takes from the partner, height 0 for mixup.
     erase_box: int16 (N, 4), height 0 for none; noise_seed: int64. start: the first position, of a part.
     """
 
@@ -54,7 +56,7 @@ class EpochPlan:
 
     def part(self, start: int, stop: int) -> "EpochPlan":
         """The positions from `start` to `stop` of this plan."""
-        arrays = {
+        arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[start:stop]
             for item in dataclasses.fields(self)
             if item.name != "start"
@@ -70,7 +72,7 @@ class EpochPlan:
         def stream(purpose: int) -> np.random.Generator:
             return np.random.default_rng([seed, epoch, purpose])
 
-        arrays: dict[str, Array] = {"order": stream(_ORDER).permutation(num_images)}
+        arrays: dict[str, Any] = {"order": stream(_ORDER).permutation(num_images)}
         if config.auto_augment != "none":
             arrays |= _policy_draws(stream(_POLICY), num_images, rand=config.auto_augment == "rand")
         if config.crop != "none":

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cctkit.config import Size
@@ -83,8 +84,6 @@ def cifar10_magnitude(name: str, level: int, size: Size) -> float:
         return 0.0
     if name == "Posterize":
         return float(round(8 - level / (9 / 4)))
-    import torch
-
     bins = torch.linspace(1.0, 0.0, 10) if name == "Solarize" else torch.linspace(0.0, top.get(name, 0.9), 10)
     return float(bins[level])
 
@@ -118,7 +117,8 @@ def _rand_operation(index: int, tenths: int, negative: bool, size: Size) -> Oper
 
 def operations_of(plan: EpochPlan, slot: int, size: Size) -> dict[Operation, np.ndarray[Any, Any]]:
     """Which of the plan's images get which operation in this slot (0 or 1): the groups that one call serves."""
-    assert plan.coins is not None and plan.signs is not None
+    assert plan.coins is not None
+    assert plan.signs is not None
     negative = plan.signs[:, slot].astype(np.int64)
     make: Callable[[int], Operation]
     if plan.policy is not None:
@@ -126,8 +126,9 @@ def operations_of(plan: EpochPlan, slot: int, size: Size) -> dict[Operation, np.
         code = plan.policy.astype(np.int64) * 2 + negative
         make = lambda code: _cifar10_operation(code // 2, slot, bool(code % 2), size)  # noqa: E731
     else:
-        assert plan.operations is not None and plan.levels is not None
-        probability = np.float32(_RAND_PROBABILITY)
+        assert plan.operations is not None
+        assert plan.levels is not None
+        probability = np.full(len(plan), _RAND_PROBABILITY, dtype=np.float32)
         code = (plan.operations[:, slot].astype(np.int64) * 128 + plan.levels[:, slot]) * 2 + negative
         make = lambda code: _rand_operation(code // 256, code // 2 % 128, bool(code % 2), size)  # noqa: E731
     applied = np.flatnonzero(plan.coins[:, slot] <= probability)
@@ -142,17 +143,16 @@ def operations_of(plan: EpochPlan, slot: int, size: Size) -> dict[Operation, np.
 def apply(images: Tensor, operation: Operation) -> Tensor:
     """One operation on uint8 images (B, 3, H, W), as `torchvision.transforms.v2.AutoAugment` calls it on each alone."""
     from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional as F  # noqa: N812
+    from torchvision.transforms.v2 import functional as F
 
     value = operation.magnitude
     mode = InterpolationMode.BILINEAR if operation.bilinear else InterpolationMode.NEAREST
 
     def affine(*, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Tensor:
         center = [0, 0] if any(shear) else None
-        moved = F.affine(
+        return F.affine(
             images, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), interpolation=mode, center=center
         )
-        return moved  # type: ignore[no-any-return]
 
     calls: dict[str, Callable[[], Tensor]] = {
         "ShearX": lambda: affine(shear=(math.degrees(math.atan(value)), 0.0)),
@@ -176,4 +176,5 @@ def apply(images: Tensor, operation: Operation) -> Tensor:
 
 def solarize_add(images: Tensor, amount: int) -> Tensor:
     """Add `amount` to every value under 128, up to 255 (timm/data/auto_augment.py, `solarize_add`)."""
-    return images.where(images >= _SOLARIZE_ADD_BELOW, (images.int() + amount).clamp_max(255).to(images.dtype))
+    added = (images.int() + amount).clamp_max(255).to(images.dtype)
+    return torch.where(images < _SOLARIZE_ADD_BELOW, added, images)

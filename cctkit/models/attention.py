@@ -43,7 +43,7 @@ class Attention(nn.Module):
                 weights = self.attn_drop((q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1))  # (B, H, N, N)
                 x = weights @ v
             x = x.transpose(1, 2).reshape(batch, tokens, width)
-        return self.proj_drop(self.proj(x))
+        return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
 
 
 def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
@@ -52,7 +52,7 @@ def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.G
     The mask is one byte an element and lives in the sign bit of the saved weights: a training step keeps one matrix
     of weights a layer where autograd keeps three and a mask on the plain path.
     """
-    return _ChunkedAttention.apply(qkv, p, scale, generator)  # type: ignore[no-any-return, no-untyped-call]
+    return _ChunkedAttention.apply(qkv, p, scale, generator)  # type: ignore[no-any-return]
 
 
 class _ChunkedAttention(torch.autograd.Function):

@@ -75,5 +75,5 @@ class DropPath(nn.Module):
 def use_generator(model: nn.Module, generator: torch.Generator | None) -> None:
     """Let every random layer of `model` draw from `generator` (on the CPU; elsewhere they draw from the device's default)."""
     for module in model.modules():
-        if hasattr(module, "generator"):
+        if isinstance(module, (Dropout, DropPath)):
             module.generator = generator

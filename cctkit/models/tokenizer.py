@@ -1,5 +1,7 @@
 """From images to a sequence of tokens by convolutions: `Compact-Transformers/src/utils/tokenizer.py`."""
 
+import itertools
+
 from torch import Tensor, nn
 
 from cctkit.config import ModelConfig, Size
@@ -26,7 +28,8 @@ class Tokenizer(nn.Module):
         if self.path == "plain":
             x = self.conv_layers(x)
         else:
-            for conv, activation, pool in self.conv_layers:  # type: ignore[misc]
+            for layer in self.conv_layers:
+                conv, activation, pool = layer.children()
                 x = activation(pool(conv(x)))
         return self.flattener(x).transpose(-2, -1)  # type: ignore[no-any-return]
 
@@ -40,7 +43,7 @@ def _cct_layers(config: ModelConfig) -> list[nn.Sequential]:
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        for before, after in zip(planes, planes[1:], strict=False)
+        for before, after in itertools.pairwise(planes)
     ]
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -31,7 +31,7 @@ class WeightsInfo:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resize_mode: str
+    resize_mode: Literal["crop", "squash"]
     dataset: Mapping[str, Any]
     recipe: str | None
     metrics: Mapping[str, float | None]

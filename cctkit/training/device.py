@@ -158,11 +158,11 @@ def measure() -> Probe:
     qkv = torch.randn(4, 256, 3, 4, 64, dtype=_DTYPES[precision], requires_grad=True)
 
     def chunked(p: float) -> Callable[[], object]:
-        return lambda: chunked_attention(qkv, p=p, scale=0.125, generator=generator).sum().backward()
+        return lambda: chunked_attention(qkv, p=p, scale=0.125, generator=generator).sum().backward()  # type: ignore[no-untyped-call]
 
     def fused() -> None:
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()
+        nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()  # type: ignore[no-untyped-call]
 
     faster: AttentionPath = "fused" if _seconds(fused) < _seconds(chunked(0.0)) else "chunked"
     return Probe(precision=precision, attention=faster, attention_with_dropout="chunked")

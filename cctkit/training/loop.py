@@ -105,7 +105,8 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     model = policy.prepare(build_model(job.model_config, seed=config.seed))
     ema = None
     if config.ema is not None:
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy)
     history = History()
     found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice) if resume else None

@@ -139,10 +139,9 @@ def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -
     weights = [weight for weight in state.model.parameters() if weight.grad is not None]
     norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     spike = norm > _SPIKE * state.norms.nanmedian()
-    if state.scaler.is_enabled():  # an overflow in fp16 only lowers the scale; the scaler itself withholds that update
-        ok = loss_is_finite & ~(norm.isfinite() & spike)
-    else:
-        ok = loss_is_finite & norm.isfinite() & ~spike
+    # An overflow in fp16 only lowers the scale, and the scaler itself withholds that update.
+    wrong = norm.isfinite() & spike if state.scaler.is_enabled() else ~norm.isfinite() | spike
+    ok = loss_is_finite & ~wrong
     state.diverged |= ~ok
     state.norms[state.step % _NORMS_KEPT] = norm
     if config.clip_grad is not None:

@@ -1,0 +1,43 @@
+"""Training and evaluation from Python: what the commands do, without a terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cctkit.config import DataConfig
+from cctkit.inference import Wish, evaluate_source
+from cctkit.training.loop import Progress
+from cctkit.training.run import Request, start_run
+from cctkit.training.stopping import StopRequest
+
+
+class SilentReporter:
+    """Tells nobody."""
+
+    log_every_s = 30.0
+
+    def notice(self, text: str) -> None: ...
+    def progress(self, now: Progress) -> None: ...
+    def evaluating(self, split: str, done: int, total: int) -> None: ...
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
+
+
+def fit(*, output: str | Path | None = None, recipe: str | None = None, **settings: Any) -> dict[str, Any]:
+    """Train with these settings, named as the flags of `cctkit train`; the result, as `result.json` has it.
+
+    `fit(model="cct_2_3x2", dataset="folder/of/images", epochs=10, output="runs/mine")`
+
+    Raises: UserError and its kinds.
+    """
+    request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None)
+    _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None)
+    return result
+
+
+def evaluate(source: str | Path, *, dataset: str | None = None, split: str = "test", device: str = "auto") -> dict[str, Any]:
+    """Evaluate a run directory or a weights file; the result, as `cctkit eval --json` prints it.
+
+    Raises: UserError.
+    """
+    wish = Wish(data=DataConfig(dataset=dataset), split=split, device=device)
+    return evaluate_source(Path(source), wish, notify=lambda _: None, progress=lambda *_: None)
