@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from cctkit.training.loop import Progress
+if TYPE_CHECKING:
+    from cctkit.training.loop import Progress
 
 _SLOW_RUN_S = 3600
 
@@ -36,7 +37,7 @@ class Estimate:
     def __init__(self) -> None:
         self.advised = False
 
-    def left_s(self, now: Progress) -> float:
+    def left_s(self, now: "Progress") -> float:
         steps = (now.epochs - now.epoch) * now.steps - now.step
         return steps * now.step_s
 
@@ -64,7 +65,7 @@ class PlainReporter:
         self.stream.write(text + "\n")
         self.stream.flush()
 
-    def progress(self, now: Progress) -> None:
+    def progress(self, now: "Progress") -> None:
         left = self.estimate.left_s(now)
         if (advice := self.estimate.advice(left)) and not self.quiet:
             self.notice(advice)
@@ -117,7 +118,7 @@ class LiveReporter:
     def _show(self, description: str, done: int, total: int, more: str = "") -> None:
         self.bar.update(self.task, description=description, completed=done, total=total, more=more)
 
-    def progress(self, now: Progress) -> None:
+    def progress(self, now: "Progress") -> None:
         left = self.estimate.left_s(now)
         if advice := self.estimate.advice(left):
             self.notice(advice)

@@ -52,13 +52,14 @@ def _fetch(url: str, part: Path, progress: Progress) -> None:
         if error.code == 416:  # nothing is missing: the checksum decides
             return
         raise
-    with reply, full_disk_named(part):
+    with reply:
         continues = reply.status == 206
         total = int(reply.headers.get("Content-Length") or 0) + (have if continues else 0)
         done = have if continues else 0
         with open(part, "ab" if continues else "wb") as file:
             while block := reply.read(_BLOCK):
-                file.write(block)
+                with full_disk_named(part):
+                    file.write(block)
                 done += len(block)
                 progress(f"downloading {part.name.removesuffix('.part')} (bytes)", done, total)
         if total and done < total:

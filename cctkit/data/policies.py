@@ -171,7 +171,8 @@ def apply(images: Tensor, operation: Operation) -> Tensor:
         "Equalize": lambda: F.equalize(images),
         "Invert": lambda: F.invert(images),
     }
-    return calls[operation.name]()
+    changed: Tensor = calls[operation.name]()
+    return changed
 
 
 def solarize_add(images: Tensor, amount: int) -> Tensor:

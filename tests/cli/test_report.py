@@ -1,0 +1,167 @@
+"""What a person sees of an evaluation: every figure, aligned, and no name that does anything."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from cctkit.cli.report import render_evaluation
+
+RESULT: dict[str, Any] = {
+    "schema_version": 1,
+    "model": "cct_4_3x2",
+    "dataset": "cifar100",
+    "split": "test",
+    "num_images": 10_000,
+    "top1_percent": 56.78,
+    "top1_interval_percent": [55.807, 57.748],
+    "top5_percent": 83.2,
+    "loss": 1.65432,
+    "ece": 0.03214,
+    "params": {"total": 1_234_567, "without_embeddings": 1_200_000},
+    "images_per_s": 3456.7,
+    "score": None,
+    "worst_classes": [
+        {"class": name, "num_images": 100, "top1_percent": top1}
+        for name, top1 in (("otter", 12.0), ("seal", 15.0), ("boy", 21.0), ("girl", 22.0), ("maple_tree", 29.5), ("bear", 31.0))
+    ],
+    "confusions": [
+        {"class": true, "predicted": found, "count": count}
+        for true, found, count in (
+            ("otter", "seal", 31),
+            ("boy", "girl", 28),
+            ("girl", "boy", 25),
+            ("maple_tree", "oak_tree", 22),
+            ("seal", "otter", 19),
+            ("bear", "wolf", 9),
+        )
+    ],
+}
+
+WHOLE = """\
+model              cct_4_3x2
+data               cifar100, test, 10,000 images
+top-1              56.78%   95% interval 55.81 to 57.75
+top-5              83.20%
+loss               1.6543 nats
+calibration error  0.0321
+parameters         1,234,567   without embeddings 1,200,000
+speed              3,457 images/s
+
+worst class  top-1  images
+otter        12.0%     100
+seal         15.0%     100
+boy          21.0%     100
+girl         22.0%     100
+maple_tree   29.5%     100
+
+most confused  taken for  images
+otter          seal           31
+boy            girl           28
+girl           boy            25
+maple_tree     oak_tree       22
+seal           otter          19
+"""
+
+HOSTILE = {
+    "\x1b[31mred\x1b[0m": r"\x1b[31mred\x1b[0m",
+    "[bold]otter[/bold]": "[bold]otter[/bold]",
+    "[/]": "[/]",
+    "[link=http://a.example]x[/link]": "[link=http://a.example]x[/link]",
+    "two\nlines\r\t": r"two\nlines\r\t",
+    "\u202eevil\u200b": r"\u202eevil\u200b",
+    ":smile:": ":smile:",
+    "=cmd|' /C calc'!A0": "=cmd|' /C calc'!A0",
+    "../../etc/passwd": "../../etc/passwd",
+    "<script>alert(1)</script>": "<script>alert(1)</script>",
+}
+
+
+def shown(result: Mapping[str, Any], *, width: int, terminal: bool = False) -> str:
+    """The text, without the blanks at the ends of lines. A console as careless as rich's own default: markup is on."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=terminal, color_system="truecolor" if terminal else None).print(
+        render_evaluation(result)
+    )
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
+
+
+def named(name: str) -> dict[str, Any]:
+    """The result with `name` in every place that a name from outside can take."""
+    return RESULT | {
+        "model": name,
+        "dataset": name,
+        "worst_classes": [{"class": name, "num_images": 1, "top1_percent": 0.0}],
+        "confusions": [{"class": name, "predicted": name, "count": 1}],
+    }
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_whole_output_is_this(width: int) -> None:
+    assert shown(RESULT, width=width) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("top5_percent", "top-5"), ("loss", "loss"), ("ece", "calibration error"), ("images_per_s", "speed")]
+)
+def test_a_figure_that_is_null_is_left_out(key: str, name: str) -> None:
+    names = ["model", "data", "top-1", "top-5", "loss", "calibration error", "parameters", "speed"]
+    names.remove(name)
+    figures = shown(RESULT | {key: None}, width=80).split("\n\n")[0]
+    assert [line.split("  ")[0] for line in figures.splitlines()] == names
+
+
+def test_a_zero_is_shown() -> None:
+    text = shown(RESULT | {"loss": 0.0, "ece": 0.0, "top5_percent": 0.0}, width=80)
+    assert "loss               0.0000 nats\n" in text
+    assert "calibration error  0.0000\n" in text
+    assert "top-5              0.00%\n" in text
+
+
+def test_the_score_is_shown_with_its_formula_where_there_is_one() -> None:
+    # 100 * (75.145 - 70) / 3.19 = 161.285
+    text = shown(RESULT | {"score": 161.2853}, width=80)
+    assert "score              161.285   100 * (top-1 - 70) / millions of parameters\n" in text
+    assert "score" not in shown(RESULT, width=80)
+
+
+def test_a_perfect_model_has_no_table_of_confusions() -> None:
+    text = shown(RESULT | {"confusions": [], "worst_classes": []}, width=80)
+    assert text == WHOLE.split("\n\n")[0] + "\n"
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=map(str, range(len(HOSTILE))))
+def test_a_hostile_name_is_shown_and_does_nothing(name: str) -> None:
+    assert shown(named(name), width=120).count(HOSTILE[name]) == 5  # model, data, class, true, predicted
+
+
+@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize("name", HOSTILE, ids=map(str, range(len(HOSTILE))))
+def test_a_hostile_name_adds_no_control_character(name: str, width: int) -> None:
+    text = shown(named(name), width=width)
+    assert all(character == "\n" or character.isprintable() for character in text)
+    coloured = [shown(named(each), width=width, terminal=True).count("\x1b") for each in (name, "name")]
+    assert coloured[0] - coloured[1] in (0, 4)  # the headings' two pairs, where they are folded into a second line
+
+
+@pytest.mark.parametrize("width", [60, 120])
+@pytest.mark.parametrize(
+    "name", ["x" * 500, "many words " * 50, "水族館の魚" * 30, "\x1b" * 100], ids=["one word", "words", "wide", "escaped"]
+)
+def test_a_long_name_breaks_no_column(name: str, width: int) -> None:
+    lines = shown(named(name), width=width).splitlines()
+    assert max(map(cell_len, lines)) <= width
+    assert "calibration error  0.0321" in lines
+    (worst,) = [line for line in lines if line.startswith("worst class")]
+    assert worst.endswith("  top-1  images")
+    (figures,) = [line for line in lines if line.endswith(" 0.0%       1")]
+    assert cell_len(figures) == cell_len(worst)
+
+
+def test_figures_stay_under_their_headings_beside_wide_characters() -> None:
+    rows = [{"class": name, "num_images": 7, "top1_percent": 50.0} for name in ("魚", "otter", "a")]
+    lines = shown(RESULT | {"worst_classes": rows, "confusions": []}, width=60).splitlines()[-4:]
+    assert {cell_len(line) for line in lines} == {len("worst class  top-1  images")}

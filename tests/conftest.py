@@ -1,0 +1,42 @@
+"""What every test shares: a cache of its own, and no way to the network."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CCTKIT_CACHE", str(folder))
+        patch.setenv("CCTKIT_DATA", str(folder / "data"))
+        patch.setenv("NO_COLOR", "1")
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+def write_images(folder: Path, classes: dict[str, int], *, size: tuple[int, int] = (16, 16), seed: int = 0) -> None:
+    """PNG files of `classes` (name -> number), each class of its own brightness, (width, height) = `size`."""
+    generator = np.random.default_rng(seed)
+    for label, (name, number) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(number):
+            pixels = generator.integers(0, 60, (size[1], size[0], 3)) + 40 * (label + 1)
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i}.png")

@@ -1,0 +1,171 @@
+"""Batched augmentation does to every image what the reference does to that image alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F  # noqa: N812
+
+from cctkit.config import AugmentConfig
+from cctkit.data.augment import augment, finish, normalise
+from cctkit.data.plan import EpochPlan
+from cctkit.data.policies import CIFAR10_POLICY, RAND_OPERATIONS, Operation, _rand_operation, apply, solarize_add
+
+ONLY_POLICY = AugmentConfig(crop="none", flip=False)
+
+
+def random_images(number: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random images, some of them flat or of few values, which equalize and autocontrast treat apart."""
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randint(0, 256, (number, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    images = torch.nn.functional.interpolate(small.float(), size=32, mode="bilinear").to(torch.uint8)
+    images[0] = 77
+    images[1] = images[1] // 128 * 200
+    return images
+
+
+def reference(image: torch.Tensor, policy: int, coins: tuple[float, float], negative: bool) -> torch.Tensor:
+    """torchvision's own AutoAugment on one image, its draws replaced by these."""
+    transform = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    draws = iter([])
+
+    def rand(*_: Any, **__: Any) -> torch.Tensor:
+        return torch.tensor(next(draws))
+
+    sequence = []
+    for slot, (name, probability, _) in enumerate(CIFAR10_POLICY[policy]):
+        sequence.append(coins[slot])
+        if coins[slot] <= probability and transform._AUGMENTATION_SPACE[name][1]:
+            sequence.append(0.25 if negative else 0.75)
+    draws = iter(sequence)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", rand)
+        patch.setattr(torch, "randint", lambda *_, **__: torch.tensor(policy))
+        return transform(image)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("policy", range(25))
+def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: bool) -> None:
+    images = random_images(8)
+    coins = np.tile(np.array([[0.0, 0.0], [0.0, 0.999], [0.999, 0.0], [0.15, 0.25]], dtype=np.float32), (2, 1))
+    plan = EpochPlan(
+        order=np.arange(8), policy=np.full(8, policy, dtype=np.uint8), coins=coins, signs=np.full((8, 2), negative)
+    )
+    before = images.clone()
+    out = augment(images, plan=plan, config=ONLY_POLICY)
+    for i in range(8):
+        expected = reference(images[i], policy, (float(coins[i, 0]), float(coins[i, 1])), negative)
+        assert torch.equal(out[i], expected), (policy, i)
+    assert torch.equal(images, before)
+
+
+def draw(number: int, config: AugmentConfig, batch_size: int = 16) -> EpochPlan:
+    return EpochPlan.draw(
+        seed=3, epoch=2, num_images=number, batch_size=batch_size, image_size=(32, 32), config=config
+    )
+
+
+def test_a_padded_crop_and_flip_equal_the_single_image_ones() -> None:
+    config = AugmentConfig(auto_augment="none")
+    images, plan = random_images(64), draw(64, config)
+    out = augment(images, plan=plan, config=config)
+    for i in range(64):
+        top, left = plan.box[i, :2].tolist()
+        expected = F.crop(F.pad(images[i], [4, 4, 4, 4]), top, left, 32, 32)
+        assert torch.equal(out[i], F.horizontal_flip(expected) if plan.flip[i] else expected)
+
+
+def test_a_resized_crop_equals_torchvisions_on_the_image_alone() -> None:
+    config = AugmentConfig(auto_augment="none", crop="resized", flip=False)
+    images, plan = random_images(64), draw(64, config)
+    out = augment(images, plan=plan, config=config)
+    for i in range(64):
+        top, left, height, width = plan.box[i].tolist()
+        expected = F.resized_crop(images[i], top, left, height, width, [32, 32], InterpolationMode.BICUBIC, antialias=True)
+        assert torch.equal(out[i], expected)
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(auto_augment="rand", crop="resized")])
+def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: AugmentConfig) -> None:
+    images, plan = random_images(96), draw(96, config)
+    whole = augment(images, plan=plan, config=config)
+    for size in (1, 7, 32):
+        parts = [augment(images[i : i + size], plan=plan.part(i, i + size), config=config) for i in range(0, 96, size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_normalisation_is_torchvisions() -> None:
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    images = random_images(4)
+    expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std)
+    for channels_last in (False, True):
+        out = normalise(images, mean=mean, std=std, channels_last=channels_last)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_is_torchvisions_arithmetic_on_the_same_draws(kind: str) -> None:
+    config = AugmentConfig(auto_augment="none", crop="none", flip=False, **{kind: 1.0})
+    images, plan = random_images(16), draw(16, config)
+    labels = torch.arange(16)
+    plain = normalise(images, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    batch = finish(images, labels, plan=plan, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    share = float(plan.weight[0])
+    rolled = plain.flip(0)  # the partner is the batch's other end
+    if kind == "mixup":
+        expected = plain * share + rolled * (1 - share)
+    else:
+        expected = plain.clone()
+        top, left, height, width = plan.mix_box[0].tolist()
+        assert height > 0
+        expected[:, :, top : top + height, left : left + width] = rolled[:, :, top : top + height, left : left + width]
+    torch.testing.assert_close(batch.images, expected)
+    assert torch.equal(batch.partner_labels, labels.flip(0))
+    assert batch.weight.tolist() == pytest.approx([share] * 16)
+
+
+def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
+    config = AugmentConfig(auto_augment="none", crop="none", flip=False, random_erase=1.0)
+    images, plan = torch.zeros(64, 3, 32, 32, dtype=torch.uint8), draw(64, config)
+    labels = torch.zeros(64, dtype=torch.int64)
+    whole = finish(images, labels, plan=plan, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False).images
+    part = finish(images[32:], labels[32:], plan=plan.part(32, 64), mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    assert torch.equal(part.images, whole[32:])
+    noise = whole[whole != 0]
+    assert noise.mean().item() == pytest.approx(0, abs=0.05)
+    assert noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+# timm/data/auto_augment.py, LEVEL_TO_ARG at level 9 and level 10, for images 32 pixels wide.
+RAND_MAGNITUDES = [
+    ("Rotate", 90, True, -27.0),
+    ("Posterize", 90, False, 1),  # 4 - int(0.9 * 4)
+    ("Solarize", 90, False, 26 / 255),  # 256 - int(0.9 * 256) = 26
+    ("SolarizeAdd", 90, False, 99),
+    ("Color", 90, False, 0.81),  # factor 1 + 0.9 * 0.9
+    ("Brightness", 100, True, -0.9),  # factor max(0.1, 1 - 0.9)
+    ("ShearX", 90, False, 0.27),
+    ("TranslateY", 100, True, -14.4),
+    ("Invert", 90, True, 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "tenths", "negative", "expected"), RAND_MAGNITUDES)
+def test_rand_augments_magnitudes_are_timms(name: str, tenths: int, negative: bool, expected: float) -> None:
+    operation = _rand_operation(RAND_OPERATIONS.index(name), tenths, negative, (32, 32))
+    assert operation.magnitude == pytest.approx(expected)
+
+
+def test_solarize_add_adds_below_128_only() -> None:
+    values = torch.tensor([0, 100, 127, 128, 255], dtype=torch.uint8)
+    assert solarize_add(values, 110).tolist() == [110, 210, 237, 128, 255]
+
+
+@pytest.mark.parametrize("name", RAND_OPERATIONS)
+def test_every_operation_of_rand_augment_keeps_shape_and_type(name: str) -> None:
+    out = apply(random_images(4), Operation(name, _rand_operation(RAND_OPERATIONS.index(name), 93, True, (32, 32)).magnitude))
+    assert (out.shape, out.dtype) == ((4, 3, 32, 32), torch.uint8)

@@ -1,0 +1,168 @@
+"""A folder of images becomes a data set, or an error that says what to mend."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cctkit.config import DataConfig
+from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.folder import BadImageError, decode
+from cctkit.errors import UserError
+from tests.conftest import write_images
+
+
+def load(folder: Path, **config: Any) -> Dataset:
+    return load_dataset(DataConfig(dataset=str(folder), **{"image_size": (8, 8)} | config))
+
+
+def test_a_flat_folder_is_split_80_to_20_in_every_class_and_the_same_each_time(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 20, "dog": 10})
+    first, again = load(tmp_path / "a"), load(tmp_path / "a")
+    assert first.class_names == ("cat", "dog")
+    assert np.bincount(first.train.labels).tolist() == [16, 8]
+    assert np.bincount(first.test.labels).tolist() == [4, 2]
+    assert first.test.ids() == again.test.ids()
+    assert not set(first.test.ids()) & set(first.train.ids())
+    assert load(tmp_path / "a", split_seed=1).test.ids() != first.test.ids()
+
+
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
+def test_a_second_side_of_any_name_alone_is_the_test(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / "train", {"cat": 4, "dog": 4})
+    write_images(tmp_path / name, {"cat": 2, "dog": 3})
+    data = load(tmp_path)
+    assert (len(data.train), data.val, len(data.test)) == (8, None, 5)
+
+
+def test_val_chooses_and_test_reports_where_both_are_there(tmp_path: Path) -> None:
+    for side, number in (("train", 4), ("val", 2), ("test", 3)):
+        write_images(tmp_path / side, {"cat": number, "dog": number})
+    data = load(tmp_path)
+    assert (len(data.train), len(data.val), len(data.test)) == (8, 4, 6)
+    with pytest.raises(UserError, match="validation folder already"):
+        load(tmp_path, val_fraction=0.1)
+
+
+def test_a_validation_share_is_taken_from_train_alone(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", {"cat": 20, "dog": 10})
+    write_images(tmp_path / "test", {"cat": 2, "dog": 2})
+    data = load(tmp_path, val_fraction=0.1)
+    assert np.bincount(data.val.labels).tolist() == [2, 1]
+    assert (len(data.train), len(data.test)) == (27, 4)
+
+
+def test_hidden_files_other_files_and_nested_folders_are_told_apart(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 4, "dog": 4})
+    write_images(tmp_path / "cat", {"more": 2})
+    write_images(tmp_path, {".ipynb_checkpoints": 3, "__MACOSX": 3})
+    (tmp_path / "cat" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "cat" / "._0.png").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    os.symlink(tmp_path, tmp_path / "dog" / "loop")
+    data = load(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    ids = data.train.ids() + data.test.ids()
+    assert "cat/more/1.png" in ids
+    assert sum(name.startswith("cat/") for name in ids) == 6
+
+
+@pytest.mark.parametrize(
+    ("sides", "words"),
+    [
+        ({}, "no image"),
+        ({"": {"cat": 3}}, "only one class"),
+        ({"": {"cat": 3, "dog": 0}}, "'dog' has no image"),
+        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2}}, "test lacks the class dog"),
+        ({"train": {"cat": 2}, "test": {"cat": 2, "dog": 2}}, "train lacks the class dog"),
+        ({"": {"cat": 3, "dog": 1}}, "'dog' has 1 image to split"),
+        ({"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}, "valid": {"a": 1, "b": 1}}, "more than one of val/"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path: Path, sides: dict[str, dict[str, int]], words: str) -> None:
+    for side, classes in sides.items():
+        write_images(tmp_path / side, classes)
+    with pytest.raises(UserError, match=words):
+        load(tmp_path)
+
+
+def test_a_broken_image_stops_and_is_named_or_is_left_out_and_listed(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 5, "dog": 5})
+    (tmp_path / "cat" / "text.png").write_text("this is no image")
+    whole = (tmp_path / "dog" / "0.png").read_bytes()
+    (tmp_path / "dog" / "torn.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"2 broken images: cat/text\.png.*dog/torn\.png") as caught:
+        load(tmp_path)
+    assert "--skip-bad" in str(caught.value.remedy)
+    data = load(tmp_path, skip_bad=True)
+    assert len(data.train) + len(data.test) == 10
+    assert [line.split(":")[0] for line in data.skipped] == ["cat/text.png", "dog/torn.png"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("x.tif" if mode in {"CMYK", "I;16"} else "x.png")
+    grey = Image.fromarray(np.full((4, 6), 128, dtype=np.uint8))
+    image = Image.fromarray(np.full((4, 6), 128 * 257, dtype=np.uint16)) if mode == "I;16" else grey.convert(mode)
+    image.save(path)
+    pixels = decode(str(path))
+    assert (pixels.shape, pixels.dtype) == ((4, 6, 3), np.uint8)
+    if mode != "1":
+        assert np.abs(pixels.astype(int) - 128).max() <= 3
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((4, 8, 3), dtype=np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert decode(str(tmp_path / "x.jpg")).shape == (8, 4, 3)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    with pytest.raises(BadImageError, match="at most 64,000,000"):
+        decode(str(tmp_path / "bomb.png"))
+
+
+def test_an_image_of_another_shape_is_cropped_or_squashed(tmp_path: Path) -> None:
+    wide = np.zeros((8, 24, 3), dtype=np.uint8)
+    wide[:, 8:16] = 255  # the middle third is white
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.fromarray(wide).save(tmp_path / name / f"{i}.png")
+    cropped = load(tmp_path).train.take(np.array([0]))
+    squashed = load(tmp_path, resize_mode="squash").train.take(np.array([0]))
+    assert cropped.min() == 255
+    assert squashed.min() == 0
+    assert squashed.shape == (1, 3, 8, 8)
+
+
+def test_hostile_class_names_are_data_and_print_inertly(tmp_path: Path) -> None:
+    names = ["\x1b[31mred", "[bold]", "a\nb", "\u202eevil", "=cmd()", "<script>"]
+    write_images(tmp_path, dict.fromkeys(names, 3))
+    data = load(tmp_path)
+    assert sorted(names) == list(data.class_names)
+    (tmp_path / "\x1b[31mred" / "x.png").write_text("broken")
+    with pytest.raises(UserError) as caught:
+        load(tmp_path)
+    assert "\x1b" not in str(caught.value)
+    assert "\\x1b" in str(caught.value)
+
+
+def test_statistics_are_those_of_the_training_pixels(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 10, "dog": 10}, size=(8, 8))
+    data = load(tmp_path)
+    pixels = data.train.take(np.arange(len(data.train))).double() / 255
+    torch.testing.assert_close(torch.tensor(data.mean).double(), pixels.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.tensor(data.std).double(), pixels.std((0, 2, 3), unbiased=False), atol=1e-6, rtol=0)
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load(tmp_path / "nowhere")

@@ -1,0 +1,116 @@
+"""An epoch's draws are a function of the seed and the epoch, and are distributed as the papers say."""
+
+import numpy as np
+import pytest
+import torch
+
+from cctkit.config import AugmentConfig
+from cctkit.data.plan import EpochPlan
+from cctkit.data.policies import CIFAR10_POLICY
+
+
+def draw(number: int = 1000, *, seed: int = 0, epoch: int = 0, batch_size: int = 128, **config: object) -> EpochPlan:
+    return EpochPlan.draw(
+        seed=seed,
+        epoch=epoch,
+        num_images=number,
+        batch_size=batch_size,
+        image_size=(32, 32),
+        config=AugmentConfig(**config),  # type: ignore[arg-type]
+    )
+
+
+def test_every_image_is_seen_once_and_every_epoch_in_another_order() -> None:
+    first, second = draw(epoch=0).order, draw(epoch=1).order
+    assert sorted(first) == list(range(1000))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, draw(epoch=0).order)
+    assert not np.array_equal(first, draw(seed=1).order)
+
+
+def test_switching_mixup_on_changes_no_other_draw() -> None:
+    plain, mixed = draw(), draw(mixup=0.8, random_erase=0.25)
+    for name in ("order", "policy", "coins", "signs", "box", "flip"):
+        assert np.array_equal(getattr(plain, name), getattr(mixed, name)), name
+
+
+def test_sub_policies_coins_and_signs_have_their_frequencies_over_100_000_draws() -> None:
+    plan = draw(100_000)
+    counts = np.bincount(plan.policy, minlength=25)
+    assert np.abs(counts - 4000).max() < 5 * (4000 * 24 / 25) ** 0.5
+    assert abs(plan.signs.mean() - 0.5) < 5 * 0.5 / 200_000**0.5
+    for policy, row in enumerate(CIFAR10_POLICY):
+        of_policy = plan.coins[plan.policy == policy]
+        for slot, (_, probability, _) in enumerate(row):
+            share = (of_policy[:, slot] <= np.float32(probability)).mean()
+            assert abs(share - probability) < 5 * (max(probability * (1 - probability), 1e-4) / len(of_policy)) ** 0.5
+    assert abs(plan.flip.mean() - 0.5) < 5 * 0.5 / 100_000**0.5
+
+
+def test_a_padded_crop_is_uniform_over_81_corners() -> None:
+    corners = draw(81_000).box[:, :2]
+    counts = np.bincount(corners[:, 0].astype(int) * 9 + corners[:, 1], minlength=81)
+    assert counts.shape == (81,)
+    assert np.abs(counts - 1000).max() < 5 * 1000**0.5
+
+
+def test_resized_crops_lie_inside_and_are_distributed_as_torchvisions() -> None:
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    image = torch.empty(3, 32, 32)
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.8, 1.0], [3 / 4, 4 / 3])[2:] for _ in range(2000)])
+    boxes = draw(20_000, crop="resized").box.astype(int)
+    top, left, height, width = boxes.T
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + height <= 32).all()
+    assert (left + width <= 32).all()
+    assert height.mean() == pytest.approx(theirs[:, 0].mean(), abs=0.2)
+    assert width.mean() == pytest.approx(theirs[:, 1].mean(), abs=0.2)
+    assert height.std() == pytest.approx(theirs[:, 0].std(), abs=0.15)
+    assert (height * width).mean() == pytest.approx(theirs.prod(axis=1).mean(), abs=6)
+
+
+def test_rand_augment_draws_magnitudes_around_nine_in_tenths() -> None:
+    levels = draw(50_000, auto_augment="rand").levels
+    assert levels.mean() == pytest.approx(90, abs=0.5)
+    assert levels.std() == pytest.approx(5, abs=0.3)
+    assert levels.max() == 100
+    operations = np.bincount(draw(50_000, auto_augment="rand").operations.ravel(), minlength=15)
+    assert np.abs(operations - 100_000 / 15).max() < 5 * (100_000 / 15) ** 0.5
+
+
+def test_mixing_pairs_an_image_with_the_other_end_of_its_own_batch() -> None:
+    plan = draw(300, mixup=0.8, cutmix=1.0)
+    assert plan.partner[:3].tolist() == [127, 126, 125]
+    assert plan.partner[256:].tolist() == list(range(299, 255, -1))
+    assert len(set(plan.weight[:128].tolist())) == 1
+    assert ((plan.weight >= 0) & (plan.weight <= 1)).all()
+
+
+def test_cutmix_weighs_by_the_area_it_really_takes() -> None:
+    plan = draw(128 * 500, cutmix=1.0)
+    area = plan.mix_box[:, 2].astype(int) * plan.mix_box[:, 3]
+    np.testing.assert_allclose(plan.weight, 1 - area / 1024, rtol=1e-6)
+    # A box of side r around a uniform centre keeps r - r^2 / 4 of a side; over r^2 uniform that is 0.321 of the area.
+    assert plan.weight[::128].mean() == pytest.approx(1 - 0.321, abs=0.05)
+
+
+def test_erasing_takes_its_share_of_the_images_and_of_their_area() -> None:
+    boxes = draw(20_000, random_erase=0.25).erase_box.astype(int)
+    erased = boxes[boxes[:, 2] > 0]
+    assert len(erased) / 20_000 == pytest.approx(0.25, abs=0.02)
+    area = erased[:, 2] * erased[:, 3] / 1024
+    assert 0.01 < area.min()
+    assert area.max() < 0.36
+    assert (erased[:, 0] + erased[:, 2] <= 32).all()
+    assert (erased[:, 1] + erased[:, 3] <= 32).all()
+
+
+def test_a_part_is_the_plan_between_two_positions() -> None:
+    plan = draw(mixup=0.8)
+    part = plan.part(256, 384)
+    assert (part.start, len(part)) == (256, 128)
+    assert np.array_equal(part.order, plan.order[256:384])
+    assert np.array_equal(part.weight, plan.weight[256:384])

@@ -1,0 +1,128 @@
+"""The fast attention paths equal the plain one, in values and gradients."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cctkit.models import attention
+from cctkit.models.attention import Attention, chunked_attention
+from cctkit.models.dropout import byte_scale
+
+SCALE = 8**-0.5
+
+
+def reference(qkv: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention by its definition (Vaswani et al. 2017), with a mask of kept weights already scaled."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    weights = (q @ k.transpose(-2, -1) * SCALE).softmax(-1)
+    out = (weights if mask is None else weights * mask) @ v
+    return out.transpose(1, 2).flatten(2)
+
+
+def qkv_of(batch: int, tokens: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(batch, tokens, 3, 2, 8, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("path", ["fused", "chunked"])
+def test_without_dropout_every_path_equals_the_plain_one(path: attention.Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = Attention(embed_dim=16, num_heads=2, attention_dropout=0.0, dropout=0.0).to(dtype).train()
+    x = torch.randn(5, 17, 16, dtype=dtype, requires_grad=True)
+    results = []
+    for each in ("plain", path):
+        layer.path = each  # type: ignore[assignment]
+        out = layer(x)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])])
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-5 if dtype == torch.float32 else 1e-10, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3000, 2**21])
+def test_with_dropout_the_chunked_path_equals_the_plain_one_on_the_same_mask(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_CHUNK_BYTES", chunk_bytes)
+    qkv, generator = qkv_of(5, 9), torch.Generator().manual_seed(4)
+    masks = []
+    for start, stop in attention._chunks(torch.empty(5, 2, 9, 8, dtype=torch.float64)):
+        ones = torch.ones(stop - start, 2, 9, 9, dtype=torch.float64)
+        attention._mark_dropped(ones, 0.3, generator)
+        masks.append((ones > 0).double() * byte_scale(0.3))
+    expected = reference(qkv, torch.cat(masks))
+    expected_grad = torch.autograd.grad(expected.square().sum(), qkv)[0]
+    out = chunked_attention(qkv, p=0.3, scale=SCALE, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), qkv)[0], expected_grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_the_chunked_paths_gradient_is_the_numeric_one(p: float) -> None:
+    qkv = torch.randn(2, 3, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+
+    def run(x: Tensor) -> Tensor:
+        return chunked_attention(x, p=p, scale=0.5, generator=torch.Generator().manual_seed(7))
+
+    assert torch.autograd.gradcheck(run, qkv)
+
+
+def test_dropout_leaves_the_expectation_of_the_chunked_path_unchanged() -> None:
+    qkv, generator = qkv_of(2, 6).detach(), torch.Generator().manual_seed(0)
+    rounds = 4000
+    draws = torch.stack([chunked_attention(qkv, p=0.2, scale=SCALE, generator=generator) for _ in range(rounds)])
+    error = (draws.mean(dim=0) - reference(qkv, None)) / (draws.std(dim=0) / rounds**0.5)
+    assert error.abs().max().item() < 5  # standard errors, of 192 values
+    assert draws.std(dim=0).min().item() > 0
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3000, 2**21])
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(
+    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_CHUNK_BYTES", chunk_bytes)
+    qkv = qkv_of(7, 5, torch.float32)
+    first, again, other = (
+        chunked_attention(qkv, p=0.5, scale=SCALE, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_chunks_cover_the_batch_once_where_they_do_not_divide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_CHUNK_BYTES", 3 * 2 * 4 * 4 * 8)  # three images of two heads, four tokens, float64
+    assert attention._chunks(torch.empty(7, 2, 4, 9, dtype=torch.float64)) == [(0, 3), (3, 6), (6, 7)]
+
+
+def test_dropped_weights_keep_their_size_and_marks_survive_zeros_and_subnormals() -> None:
+    """A weight that underflowed to zero can be dropped too: its mark is the sign of the zero."""
+    for value in (0.0, 1e-45, 1.0):
+        weights = torch.full((1, 1, 8, 8), value)
+        attention._mark_dropped(weights, 0.5, torch.Generator().manual_seed(0))
+        assert torch.equal(weights.abs(), torch.full((1, 1, 8, 8), value))
+        assert 0 < weights.signbit().sum().item() < 64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_every_lane_of_the_mask_drops_the_stated_share(dtype: torch.dtype) -> None:
+    ones = torch.ones(40, 1, 100, 100, dtype=dtype)
+    attention._mark_dropped(ones, 0.1, torch.Generator().manual_seed(0))
+    assert torch.equal(ones.abs(), torch.ones_like(ones))
+    lanes = (ones < 0).view(ones.element_size(), -1).double().mean(dim=1)
+    error = (0.1 * 0.9 * lanes.numel() / ones.numel()) ** 0.5
+    assert (lanes - 26 / 256).abs().max().item() < 5 * error
+
+
+def test_odd_numbers_of_weights_are_masked_to_the_last_one() -> None:
+    ones = torch.ones(1, 1, 3, 3)
+    attention._mark_dropped(ones, 0.999, torch.Generator().manual_seed(0))
+    assert (ones < 0).all()
+
+
+def test_evaluation_keeps_no_weights() -> None:
+    layer = Attention(embed_dim=16, num_heads=2, attention_dropout=0.5, dropout=0.0).eval()
+    layer.path = "chunked"
+    x = torch.randn(3, 5, 16)
+    plain = Attention(embed_dim=16, num_heads=2, attention_dropout=0.0, dropout=0.0).eval()
+    plain.load_state_dict(layer.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), plain(x))

@@ -1,0 +1,103 @@
+"""Dropout and drop path draw what they should, from the generator they are given."""
+
+import pytest
+import torch
+
+from cctkit.models.dropout import Dropout, DropPath, byte_scale, byte_threshold, random_bytes, use_generator
+
+
+def test_drop_path_is_torchvisions_stochastic_depth_on_the_same_draws() -> None:
+    from torchvision.ops import StochasticDepth
+
+    x = torch.randn(64, 5, 7)
+    theirs, ours = StochasticDepth(0.3, "row").train(), DropPath(0.3).train()
+    torch.manual_seed(3)
+    expected = theirs(x)
+    torch.manual_seed(3)
+    assert torch.equal(ours(x), expected)
+    assert torch.equal(ours.eval()(x), x)
+
+
+def test_drop_path_has_stochastic_depths_gradient_and_drops_whole_samples() -> None:
+    from torchvision.ops import stochastic_depth
+
+    x = torch.randn(50, 3, 2, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(5)
+    expected = torch.autograd.grad(stochastic_depth(x, 0.4, "row").square().sum(), x)[0]
+    layer = DropPath(0.4).train()
+    use_generator(layer, torch.Generator().manual_seed(5))
+    out = layer(x)
+    assert torch.equal(torch.autograd.grad(out.square().sum(), x)[0], expected)
+    dropped = (out == 0).flatten(1)
+    assert torch.equal(dropped.all(dim=1), dropped.any(dim=1))
+    assert 0 < dropped.all(dim=1).sum().item() < 50
+
+
+@pytest.mark.parametrize(("p", "threshold"), [(0.0, 0), (0.001, 1), (0.1, 26), (0.5, 128), (0.9, 230)])
+def test_the_byte_threshold_is_the_probability_in_256ths(p: float, threshold: int) -> None:
+    assert byte_threshold(p) == threshold
+    assert byte_scale(p) == 256 / (256 - threshold)
+
+
+def test_every_byte_of_a_draw_is_uniform() -> None:
+    """`random_()` without a range never sets the top bit of a word, which would bias every eighth byte."""
+    values = random_bytes((80_000,), torch.Generator().manual_seed(0)).view(-1, 8).double()
+    means = values.mean(dim=0)
+    assert (means - 127.5).abs().max().item() < 5 * 73.9 / 10_000**0.5  # five standard errors
+
+
+def test_dropout_keeps_the_expectation_and_drops_the_stated_share() -> None:
+    layer = Dropout(0.1).train()
+    use_generator(layer, torch.Generator().manual_seed(0))
+    out = layer(torch.ones(1000, 1000))
+    assert (out == 0).double().mean().item() == pytest.approx(26 / 256, abs=0.002)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.002)
+    assert out.unique().tolist() == pytest.approx([0.0, 256 / 230])
+
+
+def test_the_same_generator_state_gives_the_same_mask() -> None:
+    layer = Dropout(0.5).train()
+    generator = torch.Generator()
+    use_generator(layer, generator)
+    x = torch.ones(4, 33)
+    generator.manual_seed(7)
+    first = layer(x)
+    generator.manual_seed(7)
+    assert torch.equal(layer(x), first)
+    assert not torch.equal(layer(x), first)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropouts_gradient_is_its_mask(p: float) -> None:
+    layer = Dropout(p).train()
+    use_generator(layer, torch.Generator().manual_seed(1))
+    x = torch.randn(40, 11, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    out = layer(x)
+    grad = torch.autograd.grad(out.sum(), x)[0]
+    torch.testing.assert_close(grad, (out / x).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_dropout_keeps_the_dtype_and_takes_odd_sizes(dtype: torch.dtype) -> None:
+    out = Dropout(0.5).train()(torch.ones(3, 7, dtype=dtype))
+    assert out.dtype == dtype
+    assert out.shape == (3, 7)
+
+
+def test_a_given_generator_leaves_torchs_own_alone() -> None:
+    layers = torch.nn.Sequential(Dropout(0.5), DropPath(0.5)).train()
+    use_generator(layers, torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    layers(torch.ones(8, 8))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_evaluation_and_zero_drop_nothing() -> None:
+    x = torch.randn(3, 4)
+    assert layer_is_identity(Dropout(0.5).eval(), x)
+    assert layer_is_identity(Dropout(0.0).train(), x)
+    assert layer_is_identity(DropPath(0.5).eval(), x)
+
+
+def layer_is_identity(layer: torch.nn.Module, x: torch.Tensor) -> bool:
+    return layer(x) is x
