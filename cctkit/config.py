@@ -6,6 +6,8 @@ same. Outside of the code a configuration is flat: the keys of a TOML file are t
 
 import dataclasses
 import json
+import math
+import re
 import tomllib
 import types
 import typing
@@ -58,17 +60,19 @@ def flag_name(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
+_SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
+_LARGEST = 2**63 - 1
+
+
 def parse_size(text: object) -> Size:
     """`32` -> (32, 32); `48x32` -> (48, 32), height first.
 
     Raises: UserError where it is neither.
     """
-    parts = text if isinstance(text, (list, tuple)) else str(text).lower().split("x")
-    try:
-        numbers = [int(part) for part in parts]
-    except (TypeError, ValueError):
-        numbers = []
-    if len(numbers) not in (1, 2) or min(numbers) < 1:
+    joined = "x".join(map(str, text)) if isinstance(text, (list, tuple)) else str(text)
+    found = _SIZE.fullmatch(joined.lower())
+    numbers = [int(side) for side in found.groups() if side] if found else []
+    if not numbers or min(numbers) < 1:
         raise UserError(f"the image size is {safe_text(text)!r}, expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size")
     return numbers[0], numbers[-1]
 
@@ -100,13 +104,17 @@ def _checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> A
     kind = base_type(hint)
     if kind is tuple:
         return parse_size(value)
+    if isinstance(value, int) and value > _LARGEST:
+        raise UserError(f"{name} is too large, expected at most {_LARGEST}", flag)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{name} is {safe_text(value)!r}, expected {kind.__name__}", flag)
+        raise UserError(f"{name} is {safe_text(repr(value))}, expected {kind.__name__}", flag)
+    if isinstance(value, float) and math.isinf(value):
+        raise UserError(f"{name} is {value}, expected a finite number", flag)
     choices = _choices(hint)
     if choices and value not in choices:
-        raise UserError(f"{name} is {safe_text(value)!r}, expected one of: {', '.join(choices)}", flag)
+        raise UserError(f"{name} is {safe_text(repr(value))}, expected one of: {', '.join(choices)}", flag)
     for words, bound in bounds.items():
         if not _HOLDS[words](value, bound):  # also false for a NaN
             raise UserError(f"{name} is {value}, expected {words} {bound}", flag)
@@ -137,7 +145,7 @@ class ModelConfig(Checked):
     """One architecture, complete: what `models.build` needs and what a weights file carries. Built by `catalog.models`."""
 
     name: str
-    family: Literal["cct", "cvt", "vit_lite"]
+    family: Literal["cct", "cvt", "vit_lite", "vit"]
     num_classes: int = option(10, "classes K", panel=MODEL, at_least=1)
     image_size: Size = (32, 32)
     num_layers: int = option(2, "transformer blocks", panel=MODEL, at_least=1)
@@ -146,7 +154,7 @@ class ModelConfig(Checked):
     mlp_ratio: float = option(1.0, "width of the MLP over D", panel=MODEL, above=0)
     kernel_size: int = option(3, "kernel of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
     num_convs: int = option(1, "convolutions of the tokenizer (CCT)", panel=MODEL, at_least=1)
-    patch_size: int = option(4, "patch side in pixels (CVT, ViT-Lite)", panel=MODEL, at_least=1)
+    patch_size: int = option(4, "patch side in pixels (CVT, ViT-Lite, ViT)", panel=MODEL, at_least=1)
     positional_embedding: Positional = "learnable"
     dropout: float = option(0.0, "dropout", panel=MODEL, at_least=0, below=1)
     attention_dropout: float = option(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
@@ -161,11 +169,18 @@ class ModelConfig(Checked):
         height, width = self.image_size
         if min(height, width) < 8:
             raise UserError(f"image size {height}x{width} is too small, expected at least 8 pixels a side", "--image-size")
-        if self.family != "cct" and (height % self.patch_size or width % self.patch_size):
+        if self.family == "vit" and self.positional_embedding != "learnable":
+            raise UserError(f"the positions of {self.name} are learnable", "--positional-embedding", "leave it out")
+        patch = self.patch_size
+        if self.family != "cct" and (height % patch or width % patch):
+            nearest_sizes = (
+                "x".join(str(max(1, side // patch + more) * patch if side % patch else side) for side in self.image_size)
+                for more in (0, 1)
+            )
             raise UserError(
-                f"{self.name} cuts {self.patch_size}-pixel patches, which do not divide {height}x{width}",
+                f"{safe_text(self.name)} cuts {patch}-pixel patches, which do not divide {height}x{width}",
                 "--image-size",
-                f"use multiples of {self.patch_size}, or a cct model, which takes any size",
+                f"use {' or '.join(dict.fromkeys(nearest_sizes))}, or a cct model, which takes any size",
             )
 
 
@@ -179,6 +194,9 @@ class ModelOptions(Checked):
     embed_dim: int | None = option(None, "width, in place of the name's", panel=MODEL, at_least=1)
     num_heads: int | None = option(None, "attention heads, in place of the name's", panel=MODEL, at_least=1)
     mlp_ratio: float | None = option(None, "width of the MLP over the model's, in place of the name's", panel=MODEL, above=0)
+    patch_size: int | None = option(
+        None, "patch side in pixels, in place of the name's (CVT, ViT-Lite, ViT)", panel=MODEL, at_least=1
+    )
     dropout: float = option(0.0, "dropout after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
     attention_dropout: float = option(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
     drop_path: float = option(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
@@ -295,15 +313,20 @@ class TrainConfig(Checked):
             if key not in known:
                 hint = nearest(key, known)
                 raise UserError(
-                    f"unknown setting {safe_text(key)!r}", where, f"did you mean {' or '.join(hint)}?" if hint else None
+                    f"unknown setting {safe_text(key)!r}",
+                    where and safe_text(where),
+                    f"did you mean {' or '.join(hint)}?" if hint else None,
                 )
             groups[known[key]][key] = value
-        return cls(
-            model=ModelOptions(**groups["model"]),
-            data=DataConfig(**groups["data"]),
-            augment=AugmentConfig(**groups["augment"]),
-            **groups[""],
-        )
+        try:
+            return cls(
+                model=ModelOptions(**groups["model"]),
+                data=DataConfig(**groups["data"]),
+                augment=AugmentConfig(**groups["augment"]),
+                **groups[""],
+            )
+        except UserError as error:
+            raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """A copy with some settings, named as their flags, changed."""
@@ -331,17 +354,20 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises: UserError where the file cannot be read or is no TOML.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read the config file: {error.strerror}", safe_text(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"the config file is no TOML: {safe_text(error)}", safe_text(path)) from error
     values: dict[str, Any] = {}
     for key, value in document.items():
-        values.update(value if isinstance(value, dict) else {key: value})
+        for name, setting in (value if isinstance(value, dict) else {key: value}).items():
+            if name in values:
+                raise UserError(f"the setting {safe_text(name)!r} is there twice", safe_text(path))
+            values[name] = setting
     return values
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
     """Flat settings as TOML; what is None is left out. `read_toml` gives them back."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items() if value is not None)
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)

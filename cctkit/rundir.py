@@ -21,6 +21,8 @@ from cctkit.text import safe_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LOCK = ".lock"
+# What a start that was killed before its first step can have left; `config.json` is written last.
+_UNBEGUN = {_LOCK, "env.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class RunDir(RunPaths):
         if path.exists() and not path.is_dir():
             raise UserError("the output is a file, expected a directory", safe_text(path), "choose another --output")
         lock = _locked(path) if (path / _LOCK).exists() else None
-        if not made and any(item.name != _LOCK for item in path.iterdir()):
+        if not made and any(item.name not in _UNBEGUN and item.suffix != ".tmp" for item in path.iterdir()):
             if lock is not None:
                 lock.release()
             raise UserError(

@@ -1,5 +1,6 @@
-"""The report's score, accuracy per parameter, and the Pareto front that it is blind to."""
+"""The report's score, accuracy per parameter; the Pareto front that it is blind to; and a test of two models."""
 
+import math
 from collections.abc import Sequence
 
 THRESHOLD_PERCENT = 70.0
@@ -13,9 +14,29 @@ def score(top1_percent: float, params_millions: float) -> float | None:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (params, top1): whether no other point has at most its parameters and more accuracy, or fewer for as much."""
+    """For each (params, top1): whether no other point has at most its parameters and more accuracy, or fewer for as much.
+
+    Equal points share their place.
+    """
 
     def beaten(params: float, top1: float) -> bool:
         return any(p <= params and t >= top1 and (p, t) != (params, top1) for p, t in points)
 
     return [not beaten(*point) for point in points]
+
+
+def mcnemar_p_value(only_a: int, only_b: int) -> float:
+    """How likely so uneven a split is if both models are equally good: two-sided, exact, in (0, 1].
+
+    only_a, only_b: images that one of the two models alone has right; the images on which they agree do not count.
+    Source: McNemar 1947, Psychometrika 12, 153-157; exact as in Edwards 1948: binomial with n = only_a + only_b and 1/2.
+    """
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    log_last = math.lgamma(n + 1) - math.lgamma(fewer + 1) - math.lgamma(n - fewer + 1) - n * math.log(2)
+    total = term = 1.0  # the tail C(n, 0) + ... + C(n, fewer), over its last term
+    for k in range(fewer, 0, -1):
+        term *= k / (n - k + 1)
+        total += term
+        if term < total * 1e-17:
+            break
+    return min(1.0, 2 * math.exp(log_last) * total)

@@ -19,4 +19,5 @@ def safe_text(text: object, max_length: int = 200) -> str:
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` known names most like `name`, best first; empty where none is like it."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    by_folded = {each.casefold(): each for each in known}
+    return [by_folded[found] for found in difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)]

@@ -18,7 +18,8 @@ from cctkit.rundir import RunDir, default_name, finite, newest_run, read_metrics
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != ".lock"}
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_of_many_starts_at_once_one_wins_and_the_losers_change_nothing(tmp_path:
 
 def test_a_run_that_is_held_exits_5_and_is_free_at_once_when_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    code = HOLD + "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); print('ready', flush=True); time.sleep(60)"
+    code = HOLD + "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     holder.stdout.readline()
@@ -118,7 +119,8 @@ def test_a_full_disk_is_exit_4(tmp_path: Path) -> None:
         "import resource, signal, sys; from pathlib import Path; from cctkit.rundir import write_atomic\n"
         "from cctkit.errors import ResourceError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try:\n    write_atomic(Path(sys.argv[1]), b'x' * 2000)\nexcept ResourceError as error:\n    sys.exit(error.exit_code)\n"
+        "try:\n    write_atomic(Path(sys.argv[1]), b'x' * 2000)\n"
+        "except ResourceError as error:\n    sys.exit(error.exit_code)\n"
     )
     assert resource.RLIMIT_FSIZE is not None
     path = tmp_path / "file"

@@ -1,31 +1,95 @@
-"""Names from outside are printed inertly; mistyped ones find their neighbours."""
+"""Names from outside come out printable and readable; a mistyped name finds its neighbours."""
+
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cctkit.text import nearest, safe_text
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("raw", "shown"),
     [
-        ("plain [name]", "plain [name]"),
-        ("日本語 é", "日本語 é"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-        ("two\nlines\ttab", "two\\nlines\\ttab"),
-        ("\u202eright to left", "\\u202eright to left"),
-        ("zero\u200bwidth", "zero\\u200bwidth"),
-        ("lone \udcff surrogate", "lone \\udcff surrogate"),
-        ("\u2028", "\\u2028"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("bell\x07 back\x08 nul\x00 del\x7f", r"bell\x07 back\x08 nul\x00 del\x7f"),
+        ("\x9b31m", r"\x9b31m"),  # the one-byte form of ESC [
+        ("user\u202egnp.exe", r"user\u202egnp.exe"),
+        ("\u2066\u2069\u200e\u200f\u061c", r"\u2066\u2069\u200e\u200f\u061c"),
+        ("zero\u200bwidth\ufeff", r"zero\u200bwidth\ufeff"),
+        ("\u2028\u2029", r"\u2028\u2029"),
+        ("\udce9.png", r"\udce9.png"),  # a file name that is no UTF-8, as os.listdir gives it
+        ("\ue000", r"\ue000"),
+        ("\U000e0041", r"\U000e0041"),  # a tag character
     ],
 )
-def test_what_does_not_print_is_escaped_and_the_rest_is_kept(text: str, expected: str) -> None:
-    assert safe_text(text) == expected
+def test_what_controls_a_terminal_or_hides_is_escaped(raw: str, shown: str) -> None:
+    assert safe_text(raw) == shown
 
 
-def test_long_names_are_cut() -> None:
-    assert safe_text("x" * 300) == "x" * 199 + "…"
+@pytest.mark.parametrize(
+    "name", ["otter", "maple tree", "Übergröße", "水族館", "дом", "فيل", "🦦", "a_b-c.d/e\\f", "[/]", "=cmd", ""]
+)
+def test_ordinary_names_are_left_alone(name: str) -> None:
+    assert safe_text(name) == name
 
 
-def test_the_nearest_names_come_first() -> None:
-    assert nearest("cct_6_3x", ["cvt_6_4", "cct_6_3x2", "cct_6_3x1"])[0].startswith("cct_6_3x")
-    assert nearest("zzzz", ["cct_6_3x1"]) == []
+def test_every_character_comes_out_printable_or_as_a_blank() -> None:
+    for start in (*range(0, 0x20000, 4096), 0xE0000, 0x10F000):  # the planes that have characters, and what lies at the end
+        text = safe_text("".join(map(chr, range(start, start + 4096))), max_length=10**6)
+        odd = {character for character in text if not character.isprintable()}
+        assert {unicodedata.category(character) for character in odd} <= {"Zs"}
+
+
+@given(st.text(), st.integers(min_value=1, max_value=30))
+def test_the_length_is_kept_to(text: str, max_length: int) -> None:
+    assert len(safe_text(text, max_length)) <= max_length
+
+
+def test_what_is_cut_off_is_marked() -> None:
+    assert safe_text("x" * 10, max_length=10) == "x" * 10
+    assert safe_text("x" * 11, max_length=10) == "x" * 9 + "…"
+    assert len(safe_text("x" * 1000)) == 200
+
+
+def test_any_object_is_taken_by_its_text() -> None:
+    assert safe_text(ValueError("bad\n")) == r"bad\n"
+    assert safe_text(None) == "None"
+
+
+@given(st.text())
+def test_what_is_safe_stays_as_it_is(text: str) -> None:
+    once = safe_text(text, max_length=10**6)
+    assert safe_text(once, max_length=10**6) == once
+
+
+@pytest.mark.parametrize(
+    ("typed", "best"),
+    [("cct_6_3x", "cct_6_3x1"), ("cifar10O", "cifar10"), ("batch-size", "batch_size"), ("lerning_rate", "learning_rate")],
+)
+def test_the_nearest_name_comes_first(typed: str, best: str) -> None:
+    known = ["cct_2_3x2", "cct_6_3x1", "cifar10", "digits", "batch_size", "learning_rate", "epochs"]
+    assert nearest(typed, known)[0] == best
+
+
+def test_nothing_is_suggested_for_what_is_like_nothing() -> None:
+    assert nearest("zzzz", ["cct_2_3x2", "digits"]) == []
+    assert nearest("", ["cct_2_3x2"]) == []
+    assert nearest("digits", []) == []
+
+
+def test_at_most_so_many_are_suggested() -> None:
+    known = [f"cct_{layers}_3x1" for layers in (2, 4, 6, 7, 14)]
+    assert len(nearest("cct_5_3x1", known)) == 3
+    assert len(nearest("cct_5_3x1", known, count=2)) == 2
+
+
+def test_the_known_names_may_come_from_any_iterable() -> None:
+    assert nearest("epoch", (name for name in ("epochs", "lr"))) == ["epochs"]
+
+
+@pytest.mark.parametrize(("typed", "best"), [("CIFAR100", "cifar100"), ("REPORT", "report")])
+def test_the_case_of_letters_does_not_matter(typed: str, best: str) -> None:
+    assert nearest(typed, ["cct_2_3x2", "cct_6_3x1", "cifar10", "cifar100", "report"])[0] == best

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config import ModelConfig, ModelOptions, Size, parse_size
+from cctkit.config import ModelConfig, ModelOptions, Size, flag_name, parse_size
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Width:
-    """What the papers fix by the number of layers."""
+    """Width D, heads, and width of the MLP over D."""
 
     embed_dim: int
     num_heads: int
@@ -32,67 +32,81 @@ WIDTHS: Mapping[int, Width] = MappingProxyType(
     }
 )
 
-# The catalog: every model that the commands list, and the image side it was published for.
-MODELS: Mapping[str, int] = MappingProxyType(
+# Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", table 1; S: Steiner et al. 2022, "How to train your ViT?", table 2.
+VIT_SIZES: Mapping[str, tuple[int, Width]] = MappingProxyType(
     {
-        "cct_2_3x2": 32,
-        "cct_4_3x2": 32,
-        "cct_6_3x1": 32,
-        "cct_6_3x2": 32,
-        "cct_7_3x1": 32,
-        "cct_7_3x2": 32,
-        "cvt_6_4": 32,
-        "cvt_7_4": 32,
-        "vit_lite_6_4": 32,
-        "vit_lite_7_4": 32,
-        "cct_7_7x2_224": 224,
-        "cct_14_7x2_224": 224,
-        "cct_14_7x2_384": 384,
+        "s": (12, Width(embed_dim=384, num_heads=6, mlp_ratio=4)),
+        "b": (12, Width(embed_dim=768, num_heads=12, mlp_ratio=4)),
+        "l": (24, Width(embed_dim=1024, num_heads=16, mlp_ratio=4)),
+        "h": (32, Width(embed_dim=1280, num_heads=16, mlp_ratio=4)),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A model that the commands list: the image side and classes it was published for, and its published name."""
+
+    image_size: int = 32
+    num_classes: int = 10
+    alias: str | None = None
+
+
+MODELS: Mapping[str, ModelRow] = MappingProxyType(
+    {
+        "cct_2_3x2": ModelRow(alias="cct_2_3x2_32"),
+        "cct_4_3x2": ModelRow(alias="cct_4_3x2_32"),
+        "cct_6_3x1": ModelRow(alias="cct_6_3x1_32"),
+        "cct_6_3x2": ModelRow(alias="cct_6_3x2_32"),
+        "cct_7_3x1": ModelRow(alias="cct_7_3x1_32"),
+        "cct_7_3x2": ModelRow(alias="cct_7_3x2_32"),
+        "cvt_6_4": ModelRow(alias="cvt_6_4_32"),
+        "cvt_7_4": ModelRow(alias="cvt_7_4_32"),
+        "vit_lite_6_4": ModelRow(alias="vit_6_4_32"),
+        "vit_lite_7_4": ModelRow(alias="vit_7_4_32"),
+        "cct_7_7x2_224": ModelRow(image_size=224, num_classes=102),
+        "cct_14_7x2_224": ModelRow(image_size=224, num_classes=1000),
+        "cct_14_7x2_384": ModelRow(image_size=384, num_classes=1000),
+        "vit_s_16": ModelRow(image_size=224, num_classes=1000),
+        "vit_b_16": ModelRow(image_size=224, num_classes=1000),
+        "vit_b_32": ModelRow(image_size=224, num_classes=1000),
+        "vit_l_16": ModelRow(image_size=224, num_classes=1000),
+        "vit_l_32": ModelRow(image_size=224, num_classes=1000),
+        "vit_h_14": ModelRow(image_size=224, num_classes=1000),
     }
 )
 
 _PUBLISHED_CLASSES = MappingProxyType({"c10": 10, "c100": 100, "fl": 102})
-_NAME = re.compile(
+_COMPACT = re.compile(
     r"(?P<family>cct|cvt|vit_lite|vit)_(?P<layers>\d{1,3})_(?P<kernel>\d{1,3})(?:x(?P<convs>\d))?"
     r"(?:_(?P<side>32|64|224|384))?(?:_(?P<positional>learnable|sine|none))?(?:_(?P<classes>c10|c100|fl))?"
 )
+_VIT = re.compile(r"vit(?:_(?P<size>[sblh])_(?P<patch>\d{1,3}))?")
 
 
 def model_config(options: ModelOptions, *, num_classes: int | None = None, image_size: Size | None = None) -> ModelConfig:
     """The architecture that `options` name, for this many classes and images of (height, width).
 
     A published name (`cct_7_3x1_32_sine_c100`) sets the image size and the classes where they are not given; otherwise
-    they are 32 x 32 (or the name's side) and 10.
+    they are 32 x 32 (or the name's side) and 10, for the ViTs 224 x 224 and 1000.
 
-    Raises: UserError for a name that the grammar or the table of sizes does not know, naming the nearest ones.
+    Raises: UserError for a name that the grammar or the table of sizes does not know, naming the nearest ones, and for an
+    option that the model cannot follow.
     """
-    name = options.model
-    parts = _NAME.fullmatch(name)
-    if parts is None or (parts["family"] == "cct") != (parts["convs"] is not None):
-        raise _unknown(name)
-    layers, kernel = int(parts["layers"]), int(parts["kernel"])
-    family = "vit_lite" if parts["family"] == "vit" else parts["family"]
-    width = _width(name, layers, options)
-    side = int(parts["side"]) if parts["side"] else MODELS.get(name, 32)
-    values: dict[str, Any] = {
-        "name": name,
-        "family": family,
-        "num_classes": num_classes or _PUBLISHED_CLASSES.get(parts["classes"] or "", 10),
-        "image_size": image_size or (side, side),
-        "num_layers": options.num_layers or layers,
-        "embed_dim": options.embed_dim or width.embed_dim,
-        "num_heads": options.num_heads or width.num_heads,
-        "mlp_ratio": options.mlp_ratio or width.mlp_ratio,
-        "positional_embedding": options.positional_embedding or parts["positional"] or "learnable",
-        "dropout": options.dropout,
-        "attention_dropout": options.attention_dropout,
-        "drop_path": options.drop_path,
-    }
-    if family == "cct":
-        values |= {"kernel_size": kernel, "num_convs": int(parts["convs"])}
+    if parts := _VIT.fullmatch(options.model):
+        values = _vit(parts, options)
+    elif (parts := _COMPACT.fullmatch(options.model)) and (parts["family"] == "cct") == (parts["convs"] is not None):
+        values = _compact(parts, options)
     else:
-        values |= {"patch_size": kernel}
-    return ModelConfig(**values)
+        raise _unknown(options.model)
+    given = {"num_classes": num_classes, "image_size": image_size, "positional_embedding": options.positional_embedding}
+    return ModelConfig(
+        name=options.model,
+        dropout=options.dropout,
+        attention_dropout=options.attention_dropout,
+        drop_path=options.drop_path,
+        **values | {key: value for key, value in given.items() if value is not None},
+    )
 
 
 def named_config(name: str, *, num_classes: int | None = None, image_size: Any = None, **options: Any) -> ModelConfig:
@@ -111,6 +125,47 @@ def named_config(name: str, *, num_classes: int | None = None, image_size: Any =
             )
     size = None if image_size is None else parse_size(image_size)
     return model_config(ModelOptions(model=name, **options), num_classes=num_classes, image_size=size)
+
+
+def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
+    """A compact transformer's values by its name's parts."""
+    layers, kernel = int(parts["layers"]), int(parts["kernel"])
+    width = _width(parts.string, layers, options)
+    row = MODELS.get(parts.string[: parts.end("side")], ModelRow())  # without `_sine` and the like
+    side = int(parts["side"] or row.image_size)
+    values = {
+        "family": "vit_lite" if parts["family"] == "vit" else parts["family"],
+        "num_classes": _PUBLISHED_CLASSES.get(parts["classes"] or "", row.num_classes),
+        "image_size": (side, side),
+        "positional_embedding": parts["positional"] or "learnable",
+        "num_layers": options.num_layers or layers,
+        "embed_dim": options.embed_dim or width.embed_dim,
+        "num_heads": options.num_heads or width.num_heads,
+        "mlp_ratio": options.mlp_ratio or width.mlp_ratio,
+    }
+    if parts["convs"] is None:
+        return values | {"patch_size": options.patch_size or kernel}
+    if options.patch_size is not None:
+        raise UserError(f"{safe_text(parts.string)} cuts no patches: its name sets the convolutions", "--patch-size")
+    return values | {"kernel_size": kernel, "num_convs": int(parts["convs"])}
+
+
+def _vit(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
+    """A ViT's values by its name's parts; of plain `vit` every size is the user's."""
+    fields = ("num_layers", "embed_dim", "num_heads", "patch_size")
+    given = {key: getattr(options, key) for key in (*fields, "mlp_ratio") if getattr(options, key) is not None}
+    values: dict[str, Any] = {"family": "vit", "num_classes": 1000, "image_size": (224, 224), "mlp_ratio": 4.0}
+    if parts["size"]:
+        layers, width = VIT_SIZES[parts["size"]]
+        values |= {"num_layers": layers, "embed_dim": width.embed_dim, "num_heads": width.num_heads}
+        values |= {"patch_size": int(parts["patch"])}
+    elif missing := [flag_name(key) for key in fields if key not in given]:
+        raise UserError(f"the model `vit` has no sizes of its own: {', '.join(missing)} not given", "--model", _unknown_vit())
+    return values | given
+
+
+def _unknown_vit() -> str:
+    return "give them, or take one of " + ", ".join(name for name in MODELS if _VIT.fullmatch(name))
 
 
 def _width(name: str, layers: int, options: ModelOptions) -> Width:

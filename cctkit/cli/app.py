@@ -3,15 +3,23 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from cctkit import __version__
+from cctkit.cli.compare import compare
+from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
+from cctkit.cli.import_weights import import_weights
+from cctkit.cli.models import models
+from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.train import train
 from cctkit.errors import StoppedError, UserError
+
+# Of the click that Typer uses, which newer versions carry within themselves.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+_ClickException: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="cctkit",
@@ -22,6 +30,11 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(compare)
+app.command("plot-lr")(plot_lr)
+app.command()(curves)
+app.command()(models)
+app.command("import")(import_weights)
 
 
 def _version(wanted: bool) -> None:
@@ -56,14 +69,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StoppedError as stop:
         _print(str(stop))
         return stop.exit_code
-    except click.UsageError as error:
-        path = error.ctx.command_path if error.ctx else "cctkit"
-        _print_error(error.format_message(), None, f"see {path} --help")
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        _print_error(error.format_message(), None, f"see {context.command_path if context else 'cctkit'} --help")
         return UserError.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _print("stopped")
         return 130
-    except click.ClickException as error:
+    except _ClickException as error:
         _print_error(error.format_message(), None, None)
         return UserError.exit_code
     except BrokenPipeError:  # the reader of stdout has left, as `head` does

@@ -61,7 +61,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, heading in enumerate(headings):
         figures = number == len(headings) - 1 or rows[0][number].endswith("%")
-        table.add_column(heading, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
+        table.add_column(heading, justify="right" if figures else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(safe_text(cell, _NAME_LENGTH)) for cell in row))
     return table

@@ -16,8 +16,10 @@ _TIMEOUT_S = 10
 _BLOCK = 1 << 20
 
 
-def download(url: str, path: Path, *, md5: str, progress: Progress) -> None:
-    """Load `url` to `path`, which appears only when its MD5 is right. What a broken download left is continued.
+def download(url: str, path: Path, *, md5: str | None = None, sha256: str | None = None, progress: Progress) -> None:
+    """Load `url` to `path`, which appears only when its checksum is right. What a broken download left is continued.
+
+    md5, sha256: one of them, in hexadecimal, or as many first digits of it as are published.
 
     Raises: UserError where the server cannot be reached or gives something else; ResourceError where the disk is full.
     """
@@ -31,13 +33,15 @@ def download(url: str, path: Path, *, md5: str, progress: Progress) -> None:
             url,
             "try again (it goes on where it was)",
         ) from error
-    digest = hashlib.md5(usedforsecurity=False)
+    kind, expected = ("SHA-256", sha256) if sha256 else ("MD5", md5)
+    assert expected, "a download without a checksum"
+    digest = hashlib.sha256() if sha256 else hashlib.md5(usedforsecurity=False)
     with open(part, "rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    if digest.hexdigest() != md5:
+    if not digest.hexdigest().startswith(expected):
         part.unlink()
-        raise UserError("the download is not the published file: its MD5 differs; it was removed", url, "try again")
+        raise UserError(f"the download is not the published file: its {kind} differs; it was removed", url, "try again")
     part.replace(path)
 
 

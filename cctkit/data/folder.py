@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cctkit.catalog.datasets import DATASETS
 from cctkit.data.source import ROLES, Pixels, Role, Source
 from cctkit.errors import UserError
-from cctkit.text import safe_text
+from cctkit.text import nearest, safe_text
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -64,7 +65,12 @@ def folder_source(folder: Path) -> Source:
 def _parts(folder: Path) -> list[tuple[Role, Path]]:
     """(role, folder) of each side; a `val` without a `test` counts as the test."""
     if not folder.is_dir():
-        raise UserError("there is no such folder, and no data set of this name", safe_text(folder), "check --dataset")
+        hint = nearest(folder.name, DATASETS)
+        raise UserError(
+            "there is no such folder, and no data set of this name",
+            safe_text(folder),
+            f"did you mean {' or '.join(hint)}?" if hint else f"name a folder, or one of: {', '.join(DATASETS)}",
+        )
     named = [(role, folder / name) for name, role in _ROLE_FOLDERS.items() if (folder / name).is_dir()]
     roles = [role for role, _ in named]
     if "train" not in roles:

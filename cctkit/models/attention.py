@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, random_bytes
 
 Path = Literal["plain", "fused", "chunked"]
+PATHS: tuple[Path, ...] = ("plain", "fused", "chunked")
 
 # Bytes of one chunk's attention weights: a few of them fit the second-level cache of a core.
 _CHUNK_BYTES = 2 * 2**20
@@ -22,7 +23,6 @@ class Attention(nn.Module):
     def __init__(self, *, embed_dim: int, num_heads: int, attention_dropout: float, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (embed_dim // num_heads) ** -0.5
         self.path: Path = "plain"
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
         self.attn_drop = Dropout(attention_dropout)
@@ -32,18 +32,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        p = self.attn_drop.p if self.training else 0.0
-        if self.path == "chunked":
-            x = chunked_attention(qkv, p=p, scale=self.scale, generator=self.attn_drop.generator)  # (B, N, D)
-        else:
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, D / H)
-            if self.path == "fused":
-                x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=p)
-            else:
-                weights = self.attn_drop((q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1))  # (B, H, N, N)
-                x = weights @ v
-            x = x.transpose(1, 2).reshape(batch, tokens, width)
-        return self.proj_drop(self.proj(x))  # type: ignore[no-any-return]
+        return self.proj_drop(self.proj(attend(qkv, dropout=self.attn_drop, path=self.path)))  # type: ignore[no-any-return]
+
+
+def attend(qkv: Tensor, *, dropout: Dropout, path: Path) -> Tensor:
+    """softmax(q k / sqrt(d)) v with `dropout` of the weights, by `path`: (B, N, 3, H, d) -> (B, N, H d)."""
+    p, scale = dropout.p if dropout.training else 0.0, qkv.shape[-1] ** -0.5
+    if path == "chunked":
+        return chunked_attention(qkv, p=p, scale=scale, generator=dropout.generator)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
+    if path == "fused":
+        x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=p)
+    else:
+        x = dropout((q @ k.transpose(-2, -1) * scale).softmax(dim=-1)) @ v
+    return x.transpose(1, 2).flatten(2)
 
 
 def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.Generator | None) -> Tensor:

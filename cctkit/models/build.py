@@ -7,18 +7,25 @@ from torch import nn
 
 from cctkit.catalog.models import named_config
 from cctkit.config import ModelConfig
-from cctkit.models.attention import Attention, Path
+from cctkit.models.attention import Path
 from cctkit.models.classifier import CompactTransformer
-from cctkit.models.tokenizer import Tokenizer
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
     """The model of `config` in float32 on the CPU, freshly initialised; with a seed, torch's generator stays as it was."""
     if seed is None:
-        return CompactTransformer(config)
+        return _build(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        return _build(config)
+
+
+def _build(config: ModelConfig) -> nn.Module:
+    if config.family != "vit":
         return CompactTransformer(config)
+    from cctkit.models.vision_transformer import VisionTransformer  # torchvision takes two seconds
+
+    return VisionTransformer(config)
 
 
 def create_model(
@@ -38,5 +45,5 @@ def create_model(
 def set_path(model: nn.Module, path: Path) -> None:
     """Let every part of `model` that has several paths of equal results take this one."""
     for module in model.modules():
-        if isinstance(module, (Attention, Tokenizer)):
-            module.path = path
+        if hasattr(module, "path"):
+            module.path = path  # type: ignore[assignment]

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from cctkit.catalog.counts import grid_size, has_class_token
 from cctkit.config import ModelConfig
 from cctkit.models.dropout import Dropout
 from cctkit.models.encoder import TransformerEncoderLayer
-from cctkit.models.tokenizer import Tokenizer, grid_size
+from cctkit.models.tokenizer import Tokenizer, check_size
 
 
 class TransformerClassifier(nn.Module):
@@ -17,7 +18,7 @@ class TransformerClassifier(nn.Module):
         width = config.embed_dim
         rows, columns = grid_size(config)
         tokens = rows * columns
-        self.pools = config.family != "vit_lite"
+        self.pools = not has_class_token(config)
         if self.pools:
             self.attention_pool = nn.Linear(width, 1)
         else:
@@ -64,6 +65,7 @@ class CompactTransformer(nn.Module):
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:
+        check_size(x, self.config)
         return self.classifier(self.tokenizer(x))  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:

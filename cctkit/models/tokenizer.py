@@ -4,10 +4,10 @@ import itertools
 
 from torch import Tensor, nn
 
-from cctkit.config import ModelConfig, Size
+from cctkit.catalog.counts import CCT_PLANES
+from cctkit.config import ModelConfig
+from cctkit.errors import UserError
 from cctkit.models.attention import Path
-
-_CCT_PLANES = 64
 
 
 class Tokenizer(nn.Module):
@@ -36,7 +36,7 @@ class Tokenizer(nn.Module):
 
 def _cct_layers(config: ModelConfig) -> list[nn.Sequential]:
     kernel = config.kernel_size
-    planes = [3, *[_CCT_PLANES] * (config.num_convs - 1), config.embed_dim]
+    planes = [3, *[CCT_PLANES] * (config.num_convs - 1), config.embed_dim]
     return [
         nn.Sequential(
             nn.Conv2d(before, after, kernel, stride=max(1, kernel // 2 - 1), padding=max(1, kernel // 2), bias=False),
@@ -52,17 +52,12 @@ def _patch_layer(config: ModelConfig) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, config.embed_dim, patch, stride=patch), nn.Identity(), nn.Identity())
 
 
-def grid_size(config: ModelConfig) -> Size:
-    """Rows and columns of the tokens that the tokenizer makes of one image, in closed form."""
+def check_size(images: Tensor, config: ModelConfig) -> None:
+    """Refuse images (B, 3, height, width) of another size than the model's, even where as many tokens come of them.
 
-    def side(pixels: int) -> int:
-        if config.family != "cct":
-            return pixels // config.patch_size
-        kernel = config.kernel_size
-        for _ in range(config.num_convs):
-            pixels = (pixels + 2 * max(1, kernel // 2) - kernel) // max(1, kernel // 2 - 1) + 1
-            pixels = (pixels - 1) // 2 + 1  # the max-pool
-        return pixels
-
-    height, width = config.image_size
-    return side(height), side(width)
+    Raises: UserError with the size expected and the one got.
+    """
+    height, width = images.shape[-2:]
+    if (height, width) != config.image_size:
+        expected = "x".join(map(str, config.image_size))
+        raise UserError(f"the model takes images of {expected} pixels, got {height}x{width}", config.name)

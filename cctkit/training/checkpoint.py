@@ -63,11 +63,15 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Mapping[st
 def _write_files(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
     files = {f"{name}.safetensors": save(_contiguous(part)) for name, part in tensors.items()}
     files["state.json"] = json.dumps(state, sort_keys=True).encode()
-    manifest = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    manifest = {name: _facts(data) for name, data in files.items()}
     files["manifest.json"] = json.dumps(manifest, sort_keys=True).encode()
     for name, data in files.items():
         write_synced(folder / name, data)
     sync_directory(folder)
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +100,7 @@ def _read(path: Path) -> Checkpoint:
     files = {}
     for name, facts in manifest.items():
         data = (path / Path(name).name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        if facts != _facts(data):
             raise ValueError(f"{name} is not what was written")
         files[name] = data
     state = json.loads(files.pop("state.json"))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from cctkit.data.dataset import cache_folder
 from cctkit.errors import UserError
+from cctkit.models.attention import PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
-from cctkit.models.attention import chunked_attention
 from cctkit.models.build import set_path
 from cctkit.rundir import write_atomic
 
@@ -129,15 +129,13 @@ class Probe:
 
 def probe() -> Probe:
     """The measurement of this machine, from the user's cache or made now (well under a second)."""
-    key = f"{cpu_name()}|{torch.__version__}|{torch.get_num_threads()}|2"
+    key = f"{cpu_name()}|{torch.__version__}|{torch.get_num_threads()}|3"
     path = cache_folder() / "probe.json"
     known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        known = dict(json.loads(path.read_text(encoding="utf-8")))
+    with contextlib.suppress(KeyError, TypeError):
         return Probe(**known[key])
-    except (KeyError, TypeError):
-        pass
     measured = measure()
     with contextlib.suppress(UserError, OSError):  # a cache that cannot be written only costs the next start
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,17 +153,17 @@ def measure() -> Probe:
 
     seconds = {name: _seconds(product(_DTYPES[name])) for name in ("float32", "bf16")}
     precision: Precision = "bf16" if seconds["bf16"] < seconds["float32"] else "float32"
-    qkv = torch.randn(4, 256, 3, 4, 64, dtype=_DTYPES[precision], requires_grad=True)
 
-    def chunked(p: float) -> Callable[[], object]:
-        return lambda: chunked_attention(qkv, p=p, scale=0.125, generator=generator).sum().backward()  # type: ignore[no-untyped-call]
+    def attention(path: AttentionPath, p: float) -> Callable[[], object]:
+        layer = Attention(embed_dim=256, num_heads=4, attention_dropout=p, dropout=0.0).to(_DTYPES[precision])
+        layer.path, layer.attn_drop.generator = path, generator
+        x = torch.randn(4, 256, 256, dtype=_DTYPES[precision], requires_grad=True)
+        return lambda: layer(x).sum().backward()
 
-    def fused() -> None:
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        nn.functional.scaled_dot_product_attention(q, k, v).sum().backward()  # type: ignore[no-untyped-call]
+    def fastest(p: float) -> AttentionPath:
+        return min(PATHS, key=lambda path: _seconds(attention(path, p)))
 
-    faster: AttentionPath = "fused" if _seconds(fused) < _seconds(chunked(0.0)) else "chunked"
-    return Probe(precision=precision, attention=faster, attention_with_dropout="chunked")
+    return Probe(precision=precision, attention=fastest(0.0), attention_with_dropout=fastest(0.1))
 
 
 def _seconds(run: Callable[[], object], rounds: int = 5) -> float:

@@ -13,7 +13,7 @@ from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.dataset import Dataset, Split
 from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
-from cctkit.errors import DivergedError, StoppedError
+from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
 from cctkit.rundir import RunDir
@@ -89,6 +89,10 @@ def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
         except StoppedError:
             save(job, state, history)
             raise
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise _out_of_memory(job) from error
         job.run.append_metrics(record)
         history.add(record, state.result)
         state.sums.zero_()
@@ -97,6 +101,14 @@ def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
     if history.best is not None:
         state.result.load_state_dict(history.best)
     return state, history
+
+
+def _out_of_memory(job: Job) -> ResourceError:
+    return ResourceError(
+        f"memory ran out with a batch of {job.config.batch_size} in {job.config.accumulate} parts",
+        f"{job.policy.device}; the last checkpoint is intact",
+        f"the same batch in more parts: --accumulate {2 * job.config.accumulate}, or a smaller --batch-size",
+    )
 
 
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:

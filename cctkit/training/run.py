@@ -127,6 +127,8 @@ def _load(
     config = TrainConfig.from_flat(values)
     if replace(config.data, dataset=None) != replace(early.config.data, dataset=None):
         dataset = load_dataset(config.data, progress=data_progress, notify=reporter.notice)
+    if dataset.skipped:
+        reporter.notice(f"left out {len(dataset.skipped)} broken images:\n  " + "\n  ".join(dataset.skipped))
     return dataset, Resolved(config=config, origins=resolved.origins), name
 
 
@@ -138,7 +140,9 @@ def _check_against_data(config: TrainConfig, dataset: Dataset) -> None:
     images = len(dataset.train)
     if config.batch_size > images:
         raise UserError(
-            f"the batch of {config.batch_size} is larger than the {images} training images", "--batch-size", f"at most {images}"
+            f"the batch of {config.batch_size} is larger than the {images:,} training images",
+            "--batch-size",
+            f"at most {images}",
         )
     if dataset.test is None:
         raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
@@ -155,10 +159,10 @@ def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy:
 
 
 def _write_settings(run: RunDir, resolved: Resolved, recipe_name: str, dataset: Dataset, policy: DevicePolicy) -> None:
-    """`config.json` and `env.json`, before the first step."""
+    """`env.json` and `config.json`, before the first step; with the latter the directory is a run."""
     values = resolved.config.flat()
-    run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
     run.write_json(run.env, environment(policy) | {"dataset": _dataset_info(dataset) | {"skipped": list(dataset.skipped)}})
+    run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
 
 
 def environment(policy: DevicePolicy) -> dict[str, Any]:

@@ -86,4 +86,12 @@ def _load_optimizers(optimizers: list[Optimizer], tensors: Mapping[str, Tensor])
         i, index, key = name.split(".", 2)
         states[int(i)].setdefault(int(index), {})[key] = tensor
     for optimizer, state in zip(optimizers, states, strict=True):
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        for position, values in state.items():
+            state[position] = {key: _laid_out_as(tensor, weights[position]) for key, tensor in values.items()}
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(tensor: Tensor, weight: Tensor) -> Tensor:
+    """`tensor` in the memory format of its weight: the fused optimizers walk both side by side, whatever their strides."""
+    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor

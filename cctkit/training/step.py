@@ -101,7 +101,8 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
     labels = batch.labels[part]
     partner = None if batch.partner_labels is None else batch.partner_labels[part]
     weight = None if batch.weight is None else batch.weight[part]
-    plain, smoothed, correct = losses(logits.float(), labels, partner, weight, label_smoothing=config.label_smoothing)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    plain, smoothed, correct = losses(logits, labels, partner, weight, label_smoothing=config.label_smoothing)
     share = len(labels) / len(batch.labels)
     state.scaler.scale(smoothed.mean() * share).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():

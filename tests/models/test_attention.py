@@ -67,9 +67,9 @@ def test_the_chunked_paths_gradient_is_the_numeric_one(p: float) -> None:
 
 
 def test_dropout_leaves_the_expectation_of_the_chunked_path_unchanged() -> None:
-    qkv, generator = qkv_of(2, 6).detach(), torch.Generator().manual_seed(0)
-    rounds = 4000
-    draws = torch.stack([chunked_attention(qkv, p=0.2, scale=SCALE, generator=generator) for _ in range(rounds)])
+    qkv, rounds = qkv_of(2, 6).detach(), 3000
+    many = qkv.repeat(rounds, 1, 1, 1, 1)
+    draws = chunked_attention(many, p=0.2, scale=SCALE, generator=torch.Generator().manual_seed(0)).view(rounds, 2, 6, 16)
     error = (draws.mean(dim=0) - reference(qkv, None)) / (draws.std(dim=0) / rounds**0.5)
     assert error.abs().max().item() < 5  # standard errors, of 192 values
     assert draws.std(dim=0).min().item() > 0

@@ -1,0 +1,38 @@
+"""Weights that `--init NAME` downloads, and how the images that they were trained on were normalised."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+Channels = tuple[float, float, float]
+
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainedRow:
+    """sha256: its first eight digits, which torchvision puts into the file's name; top1_percent: on ImageNet-1k."""
+
+    url: str
+    sha256: str
+    megabytes: int
+    top1_percent: float
+    image_size: int = 224
+
+
+def _row(name: str, sha256: str, megabytes: int, top1_percent: float) -> PretrainedRow:
+    url = f"https://download.pytorch.org/models/{name}-{sha256}.pth"
+    return PretrainedRow(url=url, sha256=sha256, megabytes=megabytes, top1_percent=top1_percent)
+
+
+# torchvision, models/vision_transformer.py: IMAGENET1K_V1, of vit_h_14 IMAGENET1K_SWAG_LINEAR_V1.
+PRETRAINED: Mapping[str, PretrainedRow] = MappingProxyType(
+    {
+        "vit_b_16": _row("vit_b_16", "c867db91", 346, 81.072),
+        "vit_b_32": _row("vit_b_32", "d86f8d99", 353, 75.912),
+        "vit_l_16": _row("vit_l_16", "852ce7e3", 1217, 79.662),
+        "vit_l_32": _row("vit_l_32", "c7638314", 1226, 76.972),
+        "vit_h_14": _row("vit_h_14_lc_swag", "c1eb923e", 2528, 85.708),
+    }
+)

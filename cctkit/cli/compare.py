@@ -1,0 +1,202 @@
+"""`cctkit compare`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cctkit.errors import UserError
+from cctkit.text import nearest, safe_text
+
+if TYPE_CHECKING:
+    from cctkit.comparison import Row
+
+_RUNS = Path("runs")
+
+
+def compare(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--runs",
+            help="directory of runs, or a run; may be repeated (default: runs/, where there is one)",
+            show_default=False,
+        ),
+    ] = None,
+    published: Annotated[bool, typer.Option("--published/--no-published", help="the published results too")] = True,
+    everything: Annotated[
+        bool, typer.Option("--all", help="published results beyond the report's: more epochs, other networks, other data sets")
+    ] = False,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", help="score, top1, params, macs, epochs or model (default: score)", show_default=False),
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option("--family", help="only these, with a comma between: cct, cvt, vit, vit_lite, ...", show_default=False),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option("--min-accuracy", help="only from this top-1 on, in percent", min=0, max=100, show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="draw accuracy against parameters: a .png, .svg or .pdf file", show_default=False),
+    ] = None,
+    paired: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--paired",
+            metavar="A B",
+            help="two runs on the same test images: McNemar's test of their predictions",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
+) -> None:
+    """Compare runs with published results: the report's score table, and the front of accuracy against parameters."""
+    if as_json + as_csv + as_markdown > 1:
+        raise UserError("--json, --csv and --markdown exclude each other", "command line", "choose one")
+    if paired is not None:
+        others = {"--runs": runs, "--all": everything, "--sort": sort, "--family": family, "--plot": plot, "--csv": as_csv}
+        others |= {"--markdown": as_markdown, "--no-published": not published, "--min-accuracy": min_accuracy is not None}
+        _refuse_beside_paired([name for name, value in others.items() if value])
+        _print_paired(*paired, as_json=as_json)
+        return
+    from cctkit.comparison import ranked
+
+    if plot is not None:
+        from cctkit.plots import check_picture
+
+        check_picture(plot)
+    rows, skipped = _collect(runs, published=published, everything=everything)
+    for path, reason in skipped.items():
+        sys.stderr.write(f"skipped {path}: {reason}\n")
+    kept = _filtered(rows, families=family, min_accuracy=min_accuracy)
+    tables = ranked(kept, _checked_sort(sort or "score"))
+    _print_tables(tables, skipped, as_json=as_json, as_csv=as_csv, as_markdown=as_markdown)
+    if plot is not None:
+        _draw(tables, plot)
+
+
+def _refuse_beside_paired(others: Sequence[str]) -> None:
+    if others:
+        raise UserError(f"{', '.join(others)} cannot be given with --paired, which compares two runs alone", "command line")
+
+
+def _collect(runs: Sequence[Path] | None, *, published: bool, everything: bool) -> "tuple[list[Row], dict[str, str]]":
+    """Rows of the catalog and of the user's runs, and the runs that were skipped, with the reason."""
+    from cctkit.catalog.results import RESULTS
+    from cctkit.comparison import find_runs, published_row
+
+    if everything and not published:
+        raise UserError("--all and --no-published contradict each other", "command line")
+    rows = [published_row(result) for result in RESULTS if published and (everything or result.kind != "published")]
+    skipped: dict[str, str] = {}
+    for root in dict.fromkeys(runs or ([_RUNS] if _RUNS.is_dir() else [])):
+        found, bad = find_runs(root)
+        rows += found
+        skipped |= bad
+    if not rows:
+        raise UserError(
+            "there is no finished run to compare", safe_text(_RUNS), "train one: cctkit train, or name a directory: --runs DIR"
+        )
+    return rows, skipped
+
+
+def _filtered(rows: "Sequence[Row]", *, families: Sequence[str] | None, min_accuracy: float | None) -> "list[Row]":
+    known = {row.family for row in rows}
+    wanted = [name.strip().lower().replace("-", "_") for family in families or known for name in family.split(",")]
+    for family in wanted:
+        if family not in known:
+            hint = nearest(family, known)
+            raise UserError(
+                f"there is no row of family {safe_text(family)!r}",
+                "--family",
+                f"families: {', '.join(hint or sorted(known))}; --all has more",
+            )
+    kept = [row for row in rows if row.family in wanted and row.top1_percent >= (min_accuracy or 0)]
+    if not kept:
+        raise UserError(f"no row has a top-1 of {min_accuracy:g}%", "--min-accuracy")
+    return kept
+
+
+def _checked_sort(sort: str) -> str:
+    from cctkit.comparison import SORTS
+
+    if sort not in SORTS:
+        raise UserError(f"cannot sort by {safe_text(sort)!r}", "--sort", f"sort by one of: {', '.join(SORTS)}")
+    return sort
+
+
+def _print_tables(
+    tables: "Sequence[Sequence[Row]]", skipped: dict[str, str], *, as_json: bool, as_csv: bool, as_markdown: bool
+) -> None:
+    from cctkit.cli.compare_view import as_dict, csv_text, markdown, render
+    from cctkit.cli.tables import print_json, print_wide
+
+    if as_json:
+        left_out = [{"run": path, "reason": reason} for path, reason in skipped.items()]
+        print_json({"schema_version": 1, "rows": [as_dict(row) for rows in tables for row in rows], "skipped": left_out})
+    elif as_csv or as_markdown:
+        sys.stdout.write(csv_text(tables) if as_csv else markdown(tables))
+    else:
+        print_wide(lambda width: render(tables, width=width))
+
+
+def _draw(tables: "Sequence[Sequence[Row]]", path: Path) -> None:
+    """The picture, by true counts where they are known."""
+    from cctkit.cli.compare_view import DATASET_TITLES, label
+    from cctkit.comparison import SCORED_DATASET
+    from cctkit.plots import Point, draw_pareto
+    from cctkit.score import THRESHOLD_PERCENT
+
+    panels: dict[str, list[Point]] = {}
+    for rows in tables:
+        images = f" ({rows[0].fingerprint.removeprefix('sha256:')[:8]})" if rows[0].fingerprint else ""
+        title = f"{DATASET_TITLES.get(rows[0].dataset, rows[0].dataset)}{images}: accuracy against size"
+        for row in rows:
+            size = row.true_params_millions or row.params_millions
+            if size is not None:
+                panels.setdefault(title, []).append(
+                    Point(
+                        name=label(row),
+                        family=row.family,
+                        group=row.training,
+                        params_millions=size,
+                        top1_percent=row.top1_percent,
+                        on_front=row.pareto_true,
+                        own=row.kind == "run",
+                    )
+                )
+    scored = f"{DATASET_TITLES[SCORED_DATASET]}: accuracy against size"
+    draw_pareto(panels, path, threshold={scored: THRESHOLD_PERCENT})
+    sys.stderr.write(f"wrote {safe_text(path)}\n")
+
+
+def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
+    from cctkit.cli.tables import print_json, result_console
+    from cctkit.paired import paired
+
+    result = paired(a, b)
+    n = result.num_images
+    top1_a, top1_b = (100 * (result.both + only) / n for only in (result.only_a, result.only_b))
+    if as_json:
+        values: dict[str, Any] = {"schema_version": 1, "a": safe_text(a), "b": safe_text(b), "num_images": n}
+        values |= {"both_correct": result.both, "only_a_correct": result.only_a, "only_b_correct": result.only_b}
+        values |= {"neither_correct": result.neither, "top1_percent_a": top1_a, "top1_percent_b": top1_b}
+        print_json(values | {"difference_percent": top1_a - top1_b, "mcnemar_p_value": result.p_value})
+        return
+    verdict = "more than chance explains" if result.p_value < 0.05 else "no more than chance can explain"
+    lines = [
+        f"A  {top1_a:.2f}%  {safe_text(a)}",
+        f"B  {top1_b:.2f}%  {safe_text(b)}",
+        f"right on the same {n:,} images: both {result.both:,}, A alone {result.only_a:,}, B alone {result.only_b:,}, "
+        f"neither {result.neither:,}",
+        f"difference {top1_a - top1_b:+.2f} points, McNemar's exact test p = {result.p_value:.3g}: {verdict} at the 5% level",
+    ]
+    result_console().print("\n".join(lines), soft_wrap=True)

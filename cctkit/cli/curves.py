@@ -1,0 +1,123 @@
+"""`cctkit curves`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cctkit.errors import UserError
+from cctkit.rundir import RunPaths, read_metrics
+from cctkit.text import safe_text
+
+_LARGEST = 1e30  # what can be drawn; false for what is not finite
+Records = Sequence[Mapping[str, Any]]
+
+
+def curves(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories, finished or not", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="draw them too: a .png, .svg or .pdf file", show_default=False)
+    ] = None,
+) -> None:
+    """Show loss and top-1 over the epochs of one or several runs, and where the train loss falls below the test loss."""
+    records = {name: read_records(path) for name, path in _named(runs).items()}
+    from cctkit.plots import check_picture, draw_curves
+
+    if output is not None:
+        check_picture(output)
+    _print_curves(records)
+    if output is not None:
+        draw_curves(records, output)
+        sys.stderr.write(f"wrote {safe_text(output)}\n")
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Each run by its directory's name, or by its path where two have the same; a run given twice counts once."""
+    unique = list(dict.fromkeys(paths))
+    names = [path.resolve().name for path in unique]
+    return {safe_text(path if names.count(name) > 1 else name, 80): path for name, path in zip(names, unique, strict=True)}
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a run directory or a `metrics.jsonl`, in order.
+
+    Raises: UserError where there are none, or one is malformed.
+    """
+    file = RunPaths(path).metrics if path.is_dir() else path
+    if not file.is_file():
+        raise UserError("there are no metrics of a run", safe_text(file), "name a run directory, such as runs/NAME")
+    try:
+        records = read_metrics(file)
+    except (OSError, RecursionError) as error:
+        raise UserError(f"cannot read the metrics: {safe_text(error)}", safe_text(file)) from error
+    for number, record in enumerate(records, start=1):
+        problem = _problem(record, records[number - 2]["epoch"] if number > 1 else 0)
+        if problem:
+            raise UserError(f"line {number} is no epoch of a run: {problem}", safe_text(file))
+    if not records:
+        raise UserError("no epoch is done yet", safe_text(file), "come back after the first epoch")
+    return records
+
+
+def _problem(record: Any, epoch_before: int) -> str | None:
+    if not isinstance(record, dict):
+        return "it is no JSON object"
+    epoch = record.get("epoch")
+    if type(epoch) is not int or not epoch_before < epoch < 1e9:
+        return f"its epoch is {safe_text(epoch, 40)!r}, expected a whole number above {epoch_before}"
+    for key, value in record.items():
+        if key.endswith(("_loss", "_loss_smoothed", "_top1_percent")) and not _is_figure(value):
+            return f"{safe_text(key, 40)} is {safe_text(value, 40)!r}, expected a number or null"
+    return None
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST)
+
+
+def _print_curves(runs: Mapping[str, Records]) -> None:
+    from cctkit.cli.tables import result_console
+    from cctkit.cli.terminal import Line, line_plot
+    from cctkit.plots import crossing_epoch, loss_ending
+
+    ending = loss_ending(runs)
+    kind = "with label smoothing" if ending == "loss_smoothed" else "cross entropy"
+    coloured = result_console().color_system is not None
+    for key, title in ((ending, f"Loss ({kind}), nats an image"), ("top1_percent", "Top-1 accuracy, %")):
+        lines = [
+            Line(
+                name=f"{name} {split}" if len(runs) > 1 else split,
+                x=[record["epoch"] for record in records],
+                y=[record.get(f"{split}_{key}") for record in records],
+            )
+            for name, records in runs.items()
+            for split in (("train", "test") if len(runs) > 1 else ("train", "val", "test"))
+        ]
+        alone = next(iter(runs.values())) if len(runs) == 1 and key == ending else ()
+        text = line_plot(lines, title=title, x_label="epoch", colour=coloured, mark=crossing_epoch(alone, ending))
+        sys.stdout.write(text + "\n\n" if text else "")
+    sys.stdout.write("".join(f"{line}\n" for line in _facts(runs, ending)))
+
+
+def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:
+    """Of each run the last epoch's figures, and where the train loss falls below the test loss."""
+    from cctkit.plots import crossing_epoch
+
+    facts = []
+    for name, records in runs.items():
+        last = records[-1]
+        figures = [
+            f"{split} {last[f'{split}_top1_percent']:.2f}%"
+            for split in ("train", "val", "test")
+            if last.get(f"{split}_top1_percent") is not None
+        ]
+        crossing = crossing_epoch(records, ending)
+        below = (
+            f"the train loss is below the test loss from epoch {crossing} on"
+            if crossing
+            else "the train loss has not fallen below the test loss"
+        )
+        facts.append(f"{name}: epoch {last['epoch']}, top-1 {', '.join(figures) or 'not known'}; {below}")
+    return facts

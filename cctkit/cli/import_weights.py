@@ -1,0 +1,90 @@
+"""`cctkit import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cctkit.errors import UserError
+from cctkit.text import safe_text
+
+Channels = tuple[float, float, float]
+
+
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="a .pth or .safetensors file of another program")],
+    model: Annotated[str, typer.Option("--model", "-m", help="whose weights they are, such as cct_7_3x1_32_c100 or vit_b_16")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the weights file to write")],
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            help="cifar10, cifar100, or a file with a class name a line, in the head's order [default: as the name ends]",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option("--image-size", help="pixels: 32, or HEIGHTxWIDTH [default: the name's]", show_default=False)
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", help="R,G,B of pixels in 0 to 1 [default: the data set's]", show_default=False),
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="R,G,B, as --mean", show_default=False)] = None,
+) -> None:
+    """Turn weights of another program into a weights file of cctkit, which says all that is needed to use it."""
+    if output.exists():
+        raise UserError("the output exists, nothing is overwritten", safe_text(output), "another --output, or remove it")
+    if (mean is None) != (std is None):
+        raise UserError("--mean and --std go together", "command line")
+    names = _class_names(classes)
+
+    from cctkit.cli.tables import result_console
+    from cctkit.models.weights import save_weights
+    from cctkit.training.pretrained import import_foreign
+
+    found = import_foreign(
+        file,
+        model=model,
+        classes=names,
+        image_size=image_size,
+        mean=_channels(mean, "--mean"),
+        std=_channels(std, "--std"),
+    )
+    save_weights(output, tensors=found.tensors, info=found.info)
+    config = found.info.model
+    size = "x".join(map(str, config.image_size))
+    lines = [f"wrote {safe_text(output)}: {safe_text(config.name)}, {config.num_classes} classes, {size} pixels"]
+    lines += [f"note: {note}" for note in found.notes]
+    lines.append(f"next: cctkit eval {safe_text(output)}" + ("" if found.info.dataset["named"] else " --dataset FOLDER"))
+    result_console().print("\n".join(lines), soft_wrap=True)
+
+
+def _class_names(classes: str | None) -> "str | list[str] | None":
+    """The name of a data set, or the names in a file, a line each."""
+    from cctkit.catalog.classes import CLASS_NAMES
+
+    if classes is None or classes in CLASS_NAMES:
+        return classes
+    try:
+        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read class names: {safe_text(getattr(error, 'strerror', None) or error)}",
+            f"--classes {safe_text(classes)}",
+            f"{', '.join(CLASS_NAMES)}, or a text file with a name a line",
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _channels(text: str | None, flag: str) -> Channels | None:
+    """`0.5,0.5,0.5` -> three numbers of 0 to 1."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = map(float, text.split(","))
+    except ValueError:
+        red = green = blue = -1.0
+    if not all(0 < value < 1 for value in (red, green, blue)):
+        raise UserError(f"{safe_text(text)!r} are not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
+    return red, green, blue

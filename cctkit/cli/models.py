@@ -1,0 +1,149 @@
+"""`cctkit models`."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cctkit.errors import UserError
+from cctkit.text import nearest, safe_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_DATASETS = {"cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k": "ImageNet-1k"}
+
+
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(help="only these names: cct, 'cct_*_3x2', cvt_6_4", show_default=False)
+    ] = None,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            "--num-classes",
+            help="classes to count with [default: 100 at 32 pixels, as the report; else the published]",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """List the models of the catalog: sizes, parameters, multiply-adds, published accuracy."""
+    from cctkit.cli.tables import print_json, print_wide
+
+    rows = catalog_rows(pattern, num_classes=num_classes)
+    if as_json:
+        print_json({"schema_version": 1, "models": rows})
+    else:
+        print_wide(lambda _: _table(rows))
+
+
+def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) -> list[dict[str, Any]]:
+    """The catalog's models whose name or alias matches, as `models --json` prints them.
+
+    Raises: UserError where none does.
+    """
+    from cctkit.catalog.counts import count
+    from cctkit.catalog.models import MODELS, named_config
+
+    names = [name for name, row in MODELS.items() if _matches(pattern, name, row.alias)]
+    if not names:
+        hint = nearest(pattern or "", MODELS)
+        raise UserError(
+            f"no model of the catalog matches {safe_text(pattern)!r}",
+            "models",
+            f"did you mean {' or '.join(hint)}?" if hint else "cctkit models lists all",
+        )
+    rows = []
+    for name in names:
+        config = named_config(name, num_classes=num_classes or (100 if MODELS[name].image_size == 32 else None))
+        counts = count(config)
+        rows.append(
+            {
+                "model": name,
+                "alias": MODELS[name].alias,
+                "family": config.family,
+                "image_size": list(config.image_size),
+                "num_classes": config.num_classes,
+                "num_layers": config.num_layers,
+                "embed_dim": config.embed_dim,
+                "mlp_dim": int(config.embed_dim * config.mlp_ratio),
+                "num_heads": config.num_heads,
+                "params": {"total": counts.weights, "without_embeddings": counts.without_embeddings},
+                "macs": counts.macs,
+                "published": _published(name),
+            }
+        )
+    return rows
+
+
+def _matches(pattern: str | None, name: str, alias: str | None) -> bool:
+    """Whether a pattern with * and ?, or else a part of the name, fits."""
+    if pattern is None:
+        return True
+    wanted = pattern.lower().replace("-", "_")
+    wanted = wanted if {"*", "?", "["} & set(wanted) else f"*{wanted}*"
+    return any(fnmatchcase(each, wanted) for each in (name, alias or name))
+
+
+def _published(name: str) -> list[dict[str, Any]]:
+    """The published accuracies of a model: each data set's best after the usual number of epochs, with its source."""
+    from cctkit.catalog.pretrained import PRETRAINED
+    from cctkit.catalog.results import RESULTS
+
+    found: dict[str, dict[str, Any]] = {}
+    for result in RESULTS:
+        if result.name != name or result.kind == "final result" or result.dataset not in _DATASETS:
+            continue
+        entry = {
+            "dataset": result.dataset,
+            "top1_percent": result.top1_percent,
+            "training": result.training,
+            "epochs": result.epochs,
+            "source": result.source,
+        }
+        if result.epochs == 200 or result.dataset not in found:
+            found[result.dataset] = entry
+    if name in PRETRAINED:
+        row = PRETRAINED[name]
+        found["imagenet1k"] = {
+            "dataset": "imagenet1k",
+            "top1_percent": row.top1_percent,
+            "training": "torchvision's weights",
+            "epochs": None,
+            "source": row.url,
+        }
+    return list(found.values())
+
+
+def _table(rows: list[dict[str, Any]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("model", "family"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("pixels", "layers", "width", "MLP", "heads", "classes", "params", "MACs G"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("published top-1 %", overflow="fold")
+    table.add_column("alias", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, _cells(row)))
+    return table
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    height, width = row["image_size"]
+    published = ", ".join(f"{each['top1_percent']:.2f} {_DATASETS[each['dataset']]}" for each in row["published"])
+    return [
+        row["model"],
+        row["family"],
+        str(height) if height == width else f"{height}x{width}",
+        *(str(row[key]) for key in ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_classes")),
+        f"{row['params']['total']:,}",
+        f"{row['macs'] / 1e9:.3f}",
+        published,
+        row["alias"] or "",
+    ]

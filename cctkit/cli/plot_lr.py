@@ -1,0 +1,210 @@
+"""`cctkit plot-lr`."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cctkit.config import TrainConfig, read_toml
+from cctkit.errors import UserError
+from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
+from cctkit.text import safe_text
+
+_POINTS = 800  # of a drawn line
+
+
+def plot_lr(
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", "-e", help="passes over the training images", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="a training recipe (default: report)", show_default=False)
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="settings from a TOML file", show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate", show_default=False)] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option("--warmup-epochs", help="warm-up in epochs", show_default=False)
+    ] = None,
+    warmup_fraction: Annotated[
+        float | None, typer.Option("--warmup-fraction", help="warm-up as a share of the steps", show_default=False)
+    ] = None,
+    min_lr: Annotated[float | None, typer.Option("--min-lr", help="learning rate at the end", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="images a step", show_default=False)] = None,
+    num_images: Annotated[int, typer.Option("--num-images", help="training images", min=1)] = 50_000,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="overlay what others do: shi, timm, or both with a comma", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="draw it too: a .png, .svg or .pdf file", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the values by epoch and step as JSON")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print the values by step as CSV")] = False,
+) -> None:
+    """Draw a run's learning rate, by the function that training uses."""
+    if as_json and as_csv:
+        raise UserError("--json and --csv exclude each other", "command line", "choose one")
+    flags = {"epochs": epochs, "lr": lr, "warmup_epochs": warmup_epochs, "warmup_fraction": warmup_fraction}
+    flags |= {"min_lr": min_lr, "batch_size": batch_size}
+    plan = _plan({key: value for key, value in flags.items() if value is not None}, recipe, config, num_images)
+    peers = _peer_rates(compare, plan)
+    if output is not None:
+        from cctkit.plots import check_picture
+
+        check_picture(output)
+    if as_json:
+        _print_json(plan, peers)
+    elif as_csv:
+        _print_csv(plan, peers)
+    else:
+        _print_plot(plan, peers)
+    if output is not None:
+        _draw(plan, peers, output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A run's schedule, and what it is called."""
+
+    recipe: str
+    config: TrainConfig
+    steps: int  # of an epoch
+    schedule: Schedule
+
+    def lr(self, step: int) -> float:
+        return self.config.lr * lr_factor(step, self.schedule)
+
+    def lr_muon(self, step: int) -> float:
+        return self.config.muon_lr * lr_factor(step, self.schedule)
+
+    @property
+    def has_muon(self) -> bool:
+        return self.config.optimizer == "muon"
+
+    @property
+    def title(self) -> str:
+        epochs = f"{self.config.epochs} epoch{'s' * (self.config.epochs != 1)} of {self.steps:,} step{'s' * (self.steps != 1)}"
+        return f"Learning rate, {self.recipe}: {epochs}"
+
+    def drawn_steps(self) -> list[int]:
+        """Steps from the first to the last, few enough to draw, with the corner at the end of the warm-up."""
+        last = self.schedule.total_steps - 1
+        stride = max(1, last // _POINTS)
+        return sorted({*range(0, last, stride), last, min(last, max(0, self.schedule.warmup_steps - 1))})
+
+
+def _plan(flags: Mapping[str, Any], recipe: str | None, config: Path | None, num_images: int) -> _Plan:
+    from cctkit.catalog.recipes import resolve
+
+    file_values = read_toml(config) if config else {}
+    named = file_values.pop("recipe", None)
+    recipe = recipe or (str(named) if named is not None else "report")
+    settings = resolve(recipe_name=recipe, file_values=file_values, file_name=safe_text(config or ""), flags=flags).config
+    steps = steps_per_epoch(num_images, settings.batch_size)
+    return _Plan(recipe=f"recipe {recipe}", config=settings, steps=steps, schedule=schedule_of(settings, steps))
+
+
+def _peer_rates(names: str | None, plan: _Plan) -> dict[str, list[float]]:
+    """The learning rate of others' schedules with these settings, by epoch.
+
+    Raises: UserError for a schedule that is not known.
+    """
+    if names is None:
+        return {}
+    from cctkit.catalog.peer_schedules import PEER_SCHEDULES, PeerSettings
+
+    config, epochs = plan.config, plan.config.epochs
+    decaying = max(1, epochs - round(config.cooldown_epochs))
+    warmup = min(round(plan.schedule.warmup_steps / plan.steps), decaying - 1)
+    settings = PeerSettings(lr=config.lr, min_lr=config.min_lr, epochs=decaying, warmup_epochs=warmup)
+    rates = {}
+    for name in dict.fromkeys(part.strip() for part in names.split(",")):
+        if name not in PEER_SCHEDULES:
+            raise UserError(f"unknown schedule {safe_text(name)!r}", "--compare", f"compare with: {', '.join(PEER_SCHEDULES)}")
+        rates[name] = [PEER_SCHEDULES[name].lr(epoch, settings) for epoch in range(epochs)]
+    return rates
+
+
+def _print_json(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
+    from cctkit.cli.tables import print_json
+
+    total, steps = plan.schedule.total_steps, plan.steps
+    values: dict[str, Any] = {
+        "schema_version": 1,
+        "recipe": plan.recipe.removeprefix("recipe "),
+        "epochs": list(range(1, plan.config.epochs + 1)),
+        "lr": [plan.lr(step) for step in range(0, total, steps)],
+        "steps_per_epoch": steps,
+        "warmup_steps": plan.schedule.warmup_steps,
+        "lr_by_step": [plan.lr(step) for step in range(total)],
+    }
+    if plan.has_muon:
+        values["lr_muon"] = [plan.lr_muon(step) for step in range(0, total, steps)]
+        values["lr_muon_by_step"] = [plan.lr_muon(step) for step in range(total)]
+    if peers:
+        values["compare"] = {name: {"lr": rates} for name, rates in peers.items()}
+    print_json(values, indent=None)
+
+
+def _print_csv(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
+    """One line a step; epochs count from 1, steps from 0."""
+    columns = ["epoch", "step", "lr", *(["lr_muon"] if plan.has_muon else []), *(f"lr_{name}" for name in peers)]
+    sys.stdout.write(",".join(columns) + "\n")
+    for step in range(plan.schedule.total_steps):
+        epoch = step // plan.steps
+        rates = [plan.lr(step), *([plan.lr_muon(step)] if plan.has_muon else []), *(rates[epoch] for rates in peers.values())]
+        sys.stdout.write(f"{epoch + 1},{step},{','.join(map(repr, rates))}\n")
+
+
+def _print_plot(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
+    from cctkit.cli.tables import result_console
+    from cctkit.cli.terminal import Line, line_plot
+
+    drawn = plan.drawn_steps()
+    lines = [Line(name="cctkit", x=[step / plan.steps for step in drawn], y=[plan.lr(step) for step in drawn])]
+    for name, rates in peers.items():
+        epochs = [epoch + part for epoch in range(len(rates)) for part in (0, 0.999)]
+        lines.append(Line(name=name, x=epochs, y=[rate for rate in rates for _ in range(2)]))
+    coloured = result_console().color_system is not None
+    sys.stdout.write(
+        line_plot(lines, title=plan.title, x_label="epoch", colour=coloured, corners=((0, plan.config.epochs), (0,))) + "\n"
+    )
+    sys.stdout.write("\n".join(_facts(plan, peers)) + "\n")
+
+
+def _facts(plan: _Plan, peers: Mapping[str, list[float]]) -> list[str]:
+    """What the picture shows, in figures."""
+    schedule, last = plan.schedule, plan.schedule.total_steps - 1
+    peak = max(0, schedule.warmup_steps - 1)
+    facts = [
+        f"first step {plan.lr(0):.3g}, peak {plan.lr(peak):.3g} at step {peak + 1:,} (epoch {peak // plan.steps + 1}), "
+        f"last step {plan.lr(last):.3g}"
+    ]
+    if plan.has_muon:
+        facts.append(f"AdamW's; Muon's has the same shape, its peak is {plan.lr_muon(peak):.3g}")
+    if peers:
+        from cctkit.catalog.peer_schedules import PEER_SCHEDULES
+
+        facts += [f"{name}: {PEER_SCHEDULES[name].remark} ({PEER_SCHEDULES[name].source})" for name in peers]
+    return facts
+
+
+def _draw(plan: _Plan, peers: Mapping[str, list[float]], path: Path) -> None:
+    from cctkit.plots import Curve, draw_schedule
+
+    drawn = plan.drawn_steps()
+    curves = {"cctkit": Curve(epochs=[step / plan.steps for step in drawn], lr=[plan.lr(step) for step in drawn])}
+    for name, rates in peers.items():
+        curves[name] = Curve(epochs=range(len(rates) + 1), lr=[*rates, rates[-1]], stepped=True)
+    warmup = plan.schedule.warmup_steps / plan.steps
+    draw_schedule(
+        curves,
+        path,
+        title=plan.title,
+        marks={"end of the warm-up": warmup} if warmup else None,
+        second_axis=("Muon's learning rate", plan.config.muon_lr / plan.config.lr) if plan.has_muon else None,
+    )
+    sys.stderr.write(f"wrote {safe_text(path)}\n")

@@ -1,0 +1,78 @@
+"""Two models on the same images, compared image by image: which of them is right where, and whether that is chance."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cctkit.errors import UserError
+from cctkit.predictions import Predictions, read_predictions
+from cctkit.rundir import RunPaths
+from cctkit.score import mcnemar_p_value
+from cctkit.text import safe_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Two models on the same images: how many both, one or none has right, and McNemar's p-value."""
+
+    num_images: int
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p_value: float
+
+
+def paired(a: Path, b: Path) -> Paired:
+    """Compare two runs, or predictions files, image by image.
+
+    Raises: UserError where predictions are missing, malformed, or of other images.
+    """
+    first, second = (read_predictions(RunPaths(path).predictions if path.is_dir() else path) for path in (a, b))
+    order = _matched(first, second, f"{safe_text(a)}, {safe_text(b)}")
+    right_a, right_b = _right(first), _right(second)[order]
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    both = int((right_a & right_b).sum())
+    total = len(right_a)
+    return Paired(
+        num_images=total,
+        both=both,
+        only_a=only_a,
+        only_b=only_b,
+        neither=total - both - only_a - only_b,
+        p_value=mcnemar_p_value(only_a, only_b),
+    )
+
+
+def _matched(first: Predictions, second: Predictions, where: str) -> list[int]:
+    """Where the images of `first` are in `second`.
+
+    Raises: UserError where the two are not of the same images with the same labels.
+    """
+    remedy = "compare runs on the same data set and split; cctkit eval RUN writes a run's predictions"
+    places = {name: i for i, name in enumerate(second.ids)}
+    if not first.ids or len(set(first.ids)) != len(first.ids) or len(places) != len(second.ids):
+        raise UserError("the predictions have no images, or the same image twice", where)
+    if first.split != second.split or first.fingerprint != second.fingerprint or places.keys() != set(first.ids):
+        sizes = (
+            f"{safe_text(first.split)}, {len(first.ids):,} images, and {safe_text(second.split)}, {len(second.ids):,} images"
+        )
+        raise UserError(f"the two runs were tested on different images: {sizes}", where, remedy)
+    order = [places[name] for name in first.ids]
+    labels_a = [first.class_names[i] for i in first.labels.tolist()]
+    labels_b = [second.class_names[i] for i in second.labels[order].tolist()]
+    if labels_a != labels_b:
+        raise UserError("the two runs give the same images other classes", where, remedy)
+    return order
+
+
+def _right(predictions: Predictions) -> "np.ndarray[Any, Any]":
+    """Whether each image is classified rightly; logits that are not finite are wrong."""
+    import numpy as np
+
+    finite = np.isfinite(predictions.logits).all(axis=1)
+    found = predictions.logits.argmax(axis=1) == predictions.labels
+    return np.asarray(finite & found)

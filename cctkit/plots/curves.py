@@ -1,0 +1,103 @@
+"""The course of training: loss and top-1 over the epochs, and where the train loss falls below the test loss."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cctkit.plots.frame import COLOURS, GREY, check_picture, label, legend_name, mark_epoch, new_figure, save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Records = Sequence[Mapping[str, Any]]
+"""The lines of a `metrics.jsonl`."""
+
+_LINES: Any = {"train": "--", "val": ":", "test": "-"}
+_MARKERS = ("", "o", "s", "^", "D", "v")  # where there are more runs than colours
+_RING: dict[str, Any] = {"marker": "o", "markersize": 9, "fillstyle": "none", "color": "#000000", "linestyle": ""}
+
+
+def draw_curves(runs: Mapping[str, Records], path: Path) -> None:
+    """Loss and top-1 of one or several runs, by split; a ring marks where the train loss falls below the test loss.
+
+    The loss is the criterion's, with label smoothing, where all runs have it.
+
+    Raises: UserError for a file name that is no .png, .svg or .pdf, or where the file cannot be written.
+    """
+    check_picture(path)
+    ending = loss_ending(runs)
+    with style():
+        figure, (loss, top1) = new_figure(columns=2, width=11)
+        for number, (name, records) in enumerate(runs.items()):
+            _draw_run(loss, top1, records, ending=ending, name=name if len(runs) > 1 else "", number=number)
+        smoothed = "with label smoothing" if ending == "loss_smoothed" else "cross entropy"
+        label(loss, f"Loss ({smoothed})", "epoch", "nats an image")
+        label(top1, "Top-1 accuracy", "epoch", "%")
+        if max((len(records) for records in runs.values()), default=0) == 1:
+            for axes in (loss, top1):
+                axes.set_xlim(0.5, 1.5)
+        _add_legend(figure, loss, top1, several=len(runs) > 1)
+        save_figure(figure, path)
+
+
+def loss_ending(runs: Mapping[str, Records]) -> str:
+    """`loss_smoothed` where every record has it for the training images, else `loss`."""
+    has = all(record.get("train_loss_smoothed") is not None for records in runs.values() for record in records)
+    return "loss_smoothed" if has else "loss"
+
+
+def crossing_epoch(records: Records, ending: str = "loss_smoothed") -> int | None:
+    """The first epoch from which the train loss stays below the test loss: the report's sign of overfitting."""
+    crossing = None
+    for record in records:
+        train, test = record.get(f"train_{ending}"), record.get(f"test_{ending}")
+        if train is None or test is None:
+            continue
+        if train >= test:
+            crossing = None
+        elif crossing is None:
+            crossing = int(record["epoch"])
+    return crossing
+
+
+def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name: str, number: int) -> None:
+    """The lines of a run: by colour the splits of a single one, or the runs (train and test alone), which have names."""
+    marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)] or ("o" if len(records) < 3 else "")
+    for j, (split, line) in enumerate(_LINES.items()):
+        if name and split == "val":
+            continue
+        look: dict[str, Any] = {
+            "color": COLOURS[(number if name else j) % len(COLOURS)],
+            "linestyle": line,
+            "marker": marker,
+            "markersize": 5,
+            "markevery": max(1, len(records) // 10),
+            "label": legend_name(name or split) if split == "test" or not name else "_",
+        }
+        for axes, key in ((loss, f"{split}_{ending}"), (top1, f"{split}_top1_percent")):
+            if any(record.get(key) is not None for record in records):
+                values = [float("nan") if record.get(key) is None else record[key] for record in records]
+                axes.plot([record["epoch"] for record in records], values, **look)
+    crossing = crossing_epoch(records, ending)
+    if crossing is not None:
+        loss.plot(
+            [crossing], [record[f"train_{ending}"] for record in records if record["epoch"] == crossing][:1], **_RING, zorder=5
+        )
+        if not name:
+            first, last = records[0]["epoch"], records[-1]["epoch"]
+            mark_epoch(loss, crossing, f"train below test\nfrom epoch {crossing}", left=2 * crossing > first + last)
+
+
+def _add_legend(figure: "Figure", loss: "Axes", top1: "Axes", *, several: bool) -> None:
+    """Of a single run the splits, in each picture; of several their names, and what the line styles mean, beneath."""
+    from matplotlib.lines import Line2D
+
+    if not several:
+        for axes in (loss, top1):
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="best")
+        return
+    keys = [Line2D([], [], color=GREY, linestyle=_LINES[split], label=split) for split in ("train", "test")]
+    ring = Line2D([], [], **_RING, label="train loss falls below test loss")
+    figure.legend(handles=[*top1.get_legend_handles_labels()[0], *keys, ring], loc="outside lower center", ncols=3)

@@ -1,0 +1,250 @@
+"""Weights to begin with: a model filled from a file of any known layout, or from a name; and foreign files made ours."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cctkit.catalog.classes import CLASS_NAMES
+from cctkit.catalog.counts import grid_size
+from cctkit.catalog.datasets import DATASETS
+from cctkit.catalog.models import named_config
+from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD, PRETRAINED, Channels
+from cctkit.config import ModelConfig, Positional
+from cctkit.data.dataset import cache_folder
+from cctkit.data.download import download
+from cctkit.errors import UserError
+from cctkit.models.build import build_model
+from cctkit.models.convert import HEAD, POSITIONS, Conversion, Resized, convert, is_sine, layout_of
+from cctkit.models.foreign import read_foreign
+from cctkit.models.weights import WeightsInfo, read_weights
+from cctkit.text import nearest, safe_text
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitReport:
+    """What `initialise` did; kept in the run. taken: tensors; left: names of the file; missing: names of the model.
+
+    mean, std: of the pixels that the weights were trained on, by channel; None where the file does not say.
+    """
+
+    source: str
+    layout: str
+    taken: int
+    resized: tuple[Resized, ...]
+    left: tuple[str, ...]
+    missing: tuple[str, ...]
+    mean: Channels | None
+    std: Channels | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For a person: one line, and one for each thing that is not plainly taken."""
+        lines = [f"weights from {safe_text(self.source)} ({self.layout}): {self.taken} tensors taken"]
+        for each in self.resized:
+            before, after = ("x".join(map(str, grid)) for grid in (each.before, each.after))
+            lines.append(f"  {each.name} interpolated from {before} to {after} tokens")
+        if self.left:
+            lines.append(f"  left in the file: {', '.join(map(safe_text, self.left))}")
+        if self.missing:
+            lines.append(f"  new, as the classes differ: {', '.join(self.missing)}")
+        return lines
+
+
+def initialise(
+    model: nn.Module,
+    source: str,
+    *,
+    config: ModelConfig,
+    class_names: Sequence[str] | None = None,
+    progress: Progress = lambda *_: None,
+) -> InitReport:
+    """Fill `model`, which is that of `config`, from the file or the name `source`.
+
+    The head is kept where the classes are the same, by name where the file knows them (then in the model's order) and
+    `class_names` is given, otherwise by number; else it stays as it was initialised.
+
+    Raises: UserError where there is no such source, or its model is another.
+    """
+    path = Path(source)
+    if source in PRETRAINED and not path.exists():
+        path = pretrained_file(source, progress=progress)
+    elif not path.exists():
+        hint = nearest(source, PRETRAINED)
+        raise UserError(
+            f"there is no file {safe_text(source)!r}, and no pretrained weights of that name",
+            "--init",
+            f"a file, or one of: {', '.join(hint or PRETRAINED)}",
+        )
+    mean: Channels | None
+    std: Channels | None
+    if is_ours(path):
+        conversion, mean, std = _from_ours(path, model, config, class_names)
+    else:
+        conversion = convert(read_foreign(path), config=config, expected=model.state_dict(), where=safe_text(path))
+        imagenet = conversion.layout != "compact"
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (None, None)
+    model.load_state_dict({**model.state_dict(), **conversion.tensors})
+    return InitReport(
+        source=source,
+        layout=conversion.layout,
+        taken=len(conversion.taken),
+        resized=conversion.resized,
+        left=conversion.left,
+        missing=conversion.missing,
+        mean=mean,
+        std=std,
+    )
+
+
+def _from_ours(
+    path: Path, model: nn.Module, config: ModelConfig, class_names: Sequence[str] | None
+) -> tuple[Conversion, Channels, Channels]:
+    """The conversion of one of our files, whose header knows its image size, classes and normalisation."""
+    tensors, info = read_weights(path)
+    where = safe_text(path)
+    same = class_names is None or set(class_names) == set(info.class_names)
+    if class_names is not None and same:
+        order = [info.class_names.index(name) for name in class_names]
+        head = HEAD[layout_of(tensors, where=where)]
+        tensors |= {f"{head}.{part}": tensors[f"{head}.{part}"][order] for part in ("weight", "bias")}
+    conversion = convert(
+        tensors, config=config, expected=model.state_dict(), where=where, grid=grid_size(info.model), keep_head=same
+    )
+    return conversion, info.mean, info.std
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file is safetensors with a header of ours."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "cctkit" in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def pretrained_file(name: str, *, progress: Progress) -> Path:
+    """The file of the pretrained weights `name`, from the user's cache or downloaded into it.
+
+    Raises: UserError where it cannot be downloaded.
+    """
+    row = PRETRAINED[name]
+    path = cache_folder() / "weights" / row.url.rpartition("/")[2]
+    if not path.exists():
+        download(row.url, path, sha256=row.sha256, progress=progress)
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Imported:
+    """A foreign file as one of ours: what `save_weights` takes, and what there is to say about it."""
+
+    tensors: Mapping[str, Tensor]
+    info: WeightsInfo
+    notes: tuple[str, ...]
+
+
+def import_foreign(
+    path: Path,
+    *,
+    model: str,
+    classes: Sequence[str] | str | None = None,
+    image_size: Any = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+) -> Imported:
+    """The weights of another program as those of the model `model`, with all that a weights file of ours says.
+
+    classes: names in the order of the head's outputs, or `cifar10` or `cifar100`; where that, the normalisation or the
+    image size is not given, the model's name says it (`cct_7_3x1_32_c100`).
+
+    Raises: UserError where the file is not that model's, or something is known neither way.
+    """
+    state = read_foreign(path)
+    where = safe_text(path)
+    layout = layout_of(state, where=where)
+    head = state.get(f"{HEAD[layout]}.weight")
+    if head is None:
+        raise UserError("the file has no head: it classifies nothing", where, "fine-tune it: cctkit train --init FILE")
+    named = named_config(model, image_size=image_size)
+    config = named_config(
+        model,
+        num_classes=head.shape[0],
+        image_size=image_size,
+        positional_embedding=_position_kind(state.get(POSITIONS[layout])),
+    )
+    known = _known_dataset(model, classes)
+    names = _class_names(known, classes, config, path)
+    conversion = convert(state, config=config, expected=build_model(config, seed=0).state_dict(), where=where)
+    mean, std = _normalisation(known, config, mean, std)
+    dataset = {"name": known or path.name, "named": known is not None, "split_seed": 0, "val_fraction": 0.0}
+    dataset |= {"fingerprint": DATASETS[known].fingerprint if known else None}
+    info = WeightsInfo(
+        model=config, class_names=names, mean=mean, std=std, resize_mode="crop", dataset=dataset, recipe=None, metrics={}
+    )
+    return Imported(tensors=conversion.tensors, info=info, notes=tuple(_notes(named, config, conversion)))
+
+
+def _position_kind(positions: Tensor | None) -> Positional:
+    """What the file's positions are, whatever its name says."""
+    if positions is None:
+        return "none"
+    return "sine" if positions.ndim == 3 and is_sine(positions) else "learnable"
+
+
+def _known_dataset(model: str, classes: Sequence[str] | str | None) -> str | None:
+    """The named data set of the weights: as said, else by the ending of a published name."""
+    if classes is not None:
+        return classes if isinstance(classes, str) else None
+    return {"c10": "cifar10", "c100": "cifar100"}.get(model.rpartition("_")[2])
+
+
+def _class_names(known: str | None, classes: Sequence[str] | str | None, config: ModelConfig, path: Path) -> tuple[str, ...]:
+    if known is not None and known not in CLASS_NAMES:
+        raise UserError(f"unknown data set {safe_text(known)!r}", "--classes", f"known: {', '.join(CLASS_NAMES)}")
+    names = CLASS_NAMES[known] if known else tuple(classes or ())
+    if len(names) != config.num_classes or len(set(names)) != len(names):
+        got = f"{len(set(names))} different names are given" if names else "nothing names them"
+        raise UserError(
+            f"the head has {config.num_classes} classes, and {got}",
+            safe_text(path),
+            "--classes cifar10, cifar100, or a file with a name a line, in the head's order",
+        )
+    return names
+
+
+def _normalisation(
+    known: str | None, config: ModelConfig, mean: Channels | None, std: Channels | None
+) -> tuple[Channels, Channels]:
+    """As given; else the data set's; else ImageNet's for the models of its sizes."""
+    if mean is not None and std is not None:
+        return mean, std
+    row = DATASETS[known] if known else None
+    if row is not None and row.mean is not None and row.std is not None:
+        return row.mean, row.std
+    if min(config.image_size) >= 224:
+        return IMAGENET_MEAN, IMAGENET_STD
+    raise UserError("how the images were normalised is not known", "import", "give --mean R,G,B and --std R,G,B")
+
+
+def _notes(named: ModelConfig, config: ModelConfig, conversion: Conversion) -> list[str]:
+    """What a user would not expect."""
+    notes = []
+    if named.positional_embedding != config.positional_embedding:
+        notes.append(
+            f"the positions are {config.positional_embedding}, not {named.positional_embedding} as the name says"
+            + (": the published `_sine` models were built with learnable ones" if named.positional_embedding == "sine" else "")
+        )
+    for each in conversion.resized:
+        notes.append(f"{each.name} interpolated from {each.before} to {each.after} tokens")
+    if conversion.left:
+        notes.append(f"left out: {', '.join(map(safe_text, conversion.left))}")
+    return notes

@@ -1,0 +1,133 @@
+"""`cctkit curves`: plots of one and several runs, what they say in figures, and malformed metrics."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from cctkit.cli.curves import curves
+from cctkit.cli.terminal import round_ticks
+from cctkit.errors import UserError
+from tests.golden_files import check_golden
+
+app = typer.Typer()
+app.command()(curves)
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "80", **(env or {})})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def make_metrics(path: Path, epochs: int, *, faster: float = 1.0, **changes: Any) -> Path:
+    """A run whose train loss falls from 4 and whose test loss falls from 3.5 by half as much."""
+    path.mkdir(parents=True)
+    records = [
+        {
+            "epoch": i,
+            "train_loss": 9.0,
+            "train_loss_smoothed": 4 - 2 * faster * i / epochs,
+            "test_loss_smoothed": 3.5 - faster * i / epochs,
+            "train_top1_percent": 80.0 * i / epochs,
+            "test_top1_percent": 60.0 * i / epochs,
+        }
+        | changes
+        for i in range(1, epochs + 1)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_run_is_shown_with_its_crossing(tmp_path: Path) -> None:
+    output = run(make_metrics(tmp_path / "run", 20)).stdout
+    check_golden("curves.txt", output)
+    # 4 - i / 10 < 3.5 - i / 20 from i = 11 on
+    assert "run: epoch 20, top-1 train 80.00%, test 60.00%; the train loss is below the test loss from epoch 11 on" in output
+
+
+def test_several_runs_are_shown_by_name(tmp_path: Path) -> None:
+    runs = [make_metrics(tmp_path / "a", 20), make_metrics(tmp_path / "b", 10, faster=0.4)]
+    output = run(*runs).stdout
+    check_golden("curves_two.txt", output)
+    assert "b: epoch 10, top-1 train 80.00%, test 60.00%; the train loss has not fallen below the test loss" in output
+
+
+def test_runs_of_one_name_are_told_apart_by_path_and_one_given_twice_counts_once(tmp_path: Path) -> None:
+    paths = [make_metrics(tmp_path / folder / "run", 3) for folder in ("x", "y")]
+    output = run(*paths, paths[0]).stdout
+    assert [line.partition(": epoch")[0] for line in output.splitlines()[-2:]] == [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_file_is_drawn_beside_the_terminal(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"curves.{suffix}"
+    assert run(make_metrics(tmp_path / "run", 1), "--output", path).stderr == f"wrote {path}\n"
+    assert path.stat().st_size > 1000
+
+
+def test_a_running_run_with_a_torn_last_line_is_shown(tmp_path: Path) -> None:
+    path = make_metrics(tmp_path / "run", 2)
+    with open(path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "train')
+    assert "run: epoch 2," in run(path).stdout
+
+
+def test_missing_splits_and_values_are_left_out(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(("test_loss_smoothed", "test_top1_percent", "train_loss_smoothed"))
+    output = run(make_metrics(tmp_path / "run", 2, **nothing)).stdout
+    assert "test" not in output.splitlines()[-1].partition(";")[0]
+    assert "cross entropy" in output
+
+
+def test_colour_is_used_where_it_is_wanted_and_nothing_else_escapes(tmp_path: Path) -> None:
+    path = make_metrics(tmp_path / "run", 5)
+    assert "\x1b" not in run(path).stdout
+    assert "\x1b[38;5;" in run(path, env={"FORCE_COLOR": "1", "NO_COLOR": "", "TERM": "xterm-256color"}).stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no epoch is done yet"),
+        (b"[1]\n", "line 1 is no epoch of a run: it is no JSON object"),
+        (b"{}\n", "its epoch is 'None'"),
+        (b'{"epoch": 0}\n', "expected a whole number above 0"),
+        (b'{"epoch": 2}\n{"epoch": 2}\n', "line 2 is no epoch of a run"),
+        (b'{"epoch": true}\n', "its epoch is 'True'"),
+        (b'{"epoch": 1, "train_loss": "low"}\n', "train_loss is 'low', expected a number"),
+        (b'{"epoch": 1, "test_top1_percent": NaN}\n', "test_top1_percent is 'nan'"),
+        (b'{"epoch": 1, "train_loss": 1' + b"0" * 400 + b"}\n", "expected a number"),
+        (b"\xff\xff\n{}\n", "line 1 is no JSON"),
+        (b"[" * 100_000 + b"\n{}\n", "cannot read the metrics|line 1"),
+    ],
+)
+def test_malformed_metrics_are_an_error_that_names_the_file(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        run(tmp_path)
+    assert caught.value.where == str(tmp_path / "metrics.jsonl")
+
+
+def test_what_is_no_run_or_no_picture_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no metrics"):
+        run(tmp_path)
+    with pytest.raises(UserError, match="pictures end in"):
+        run(make_metrics(tmp_path / "run", 2), "--output", tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "expected"),
+    [
+        (0, 5e-4, False, [0, 1e-4, 2e-4, 3e-4, 4e-4, 5e-4]),
+        (1.31, 2.3, False, [1.4, 1.6, 1.8, 2.0, 2.2]),
+        (1, 3, True, [1, 2, 3]),
+        (0, 200, True, [0, 50, 100, 150, 200]),
+    ],
+)
+def test_ticks_are_round_numbers(low: float, high: float, whole: bool, expected: list[float]) -> None:
+    assert round_ticks(low, high, whole=whole) == expected

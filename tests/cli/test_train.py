@@ -1,0 +1,301 @@
+"""`cctkit train` and `cctkit eval` as a user meets them: in processes of their own, on real images."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cctkit.models.weights import read_info
+from tests.conftest import write_images
+
+# Two and a half seconds of training: the smallest model, few digits' epochs.
+TINY = ["--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "64", "--precision", "float32"]
+
+
+def cctkit(*arguments: str | Path, cwd: Path | None = None, check: bool = False) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cctkit", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cctkit", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def untimed(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    clock = {"images_per_s", "input_percent", "train_seconds"}
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything that has a state of its own: EMA, Muon, mixing, dropout, a validation split."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    cctkit("train", *TINY, *STATEFUL, "-o", run, check=True)
+    return run
+
+
+KILLS = int(os.environ.get("CCTKIT_KILLS", "10"))
+STATEFUL = ["--epochs", "12", "--ema", "0.9", "--mixup", "0.5", "--attention-dropout", "0.1", "--drop-path", "0.1"]
+STATEFUL += ["--val-fraction", "0.1", "--dropout", "0.1", "--clip-grad", "1"]
+
+
+def test_a_run_leaves_all_that_was_promised(unbroken: Path) -> None:
+    names = {path.name for path in unbroken.iterdir()}
+    assert names >= {
+        "config.json",
+        "env.json",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "result.json",
+        "curves.png",
+        "checkpoints",
+        "predictions.safetensors",
+    }
+    lines = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert lines[0].keys() >= {
+        "epoch",
+        "step",
+        "lr",
+        "train_loss",
+        "train_loss_smoothed",
+        "train_top1_percent",
+        "test_loss",
+        "test_loss_smoothed",
+        "test_top1_percent",
+        "val_top1_percent",
+        "images_per_s",
+    }
+    stored = json.loads((unbroken / "config.json").read_text())
+    assert stored["values"]["epochs"] == 12
+    assert stored["origins"]["epochs"] == "flag"
+    assert stored["origins"]["optimizer"].startswith("recipe demo")
+    assert stored["origins"]["compile"] == "default"
+    result = json.loads((unbroken / "result.json").read_text())
+    best = max(lines, key=lambda line: line["val_top1_percent"])
+    assert result["epoch"] == best["epoch"]  # chosen by validation
+    assert result["top1_percent"] == best["test_top1_percent"]
+
+
+def test_the_weights_alone_repeat_the_figures_to_the_last_digit(unbroken: Path, tmp_path: Path) -> None:
+    trained = json.loads((unbroken / "result.json").read_text())
+    for arguments in ([unbroken], [unbroken / "weights.safetensors", "--precision", "float32"]):
+        evaluated = json.loads(cctkit("eval", *arguments, "--json", cwd=tmp_path, check=True).stdout)
+        for key in evaluated.keys() - {"images_per_s", "run"}:
+            assert evaluated[key] == trained[key], key
+        assert evaluated["schema_version"] == 1
+    info = read_info(unbroken / "weights.safetensors")
+    assert info.class_names == tuple("0123456789")
+
+
+def test_ten_kills_at_random_moments_change_no_bit(unbroken: Path, tmp_path: Path) -> None:
+    """Fails when the EMA, Muon's momentum or the memory format of AdamW's moments is left out of what is restored."""
+    run = tmp_path / "run"
+    generator = random.Random(0)
+    arguments: list[str | Path] = ["train", *TINY, *STATEFUL, "-o", run]
+    kills = 0
+    while True:
+        process = start(*arguments)
+        if kills < KILLS:
+            assert process.stderr is not None
+            errors = process.stderr.readline()  # training is about to begin
+            time.sleep(generator.uniform(0, 0.6))
+            process.kill()
+        errors = process.communicate()[1]
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors
+        kills += 1
+        if (run / "config.json").exists():
+            arguments = ["train", "--resume", run]
+    assert kills == KILLS
+    assert sha256(run / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
+    assert untimed(run / "metrics.jsonl") == untimed(unbroken / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_resumed_run_is_the_unbroken_one(
+    unbroken: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    process = start("train", *TINY, *STATEFUL, "--workers", "1", "-o", run)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (run / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(0.7)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 5
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    cctkit("train", "--resume", run, "--workers", "2", check=True)
+    assert sha256(run / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
+
+
+def test_a_finished_run_resumed_only_says_its_result_again(unbroken: Path) -> None:
+    before = sha256(unbroken / "weights.safetensors")
+    done = cctkit("train", "--resume", unbroken, "--json", check=True)
+    assert json.loads(done.stdout)["epochs"] == 12
+    assert sha256(unbroken / "weights.safetensors") == before
+
+
+def test_a_resumed_run_keeps_its_settings(unbroken: Path) -> None:
+    done = cctkit("train", "--resume", unbroken, "--lr", "0.5")
+    assert done.returncode == 2
+    assert "lr is" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    done = cctkit("train", "--resume", unbroken, "--recipe", "report")
+    assert done.returncode == 2
+
+
+def test_off_a_terminal_progress_is_plain_lines_and_stdout_is_the_result(tmp_path: Path) -> None:
+    done = cctkit("train", *TINY, "--epochs", "2", "-o", tmp_path / "run", "--json", check=True)
+    assert json.loads(done.stdout)["model"] == "cct_2_3x2"
+    assert "\x1b" not in done.stderr
+    assert "\r" not in done.stderr
+    assert "recipe demo" in done.stderr.splitlines()[0]
+    assert sum(line.startswith("epoch ") for line in done.stderr.splitlines()) == 2
+
+
+def test_a_folder_of_images_that_are_not_square_trains_and_is_evaluated(tmp_path: Path) -> None:
+    write_images(tmp_path / "pets", {"cat": 12, "dog [x]": 12}, size=(32, 48))
+    arguments = ["--dataset", tmp_path / "pets", "--image-size", "48x32", "--epochs", "2", "--batch-size", "8"]
+    arguments += ["--recipe", "report"]
+    cctkit("train", *arguments, "-o", tmp_path / "run", check=True)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["dataset"], result["num_images"], result["score"]) == ("pets", 4, None)
+    assert json.loads(cctkit("eval", tmp_path / "run", "--json", check=True).stdout)["loss"] == result["loss"]
+    weights = tmp_path / "run" / "weights.safetensors"
+    bare = cctkit("eval", weights)
+    assert bare.returncode == 2
+    assert "--dataset" in bare.stderr
+    saved = tmp_path / "predictions.safetensors"
+    cctkit("eval", weights, "--dataset", tmp_path / "pets", "--save-predictions", saved, check=True)
+    assert saved.exists()
+    (tmp_path / "pets" / "dog [x]").rename(tmp_path / "pets" / "wolf")
+    other = cctkit("eval", weights, "--dataset", tmp_path / "pets")
+    assert other.returncode == 2
+    assert "wolf" in other.stderr
+    assert "dog [x]" in other.stderr
+
+
+def test_divergence_is_exit_3_and_the_last_checkpoint_is_finite(tmp_path: Path) -> None:
+    from cctkit.training.checkpoint import load_checkpoint
+
+    settings = ["--epochs", "5", "--optimizer", "adamw", "--lr", "1e30", "--warmup-fraction", "0"]
+    done = cctkit("train", *TINY, *settings, "-o", tmp_path / "run")
+    assert done.returncode == 3
+    assert "diverged" in done.stderr
+    assert len([line for line in done.stderr.splitlines() if not line.startswith(("epoch", "cct_"))]) <= 3
+    found = load_checkpoint(tmp_path / "run" / "checkpoints", warn=lambda _: None)
+    assert found is not None
+    assert all(tensor.isfinite().all() for tensor in found.tensors["model"].values())
+
+
+def test_early_stopping_ends_before_the_last_epoch(tmp_path: Path) -> None:
+    settings = ["--epochs", "30", "--val-fraction", "0.1", "--early-stopping", "1", "--lr", "1e-9", "--muon-lr", "1e-9"]
+    result = json.loads(cctkit("train", *TINY, *settings, "-o", tmp_path / "run", "--json", check=True).stdout)
+    assert result["epochs"] < 30
+
+
+BAD = [
+    (["train", "--model", "cct_6_3x"], "did you mean"),
+    (["train", "--dataset", "EMPTY"], "no image"),
+    (["train", "--dataset", "ONE"], "only one class"),
+    (["train", "--dataset", "BROKEN", "--epochs", "1"], "text.png"),
+    (["train", "--dataset", "NOWHERE"], "no such folder"),
+    (["eval", "TORN"], "damaged"),
+    (["eval", "FOREIGN"], "not cctkit's"),
+    (["eval", "NOWHERE"], "no such weights file"),
+    (["train", "--dataset", "digits", "--config", "CONFIG"], "unknown setting 'epoch'"),
+    (["train", "--dataset", "digits", "--epochs", "0"], "expected at least 1"),
+    (["train", "--dataset", "digits", "--epochs", "x"], "--epochs"),
+    (["train", "--dataset", "digits", "--batch-size", "5000"], "larger than the 1,438 training images"),
+    (["train", "--dataset", "digits", "-o", "EMPTY/.."], "nothing is overwritten"),
+    (["train", "--dataset", "digits", "--early-stopping", "2"], "validation images"),
+    (["train", "--dataset", "digits", "--recipe", "fats"], "did you mean fast"),
+    (["train", "--dataset", "cifar100", "--no-download"], "--data-dir"),
+    (["train", "--dataset", "digits", "--flip", "--image-size", "4"], "at least 8 pixels"),
+    (["train", "--dataset", "digits", "--auto-augment", "rand", "--no-auto-augment"], "contradict"),
+    (["train", "--datset", "digits"], "--dataset"),
+    (["trian"], "No such command"),
+    (["train", "--dataset", "digits", "--device", "cuda"], "not available"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    root = tmp_path_factory.mktemp("bad")
+    (root / "EMPTY").mkdir()
+    write_images(root / "ONE", {"cat": 4})
+    write_images(root / "BROKEN", {"cat": 4, "dog": 4})
+    (root / "BROKEN" / "cat" / "text.png").write_text("text")
+    save_file({"a": torch.ones(3)}, root / "FOREIGN")
+    (root / "TORN").write_bytes((root / "FOREIGN").read_bytes()[:40])
+    (root / "CONFIG").write_text("epoch = 3\n")
+    return root
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_input_is_three_lines_and_exit_2_and_changes_nothing(
+    arguments: list[str], words: str, bad_inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cctkit.cli.app import run
+
+    monkeypatch.chdir(bad_inputs)
+    before = {str(path): path.read_bytes() for path in bad_inputs.rglob("*") if path.is_file()}
+    assert run(arguments) == 2
+    streams = capsys.readouterr()
+    assert words in streams.err
+    message = streams.err[streams.err.index("error:") :]
+    assert len(message.splitlines()) <= 3
+    assert streams.out == ""
+    assert {str(path): path.read_bytes() for path in bad_inputs.rglob("*") if path.is_file()} == before
+
+
+def test_every_flag_named_in_a_message_exists() -> None:
+    import re
+
+    import typer
+
+    from cctkit.cli.app import app
+
+    group = typer.main.get_command(app)
+    known = {"--version", "--help", "--shm-size"}
+    for command in group.commands.values():
+        for parameter in command.params:
+            known |= {*parameter.opts, *parameter.secondary_opts}
+    known |= {option for parameter in group.params for option in parameter.opts}
+    source = Path(__file__).parents[2] / "cctkit"
+    named = {flag for path in source.rglob("*.py") for flag in re.findall(r"--[a-z][a-z0-9-]+[a-z0-9]", path.read_text())}
+    assert named - known == set()
+
+
+def test_help_has_panels_and_a_dozen_main_options_at_most() -> None:
+    done = cctkit("train", "--help", check=True)
+    main = done.stdout.split("Main options")[1].split("╰")[0]
+    assert main.count("--") <= 14 + main.count("/--")
+    assert "Augmentation" in done.stdout
+    assert cctkit("--version", check=True).stdout.startswith("cctkit ")

@@ -1,0 +1,99 @@
+"""Two runs on the same images: counted image by image, matched by id, refused where the images differ."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cctkit.errors import UserError
+from cctkit.paired import paired
+from cctkit.predictions import write_predictions
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def write(
+    path: Path,
+    found: list[int],
+    labels: list[int],
+    *,
+    ids: list[str] | None = None,
+    split: str = "test",
+    classes: tuple[str, ...] = CLASSES,
+    fingerprint: str = "sha256:1",
+) -> Path:
+    """Predictions that say class `found[i]` of image i."""
+    logits = np.zeros((len(found), len(classes)), dtype=np.float32)
+    logits[np.arange(len(found)), found] = 1
+    names = ids or [f"{i}.png" for i in range(len(found))]
+    write_predictions(
+        path,
+        ids=names,
+        labels=np.array(labels, dtype=np.int64),
+        logits=logits,
+        class_names=classes,
+        split=split,
+        fingerprint=fingerprint,
+    )
+    return path
+
+
+LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
+A = [0, 1, 2, 0, 1, 2, 1, 0]  # right: the first six
+B = [0, 1, 0, 1, 0, 0, 0, 0]  # right: 0, 1 and 6
+
+
+def test_images_are_counted_by_who_is_right(tmp_path: Path) -> None:
+    result = paired(write(tmp_path / "a", A, LABELS), write(tmp_path / "b", B, LABELS))
+    assert (result.num_images, result.both, result.only_a, result.only_b, result.neither) == (8, 2, 4, 1, 1)
+    assert result.p_value == pytest.approx(2 * (1 + 5) / 2**5)
+
+
+def test_a_run_directory_stands_for_its_predictions(tmp_path: Path) -> None:
+    for name, found in (("a", A), ("b", B)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "predictions.safetensors", found, LABELS)
+    assert paired(tmp_path / "a", tmp_path / "b").only_a == 4
+
+
+def test_images_are_matched_by_id_and_classes_by_name(tmp_path: Path) -> None:
+    backwards = [f"{i}.png" for i in reversed(range(8))]
+    renamed = tuple(reversed(CLASSES))
+    b = write(tmp_path / "b", [2 - i for i in reversed(B)], [2 - i for i in reversed(LABELS)], ids=backwards, classes=renamed)
+    assert paired(write(tmp_path / "a", A, LABELS), b).only_a == 4
+
+
+def test_logits_that_are_not_finite_are_wrong(tmp_path: Path) -> None:
+    logits = np.full((2, 3), np.nan, dtype=np.float32)
+    labels = np.zeros(2, dtype=np.int64)
+    write_predictions(
+        tmp_path / "a", ids=["0", "1"], labels=labels, logits=logits, class_names=CLASSES, split="test", fingerprint="sha256:1"
+    )
+    result = paired(tmp_path / "a", write(tmp_path / "b", [0, 0], [0, 0], ids=["0", "1"]))
+    assert (result.only_b, result.both) == (2, 0)
+
+
+def test_other_images_are_refused(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", A, LABELS)
+    for number, changes in enumerate(({"ids": list("abcdefgh")}, {"split": "val"}, {"fingerprint": "sha256:2"})):
+        with pytest.raises(UserError, match="different images"):
+            paired(a, write(tmp_path / str(number), B, LABELS, **changes))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="different images"):
+        paired(a, write(tmp_path / "fewer", B[:7], LABELS[:7]))
+
+
+def test_other_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="other classes"):
+        paired(write(tmp_path / "a", A, LABELS), write(tmp_path / "b", B, [1, *LABELS[1:]]))
+
+
+def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", [0, 0], [0, 0], ids=["x", "x"])
+    with pytest.raises(UserError, match="same image twice"):
+        paired(a, a)
+
+
+def test_missing_predictions_say_how_to_make_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        paired(tmp_path, tmp_path)
+    assert "cctkit eval" in str(caught.value.remedy)

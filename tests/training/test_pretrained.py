@@ -1,0 +1,230 @@
+"""A model begins with weights of any source, which says what it took; foreign files become weights files of ours."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from cctkit.catalog import pretrained as catalog
+from cctkit.catalog.classes import CLASS_NAMES
+from cctkit.catalog.datasets import DATASETS
+from cctkit.catalog.models import named_config
+from cctkit.errors import UserError
+from cctkit.models.build import build_model
+from cctkit.models.weights import WeightsInfo, read_weights, save_weights
+from cctkit.training import pretrained
+from cctkit.training.pretrained import import_foreign, initialise, pretrained_file
+
+CATS = ("cat", "dog", "ant")
+
+
+def own_file(path: Path, *, classes: tuple[str, ...] = CATS, size: Any = 32) -> tuple[Path, nn.Module]:
+    config = named_config("cct_2_3x2", num_classes=len(classes), image_size=size)
+    model = build_model(config, seed=4).eval()
+    info = WeightsInfo(
+        model=config,
+        class_names=classes,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.3, 0.4),
+        resize_mode="crop",
+        dataset={"name": "pets", "named": False, "fingerprint": "sha256:0", "split_seed": 0, "val_fraction": 0.0},
+        recipe="fast",
+        metrics={},
+    )
+    save_weights(path, tensors=model.state_dict(), info=info)
+    return path, model
+
+
+def started(
+    source: Path | str, *, classes: tuple[str, ...] = CATS, size: Any = 32, name: str = "cct_2_3x2", **options: Any
+) -> Any:
+    config = named_config(name, num_classes=len(classes), image_size=size, **options)
+    model = build_model(config, seed=9)
+    return model, initialise(model, str(source), config=config, class_names=classes)
+
+
+def images(height: int = 32, width: int = 32) -> torch.Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_file_of_ours_is_taken_whole_with_its_normalisation(tmp_path: Path) -> None:
+    path, theirs = own_file(tmp_path / "w.safetensors")
+    model, report = started(path)
+    assert torch.equal(model.eval()(images()), theirs(images()))
+    assert (report.mean, report.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    assert (report.left, report.missing, report.resized, report.taken) == ((), (), (), len(theirs.state_dict()))
+    assert report.lines() == [f"weights from {path} (compact): 31 tensors taken"]
+
+
+def test_the_same_classes_in_another_order_keep_their_outputs(tmp_path: Path) -> None:
+    path, theirs = own_file(tmp_path / "w.safetensors")
+    model, _ = started(path, classes=("ant", "cat", "dog"))
+    torch.testing.assert_close(model.eval()(images()), theirs(images())[:, [2, 0, 1]])
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee", "cat"), ("cat", "dog")])
+def test_other_classes_get_a_new_head_even_where_they_are_as_many(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    path, theirs = own_file(tmp_path / "w.safetensors")
+    model, report = started(path, classes=classes)
+    fresh = build_model(model.config, seed=9).state_dict()
+    assert report.missing == report.left == ("classifier.fc.weight", "classifier.fc.bias")
+    state = model.state_dict()
+    assert all(torch.equal(state[name], fresh[name]) for name in report.missing)
+    assert all(torch.equal(value, state[name]) for name, value in theirs.state_dict().items() if name not in report.left)
+    assert report.lines()[1:] == [
+        "  left in the file: classifier.fc.weight, classifier.fc.bias",
+        "  new, as the classes differ: classifier.fc.weight, classifier.fc.bias",
+    ]
+
+
+@pytest.mark.parametrize(("size", "grid"), [(48, "12x12"), ((32, 64), "8x16")])
+def test_positions_follow_the_image_size(tmp_path: Path, size: Any, grid: str) -> None:
+    path, _ = own_file(tmp_path / "w.safetensors")
+    model, report = started(path, size=size)
+    height, width = (size, size) if isinstance(size, int) else size
+    assert model(images(height, width)).isfinite().all()
+    assert report.lines()[1] == f"  classifier.positional_emb interpolated from 8x8 to {grid} tokens"
+
+
+def test_a_file_that_was_not_square_knows_its_grid(tmp_path: Path) -> None:
+    path, _ = own_file(tmp_path / "w.safetensors", size=(16, 64))  # 4 x 16 tokens, as many as 8 x 8
+    _, report = started(path, size=32)
+    kept = json.loads(json.dumps(report.as_dict()))
+    assert kept["resized"] == [{"name": "classifier.positional_emb", "before": [4, 16], "after": [8, 8]}]
+
+
+def test_a_vits_foreign_file_brings_imagenets_normalisation(tmp_path: Path) -> None:
+    sizes = {"image_size": 16, "patch_size": 4, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 64}
+    torch.save(torchvision_models.VisionTransformer(num_classes=5, **sizes).state_dict(), tmp_path / "vit.pth")
+    options = {"num_layers": 2, "embed_dim": 16, "num_heads": 2, "patch_size": 4}
+    _, report = started(tmp_path / "vit.pth", name="vit", size=(16, 24), **options)
+    assert (report.mean, report.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (report.layout, report.missing) == ("torchvision", ("heads.head.weight", "heads.head.bias"))
+
+
+def test_an_unknown_source_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="vit_b_16"):
+        started("vit_b_61")
+    with pytest.raises(UserError, match="no file"):
+        started(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("name", catalog.PRETRAINED)
+def test_the_table_of_pretrained_weights_is_torchvisions(name: str) -> None:
+    kind = torchvision_models.get_model_weights(name)
+    theirs = kind.IMAGENET1K_SWAG_LINEAR_V1 if name == "vit_h_14" else kind.IMAGENET1K_V1
+    row = catalog.PRETRAINED[name]
+    assert row.url == theirs.url
+    assert row.url.endswith(f"-{row.sha256}.pth")
+    assert row.top1_percent == theirs.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert row.megabytes == pytest.approx(theirs.meta["_file_size"] * 2**20 / 1e6, abs=1)
+    assert (row.image_size, row.image_size) == theirs.meta["min_size"]
+    transform = theirs.transforms()
+    assert (tuple(transform.mean), tuple(transform.std)) == (catalog.IMAGENET_MEAN, catalog.IMAGENET_STD)
+
+
+def test_a_name_is_downloaded_once_and_its_checksum_is_that_of_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    asked = []
+
+    def fetch(url: str, part: Path, progress: Any) -> None:
+        asked.append(url)
+        part.write_bytes(b"weights")
+
+    monkeypatch.setattr("cctkit.data.download._fetch", fetch)
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        pretrained_file("vit_b_16", progress=lambda *_: None)
+    digest = hashlib.sha256(b"weights").hexdigest()[:8]
+    row = catalog.PretrainedRow(url="https://there/w.pth", sha256=digest, megabytes=1, top1_percent=0)
+    monkeypatch.setattr(pretrained, "PRETRAINED", {"vit_b_16": row})
+    paths = [pretrained_file("vit_b_16", progress=lambda *_: None) for _ in range(2)]
+    assert paths == [tmp_path / "weights" / "w.pth"] * 2
+    assert asked == [catalog.PRETRAINED["vit_b_16"].url, "https://there/w.pth"]
+
+
+def test_without_a_network_a_name_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    row = catalog.PretrainedRow(url="http://127.0.0.1:9/w.pth", sha256="0", megabytes=1, top1_percent=0)
+    monkeypatch.setattr(pretrained, "PRETRAINED", {"vit_b_16": row})
+    with pytest.raises(UserError, match="download failed"):
+        started("vit_b_16")
+
+
+def published(path: Path, name: str, **options: Any) -> nn.Module:
+    """A file as the authors publish: plain names, with learnable positions whatever the name says."""
+    model = build_model(named_config(name, positional_embedding="learnable", **options), seed=6).eval()
+    torch.save(model.state_dict(), path)
+    return model
+
+
+def imported(path: Path, tmp_path: Path, **options: Any) -> tuple[nn.Module, WeightsInfo, tuple[str, ...]]:
+    found = import_foreign(path, **options)
+    save_weights(tmp_path / "w.safetensors", tensors=found.tensors, info=found.info)
+    tensors, info = read_weights(tmp_path / "w.safetensors")
+    model = build_model(info.model, seed=0)
+    model.load_state_dict(tensors)
+    return model.eval(), info, found.notes
+
+
+def test_a_published_sine_file_is_imported_as_the_learnable_one_it_is(tmp_path: Path) -> None:
+    theirs = published(tmp_path / "w.pth", "cct_7_3x1_32_sine_c100")
+    model, info, notes = imported(tmp_path / "w.pth", tmp_path, model="cct_7_3x1_32_sine_c100")
+    assert torch.equal(model(images()), theirs(images()))
+    assert info.model.positional_embedding == "learnable"
+    assert len(notes) == 1
+    assert "published `_sine` models were built with learnable ones" in notes[0]
+    assert info.class_names == CLASS_NAMES["cifar100"]
+    assert (info.mean, info.std) == (DATASETS["cifar100"].mean, DATASETS["cifar100"].std)
+    assert (info.dataset["name"], info.dataset["named"]) == ("cifar100", True)
+    assert info.dataset["fingerprint"] == DATASETS["cifar100"].fingerprint
+
+
+@pytest.mark.parametrize("positional", ["sine", "none"])
+def test_positions_are_what_the_file_holds(tmp_path: Path, positional: str) -> None:
+    theirs = build_model(named_config("cct_2_3x2", positional_embedding=positional), seed=6).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "w.pth")
+    model, info, notes = imported(tmp_path / "w.pth", tmp_path, model="cct_2_3x2_32_c10")
+    assert torch.equal(model(images()), theirs(images()))
+    assert info.model.positional_embedding == positional
+    assert notes == (f"the positions are {positional}, not learnable as the name says",)
+    assert info.class_names == CLASS_NAMES["cifar10"]
+
+
+def test_classes_and_normalisation_can_be_given(tmp_path: Path) -> None:
+    published(tmp_path / "w.pth", "cct_2_3x2", num_classes=3)
+    _, info, _ = imported(
+        tmp_path / "w.pth", tmp_path, model="cct_2_3x2", classes=CATS, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+    )
+    assert (info.class_names, info.mean, info.std) == (CATS, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert info.dataset["named"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "cct_2_3x2"}, "3 classes, and nothing names them"),
+        ({"model": "cct_2_3x2", "classes": "cifar10"}, "3 classes, and 10 different names"),
+        ({"model": "cct_2_3x2", "classes": ["a", "a", "b"]}, "2 different names"),
+        ({"model": "cct_2_3x2", "classes": "cifar11"}, "unknown data set 'cifar11'"),
+        ({"model": "cct_2_3x2", "classes": CATS}, "normalised is not known"),
+        ({"model": "cct_4_3x2", "classes": CATS}, "4 blocks"),
+    ],
+)
+def test_what_is_known_neither_way_is_asked_for(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    published(tmp_path / "w.pth", "cct_2_3x2", num_classes=3)
+    with pytest.raises(UserError, match=words):
+        import_foreign(tmp_path / "w.pth", **options)
+
+
+def test_the_classes_of_cifar_are_in_the_order_of_the_archives() -> None:
+    assert {name: len(set(names)) for name, names in CLASS_NAMES.items()} == {"cifar10": 10, "cifar100": 100}
+    assert CLASS_NAMES["cifar100"] == tuple(sorted(CLASS_NAMES["cifar100"]))
+    assert CLASS_NAMES["cifar100"][::33] == ("apple", "forest", "raccoon", "worm")
+    assert CLASS_NAMES["cifar10"][3:6] == ("cat", "deer", "dog")

@@ -1,0 +1,196 @@
+"""One training step: what it computes, what it withholds, and what its randomness depends on."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cctkit.catalog.models import named_config
+from cctkit.config import TrainConfig
+from cctkit.data.augment import Batch
+from cctkit.models.build import build_model, set_path
+from cctkit.training import step as step_module
+from cctkit.training.device import DevicePolicy
+from cctkit.training.optim import make_optimizers, set_lr
+from cctkit.training.state import History, pack, unpack
+from cctkit.training.step import TrainState, losses, new_state, step_seed, train_step
+
+POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
+
+
+def state_of(config: TrainConfig, *, ema: bool = False, dtype: torch.dtype = torch.float32) -> TrainState:
+    architecture = named_config(
+        "cct_2_3x2",
+        num_classes=5,
+        image_size=8,
+        attention_dropout=config.model.attention_dropout,
+        drop_path=config.model.drop_path,
+    )
+    model = POLICY.prepare(build_model(architecture, seed=0)).to(dtype).train()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)) if ema else None
+    return new_state(model, make_optimizers(model, config), ema=average, policy=POLICY)
+
+
+def batch_of(number: int = 12, *, mixed: bool = False, dtype: torch.dtype = torch.float32) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(number) % 5
+    images = torch.randn(number, 3, 8, 8, generator=generator).to(dtype, memory_format=torch.channels_last)
+    if not mixed:
+        return Batch(images=images, labels=labels)
+    return Batch(images=images, labels=labels, partner_labels=labels.flip(0), weight=torch.full((number,), 0.3))
+
+
+def run(state: TrainState, config: TrainConfig, *, steps: int = 1, batch: Batch | None = None) -> None:
+    for _ in range(steps):
+        train_step(state, batch or batch_of(), config=config, policy=POLICY, lr_factor=1.0)
+
+
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_step_is_torchs_own_without_randomness() -> None:
+    config = TrainConfig.from_flat({"attention_dropout": 0.0, "drop_path": 0.0, "decay_all": True, "lr": 1e-3})
+    state = state_of(config, dtype=torch.float64)
+    model = copy.deepcopy(state.model)
+    set_path(model, "plain")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.03)
+    batch = batch_of(dtype=torch.float64)
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch.images), batch.labels, label_smoothing=0.1).backward()
+        optimizer.step()
+    run(state, config, steps=3, batch=batch)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_losses_are_torchs_cross_entropies(mixed: bool) -> None:
+    logits = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
+    batch = batch_of(mixed=mixed)
+    target = torch.nn.functional.one_hot(batch.labels, 5).float()
+    if batch.partner_labels is not None:
+        target = 0.3 * target + 0.7 * torch.nn.functional.one_hot(batch.partner_labels, 5)
+    plain, smoothed, _ = losses(logits, batch.labels, batch.partner_labels, batch.weight, label_smoothing=0.1)
+    cross_entropy = torch.nn.functional.cross_entropy
+    torch.testing.assert_close(plain, cross_entropy(logits, target, reduction="none"))
+    torch.testing.assert_close(smoothed, cross_entropy(logits, target, reduction="none", label_smoothing=0.1))
+
+
+def test_a_batch_in_parts_is_the_batch_whole() -> None:
+    values = {"attention_dropout": 0.0, "drop_path": 0.0}
+    whole, parts = TrainConfig.from_flat(values), TrainConfig.from_flat(values | {"accumulate": 5})
+    first, second = state_of(whole, dtype=torch.float64), state_of(parts, dtype=torch.float64)
+    batch = batch_of(dtype=torch.float64)
+    run(first, whole, batch=batch)
+    run(second, parts, batch=batch)
+    for name, tensor in first.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], tensor, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(first.sums, second.sums)
+
+
+def test_masks_depend_on_seed_step_and_rank_alone() -> None:
+    assert len({step_seed(0, 0), step_seed(0, 1), step_seed(1, 0), step_seed(0, 0, 1)}) == 4
+    config = TrainConfig.from_flat({"attention_dropout": 0.5, "drop_path": 0.5})
+    first, second = state_of(config), state_of(config)
+    torch.manual_seed(1)
+    run(first, config, steps=2)
+    torch.manual_seed(2)
+    run(second, config, steps=2)
+    assert equal(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_checkpoint_holds_all_that_the_next_step_depends_on(muon: bool) -> None:
+    config = TrainConfig.from_flat({"optimizer": "muon" if muon else "adamw", "ema": 0.9, "drop_path": 0.3})
+    state = state_of(config, ema=True)
+    run(state, config, steps=3)
+    tensors, values = pack(state, History(epochs_done=1))
+    stored = {name: {key: tensor.clone().contiguous() for key, tensor in part.items()} for name, part in tensors.items()}
+    run(state, config, steps=2)
+    other = state_of(config, ema=True)
+
+    class Found:
+        pass
+
+    found: Any = Found()
+    found.tensors, found.state = stored, values
+    assert unpack(found, other).epochs_done == 1
+    run(other, config, steps=2)
+    assert equal(weights(state), weights(other))
+    assert state.ema is not None
+    assert other.ema is not None
+    assert equal(dict(state.ema.state_dict()), dict(other.ema.state_dict()))
+    assert torch.equal(state.sums, other.sums)
+    torch.testing.assert_close(state.norms, other.norms, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e4])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_poisoned_step_is_withheld_and_flagged(
+    poison: float, where: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when `_update` steps without looking. A spike is a gradient ten thousand times the usual one."""
+    config = TrainConfig.from_flat({"optimizer": optimizer})
+    state = state_of(config)
+    run(state, config, steps=10)
+    before, moments = weights(state), copy.deepcopy([o.state_dict()["state"] for o in state.optimizers])
+    real = losses
+
+    def poisoned(*args: Any, **options: Any) -> Any:
+        plain, smoothed, correct = real(*args, **options)
+        return plain, smoothed * poison, correct
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * poison
+
+    if where == "loss":
+        monkeypatch.setattr(step_module, "losses", poisoned)
+        run(state, config)
+    else:
+        handles = [weight.register_hook(hook) for weight in state.model.parameters()]
+        run(state, config)
+        for handle in handles:
+            handle.remove()
+    assert bool(state.diverged)
+    assert equal(weights(state), before)
+    for optimizer_before, now in zip(moments, state.optimizers, strict=True):
+        for index, values in now.state_dict()["state"].items():
+            for key, value in values.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(optimizer_before[index][key]))
+
+
+def test_the_learning_rate_of_every_group_is_its_peak_times_the_factor() -> None:
+    config = TrainConfig.from_flat({"optimizer": "muon", "lr": 2e-3, "muon_lr": 0.05})
+    optimizers = state_of(config).optimizers
+    set_lr(optimizers, 0.5)
+    assert [group["lr"] for optimizer in optimizers for group in optimizer.param_groups] == [1e-3, 1e-3, 0.025]
+
+
+def test_norms_biases_and_embeddings_are_not_decayed() -> None:
+    config = TrainConfig()
+    state = state_of(config)
+    names = {id(weight): name for name, weight in state.model.named_parameters()}
+    plain = [names[id(weight)] for weight in state.optimizers[0].param_groups[1]["params"]]
+    decayed = [names[id(weight)] for weight in state.optimizers[0].param_groups[0]["params"]]
+    assert "classifier.positional_emb" in plain
+    assert all("norm" in name or name.endswith(("bias", "_emb")) for name in plain)
+    assert all(name.endswith("weight") and "norm" not in name for name in decayed)
+    everything = make_optimizers(state.model, TrainConfig.from_flat({"decay_all": True}))[0].param_groups
+    assert len(everything) == 1
+
+
+def test_muon_takes_the_blocks_matrices_alone() -> None:
+    state = state_of(TrainConfig.from_flat({"optimizer": "muon"}))
+    names = {id(weight): name for name, weight in state.model.named_parameters()}
+    taken = {names[id(weight)] for weight in state.optimizers[1].param_groups[0]["params"]}
+    parts = ("self_attn.qkv", "self_attn.proj", "linear1", "linear2")
+    assert taken == {f"classifier.blocks.{i}.{part}.weight" for i in (0, 1) for part in parts}
