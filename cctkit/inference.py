@@ -1,6 +1,5 @@
 """A trained model from its weights file, and its evaluation on the images it was made for or on others."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, resu
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, read_weights
 from cctkit.predictions import write_predictions
-from cctkit.rundir import RunPaths, newest_run
+from cctkit.rundir import RunPaths, newest_run, read_json
 from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 
@@ -65,7 +64,7 @@ def evaluate_source(
         place = RunPaths(run)
         if not place.weights.exists():
             raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
-        stored, env = (json.loads(file.read_text(encoding="utf-8")) for file in (place.config, place.env))
+        stored, env = read_json(place.config, "values"), read_json(place.env, "policy")
         weights = place.weights
         predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split == "test" else None)
     model, info = load(weights)

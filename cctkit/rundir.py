@@ -145,6 +145,21 @@ class RunDir(RunPaths):
         write_atomic(self.metrics, "".join(lines).encode())
 
 
+def read_json(path: Path, *required: str) -> dict[str, Any]:
+    """A JSON object of a run that has at least these keys.
+
+    Raises: UserError where it cannot be read, is no JSON, or lacks one.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in required if key not in value]
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"this file of the run cannot be read: {safe_text(error)}", safe_text(path)) from error
+    if missing or not isinstance(value, dict):
+        raise UserError(f"this file of the run lacks {', '.join(missing) or 'its keys'}", safe_text(path))
+    return value
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a torn last line is dropped.
 

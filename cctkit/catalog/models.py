@@ -45,34 +45,37 @@ VIT_SIZES: Mapping[str, tuple[int, Width]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A model that the commands list: the image side and classes it was published for, and its published name."""
+    """A model that the commands list: the image side and classes it was published for, its published name and size."""
 
     image_size: int = 32
     num_classes: int = 10
     alias: str | None = None
+    published_millions: float | None = None
 
 
+# Sizes as published: SHI-Labs/Compact-Transformers, examples/README.md and README.md (cct_6_3x1's without its embedding);
+# of the ViTs the report's: table 1 (Dosovitskiy et al. 2021), and its score table for vit_s_16.
 MODELS: Mapping[str, ModelRow] = MappingProxyType(
     {
-        "cct_2_3x2": ModelRow(alias="cct_2_3x2_32"),
-        "cct_4_3x2": ModelRow(alias="cct_4_3x2_32"),
-        "cct_6_3x1": ModelRow(alias="cct_6_3x1_32"),
-        "cct_6_3x2": ModelRow(alias="cct_6_3x2_32"),
-        "cct_7_3x1": ModelRow(alias="cct_7_3x1_32"),
-        "cct_7_3x2": ModelRow(alias="cct_7_3x2_32"),
-        "cvt_6_4": ModelRow(alias="cvt_6_4_32"),
-        "cvt_7_4": ModelRow(alias="cvt_7_4_32"),
-        "vit_lite_6_4": ModelRow(alias="vit_6_4_32"),
-        "vit_lite_7_4": ModelRow(alias="vit_7_4_32"),
+        "cct_2_3x2": ModelRow(alias="cct_2_3x2_32", published_millions=0.284),
+        "cct_4_3x2": ModelRow(alias="cct_4_3x2_32", published_millions=0.482),
+        "cct_6_3x1": ModelRow(alias="cct_6_3x1_32", published_millions=3.168),
+        "cct_6_3x2": ModelRow(alias="cct_6_3x2_32", published_millions=3.327),
+        "cct_7_3x1": ModelRow(alias="cct_7_3x1_32", published_millions=3.76),
+        "cct_7_3x2": ModelRow(alias="cct_7_3x2_32", published_millions=3.853),
+        "cvt_6_4": ModelRow(alias="cvt_6_4_32", published_millions=3.19),
+        "cvt_7_4": ModelRow(alias="cvt_7_4_32", published_millions=3.717),
+        "vit_lite_6_4": ModelRow(alias="vit_6_4_32", published_millions=3.191),
+        "vit_lite_7_4": ModelRow(alias="vit_7_4_32", published_millions=3.717),
         "cct_7_7x2_224": ModelRow(image_size=224, num_classes=102),
-        "cct_14_7x2_224": ModelRow(image_size=224, num_classes=1000),
-        "cct_14_7x2_384": ModelRow(image_size=384, num_classes=1000),
-        "vit_s_16": ModelRow(image_size=224, num_classes=1000),
-        "vit_b_16": ModelRow(image_size=224, num_classes=1000),
-        "vit_b_32": ModelRow(image_size=224, num_classes=1000),
-        "vit_l_16": ModelRow(image_size=224, num_classes=1000),
-        "vit_l_32": ModelRow(image_size=224, num_classes=1000),
-        "vit_h_14": ModelRow(image_size=224, num_classes=1000),
+        "cct_14_7x2_224": ModelRow(image_size=224, num_classes=1000, published_millions=22.36),
+        "cct_14_7x2_384": ModelRow(image_size=384, num_classes=1000, published_millions=22.51),
+        "vit_s_16": ModelRow(image_size=224, num_classes=1000, published_millions=22.2),
+        "vit_b_16": ModelRow(image_size=224, num_classes=1000, published_millions=86),
+        "vit_b_32": ModelRow(image_size=224, num_classes=1000, published_millions=86),
+        "vit_l_16": ModelRow(image_size=224, num_classes=1000, published_millions=307),
+        "vit_l_32": ModelRow(image_size=224, num_classes=1000, published_millions=307),
+        "vit_h_14": ModelRow(image_size=224, num_classes=1000, published_millions=632),
     }
 )
 

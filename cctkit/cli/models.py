@@ -73,6 +73,7 @@ def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) 
                 "num_heads": config.num_heads,
                 "params": {"total": counts.weights, "without_embeddings": counts.without_embeddings},
                 "macs": counts.macs,
+                "published_params_millions": MODELS[name].published_millions,
                 "published": _published(name),
             }
         )
@@ -125,7 +126,7 @@ def _table(rows: list[dict[str, Any]]) -> "Table":
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("model", "family"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("pixels", "layers", "width", "MLP", "heads", "classes", "params", "MACs G"):
+    for heading in ("pixels", "layers", "width", "MLP", "heads", "classes", "params", "published M", "MACs G"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("published top-1 %", overflow="fold")
     table.add_column("alias", overflow="fold")
@@ -143,6 +144,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         str(height) if height == width else f"{height}x{width}",
         *(str(row[key]) for key in ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_classes")),
         f"{row['params']['total']:,}",
+        "" if row["published_params_millions"] is None else f"{row['published_params_millions']:g}",
         f"{row['macs'] / 1e9:.3f}",
         published,
         row["alias"] or "",

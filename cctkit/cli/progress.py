@@ -103,8 +103,7 @@ class LiveReporter:
         self.console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self.bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
             TextColumn("{task.fields[more]}", markup=False),
             console=self.console,
             transient=True,
@@ -116,7 +115,7 @@ class LiveReporter:
         self.console.print(text, soft_wrap=True)
 
     def _show(self, description: str, done: int, total: int, more: str = "") -> None:
-        self.bar.update(self.task, description=description, completed=done, total=total, more=more)
+        self.bar.update(self.task, description=description, completed=done, total=total, more=f"{done:,}/{total:,}  {more}")
 
     def progress(self, now: "Progress") -> None:
         left = self.estimate.left_s(now)

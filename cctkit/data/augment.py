@@ -1,8 +1,8 @@
 """Augmentation as pure functions of images and a plan: a chunk of uint8 images at a time, then batch by batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cctkit.config import AugmentConfig
 from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import apply, operations_of
+from cctkit.data.policies import Array, apply, groups_by, operations_of, operators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,88 +24,98 @@ class Batch:
     weight: Tensor | None = None
 
 
-def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig) -> Tensor:
+def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, fill: Sequence[float] | None = None) -> Tensor:
     """Policy, crop and flip of uint8 images (n, 3, H, W), position by position as `plan` (of n positions) says.
 
-    A resized crop comes before the policy, as in its recipe's source; a padded one after it, as in the report. The
-    images are grouped by what is done to them, so that each operation is one call.
+    A resized crop comes before the policy, as in its recipe's source (timm/data/transforms_factory.py), a padded one after
+    it, as in the report. fill: by channel, 0 to 255, what RandAugment moves in from outside, timm's `img_mean`; all else
+    moves in black. On a CPU each image is, bit for bit, what it would be alone; on CUDA it may be a level off.
     """
     size = (images.shape[2], images.shape[3])
     if config.crop == "resized":
         images = _resized_crop(images, plan)
     if config.auto_augment != "none":
-        images = images.clone()
+        fill = fill if config.auto_augment == "rand" else None
         for slot in (0, 1):
-            for operation, rows in operations_of(plan, slot, size).items():
-                index = torch.from_numpy(rows).to(images.device)
-                images[index] = apply(images[index], operation)
+            groups = operations_of(plan, slot, size)
+            images = _in_groups(images, [(rows, partial(apply, operation=item, fill=fill)) for item, rows in groups])
     if config.crop == "pad" and config.crop_padding > 0:
         images = _padded_crop(images, plan, config.crop_padding)
     if plan.flip is not None:
-        index = torch.from_numpy(np.flatnonzero(plan.flip)).to(images.device)
-        images[index] = images[index].flip(-1)
+        images = _in_groups(images, [(np.flatnonzero(plan.flip), partial(torch.flip, dims=[-1]))])
     return images
 
 
+def _in_groups(images: Tensor, groups: Sequence[tuple[Array, Callable[[Tensor], Tensor]]]) -> Tensor:
+    """Each group's rows through its function, one call a group; the other rows as they are.
+
+    The rows are sorted, cut, and sorted back: `index_select` copies an image at a time, indexing a byte at a time.
+    """
+    rest = np.ones(len(images), dtype=bool)
+    for rows, _ in groups:
+        rest[rows] = False
+    order = np.concatenate([*(rows for rows, _ in groups), np.flatnonzero(rest)])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    parts = _select(images, order).split([*(len(rows) for rows, _ in groups), int(rest.sum())])  # type: ignore[no-untyped-call]
+    changed = [function(part) for (_, function), part in zip(groups, parts, strict=False)]
+    return _select(torch.cat([*changed, parts[-1]]), back)
+
+
+def _select(tensor: Tensor, rows: Array) -> Tensor:
+    return tensor.index_select(0, torch.from_numpy(rows).to(tensor.device))
+
+
+def _windows(images: Tensor, rows: Array, top: Array, left: Array, *, height: int, width: int) -> Tensor:
+    """For each of `rows`, the window of one size at its own place: (len(rows), C, height, width), one copy a line."""
+    channels, full_height, full_width = images.shape[1:]
+    lines = images.contiguous().as_strided((images.numel() - width + 1, width), (1, 1))  # every run of `width` bytes
+    first = ((rows * channels)[:, None] + np.arange(channels)) * full_height + top[:, None]  # (n, C)
+    starts = (first[..., None] + np.arange(height)) * full_width + left[:, None, None]  # (n, C, height)
+    return _select(lines, starts.reshape(-1)).view(len(rows), channels, height, width)
+
+
 def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
-    """The plan's window of each image with a black border: one copy of windows from a strided view."""
+    """The plan's window of each image with a black border."""
     assert plan.box is not None
-    height, width = images.shape[2:]
+    box = plan.box.astype(np.int64)
     padded = torch.nn.functional.pad(images, [padding] * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, 3, 2p + 1, 2p + 1, H, W), a view
-    out = torch.empty_like(images)
-    corners = plan.box[:, 0].astype(np.int64) * (2 * padding + 1) + plan.box[:, 1]
-    for corner, rows in _groups(corners):
-        index = torch.from_numpy(rows).to(images.device)
-        top, left = divmod(corner, 2 * padding + 1)
-        out[index] = windows[:, :, top, left][index]
-    return out
+    height, width = images.shape[2:]
+    return _windows(padded, np.arange(len(images)), box[:, 0], box[:, 1], height=height, width=width)
 
 
 def _resized_crop(images: Tensor, plan: EpochPlan) -> Tensor:
     """The plan's box of each image, brought back to the image's size: one bicubic, antialiased call for each size of box."""
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional as F
-
     assert plan.box is not None
-    out = torch.empty_like(images)
-    boxes = plan.box.astype(np.int64)
-    for code, rows in _groups(boxes[:, 2] * 2**16 + boxes[:, 3]):
+    top, left, heights, widths = plan.box.astype(np.int64).T
+    size = list(images.shape[2:])
+    done, order = [], []
+    for code, rows in groups_by(heights * 2**16 + widths):
         height, width = divmod(code, 2**16)
-        parts = [
-            images[i, :, top : top + height, left : left + width] for i, (top, left) in zip(rows, boxes[rows, :2], strict=True)
-        ]
-        small = torch.stack(parts)
-        index = torch.from_numpy(rows).to(images.device)
-        out[index] = F.resize(small, list(images.shape[2:]), InterpolationMode.BICUBIC, antialias=True)
-    return out
-
-
-def _groups(codes: np.ndarray[Any, Any]) -> list[tuple[int, np.ndarray[Any, Any]]]:
-    """Each code with the rows that have it."""
-    order = np.argsort(codes, kind="stable")
-    values, starts = np.unique(codes[order], return_index=True)
-    return list(zip(values.tolist(), np.split(order, starts[1:]), strict=True)) if len(codes) else []
+        boxes = _windows(images, rows, top[rows], left[rows], height=height, width=width)
+        done.append(operators().resize(boxes, size, interpolation="bicubic", antialias=True))
+        order.append(rows)
+    return _select(torch.cat(done), np.argsort(np.concatenate(order)))
 
 
 def finish(
     images: Tensor, labels: Tensor, *, plan: EpochPlan, mean: Sequence[float], std: Sequence[float], channels_last: bool
 ) -> Batch:
     """One batch from its augmented uint8 images: normalised, then erased and mixed where the plan says so."""
-    out = normalise(images, mean=mean, std=std, channels_last=channels_last)
+    out = normalise(images, mean=mean, std=std, channels_last=False)
     if plan.erase_box is not None:
         _erase(out, plan)
-    if plan.partner is None or plan.weight is None or plan.mix_box is None:
-        return Batch(images=out, labels=labels)
-    partner = torch.from_numpy(plan.partner - plan.start).to(out.device)
-    weight = torch.from_numpy(plan.weight).to(out.device)
-    others = out[partner]
-    top, left, height, width = plan.mix_box[0].tolist()
-    if height:
-        out[:, :, top : top + height, left : left + width] = others[:, :, top : top + height, left : left + width]
-    elif plan.weight[0] < 1:
-        out = out.mul_(float(plan.weight[0])).add_(others, alpha=1 - float(plan.weight[0]))
-    return Batch(images=out, labels=labels, partner_labels=labels[partner], weight=weight)
+    partner = weight = None
+    if plan.partner is not None and plan.weight is not None:
+        partner = plan.partner - plan.start
+        _mix(out, plan, partner)
+        weight = torch.from_numpy(plan.weight).to(out.device)
+    return Batch(
+        images=out.contiguous(memory_format=torch.channels_last) if channels_last else out,
+        labels=labels,
+        partner_labels=None if partner is None else _select(labels, partner),
+        weight=weight,
+    )
 
 
 def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool) -> Tensor:
@@ -116,12 +126,27 @@ def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], ch
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
 
+def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:
+    """Mixup or cutmix with the partners, in place; the arithmetic of `torchvision.transforms.v2.MixUp` and `CutMix`."""
+    assert plan.weight is not None
+    assert plan.mix_box is not None
+    top, left, height, width = plan.mix_box[0].tolist()
+    own = float(plan.weight[0])
+    if height:
+        box = images[:, :, top : top + height, left : left + width]
+        box.copy_(_select(box, partner))
+    elif own < 1:
+        others = _select(images, partner).mul_(1 - own)
+        images.mul_(own).add_(others)
+
+
 def _erase(images: Tensor, plan: EpochPlan) -> None:
     """Normal noise in the plan's boxes, in place; an image's noise depends on its own seed alone."""
     assert plan.erase_box is not None
     assert plan.noise_seed is not None
+    generator = torch.Generator()
     for i in np.flatnonzero(plan.erase_box[:, 2]):
         top, left, height, width = plan.erase_box[i].tolist()
-        generator = torch.Generator().manual_seed(int(plan.noise_seed[i]))
+        generator.manual_seed(int(plan.noise_seed[i]))
         noise = torch.randn(3, height, width, generator=generator)
         images[i, :, top : top + height, left : left + width] = noise.to(images.device)

@@ -21,7 +21,7 @@ from cctkit.data.source import ROLES, Notify, Progress, Source
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
-_DEFAULT_SIZE: Size = (32, 32)
+DEFAULT_SIZE: Size = (32, 32)
 _TEST_SHARE = 0.2
 _DEFAULT = "cifar100"
 
@@ -91,7 +91,7 @@ def load_dataset(config: DataConfig, *, progress: Progress = lambda *_: None, no
     name = config.dataset
     if name is not None and Path(name).is_file():
         return _assemble(open_packed(Path(name)), config, place=str(Path(name).resolve()))
-    size = config.image_size or _DEFAULT_SIZE
+    size = config.image_size or DEFAULT_SIZE
     source = _source(config, progress, notify)
     facts = repr((source.key, size, config.resize_mode, config.skip_bad)).encode()
     path = cache_folder() / "packed" / f"{hashlib.sha256(facts).hexdigest()[:32]}.safetensors"

@@ -1,9 +1,13 @@
 """From a split and a plan to batches on the device: chunks of images are augmented ahead, here or in worker processes."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -11,16 +15,27 @@ from torch.utils.data import Dataset as TorchDataset
 
 from cctkit.config import AugmentConfig
 from cctkit.data.augment import Batch, augment, finish
-from cctkit.data.dataset import Split
 from cctkit.data.plan import EpochPlan
+from cctkit.data.policies import operators
 from cctkit.errors import ResourceError
 
 CHUNK_IMAGES = 4096
-_PREFETCHED_CHUNKS = 2
+_CHUNK_BYTES = 32 * 2**20
+_SHARED_BYTES = 32 * 2**20  # of all chunks under way: a container's /dev/shm is often 64 MB
+_PREFETCHED_CHUNKS = 2  # by each worker
+
+
+class Images(Protocol):
+    """What is read here of a `data.dataset.Split`."""
+
+    @property
+    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]: ...
+
+    def take(self, positions: np.ndarray[Any, np.dtype[np.int64]], /) -> Tensor: ...
 
 
 def train_batches(
-    split: Split,
+    split: Images,
     *,
     plan: EpochPlan,
     config: AugmentConfig,
@@ -35,14 +50,24 @@ def train_batches(
 ) -> Iterator[Batch]:
     """The batches of an epoch from `start_step` on; the same ones for any chunk size and number of workers.
 
-    Without workers a chunk is augmented on the device, between two steps; with them, ahead, on the CPU.
+    Without workers a chunk (at most `chunk_images`, in whole batches) is augmented between two steps, on CUDA where that is
+    the device; with them, ahead, on the CPU.
 
     Raises: ResourceError where a worker dies, which for want of shared memory it does silently.
     """
-    spans = _spans(len(plan), batch_size, start_step, chunk_images)
-    chunks = _Chunks(split=split, plan=plan, config=config, spans=spans, device=device if workers == 0 else "cpu")
+    spans = _spans(len(plan), batch_size, start_step, _room(split, plan, chunk_images, workers))
+    cuda = torch.device(device).type == "cuda"
+    chunks = _Chunks(
+        split=split,
+        plan=plan,
+        config=config,
+        fill=[round(255 * value) for value in mean],
+        spans=spans,
+        device=device if cuda and workers == 0 else "cpu",
+        shared=workers > 0,
+    )
     for (start, stop), images in zip(spans, _prepared(chunks, workers), strict=True):
-        images = images.to(device, non_blocking=True)
+        images = (images.pin_memory() if cuda and workers else images).to(device, non_blocking=True)
         labels = torch.from_numpy(split.labels[plan.order[start:stop]]).to(device, non_blocking=True)
         for first in range(0, stop - start, batch_size):
             last = min(first + batch_size, stop - start)
@@ -56,8 +81,15 @@ def train_batches(
             )
 
 
+def _room(split: Images, plan: EpochPlan, asked: int, workers: int) -> int:
+    """How many images a chunk may have: as many as asked for, within the memory that chunks under way may take."""
+    image_bytes = split.take(plan.order[:1]).numel()
+    allowed = _SHARED_BYTES // (workers * _PREFETCHED_CHUNKS + 2) if workers else _CHUNK_BYTES
+    return min(asked, allowed // image_bytes)
+
+
 def _spans(number: int, batch_size: int, start_step: int, chunk_images: int) -> list[tuple[int, int]]:
-    """(start, stop) positions of each chunk: whole batches, about `chunk_images` images."""
+    """(start, stop) positions of each chunk: whole batches, at least one, about `chunk_images` images."""
     length = max(1, chunk_images // batch_size) * batch_size
     return [(start, min(start + length, number)) for start in range(start_step * batch_size, number, length)]
 
@@ -66,11 +98,13 @@ def _spans(number: int, batch_size: int, start_step: int, chunk_images: int) -> 
 class _Chunks(TorchDataset[Tensor]):
     """Chunk i, augmented: uint8 (n, 3, H, W)."""
 
-    split: Split
+    split: Images
     plan: EpochPlan
     config: AugmentConfig
+    fill: Sequence[float]
     spans: list[tuple[int, int]]
     device: str
+    shared: bool
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -78,15 +112,18 @@ class _Chunks(TorchDataset[Tensor]):
     def __getitem__(self, i: int) -> Tensor:
         plan = self.plan.part(*self.spans[i])
         images = self.split.take(plan.order)
-        if self.device == "cuda":
-            images = images.pin_memory()
-        return augment(images.to(self.device, non_blocking=True), plan=plan, config=self.config)
+        if self.device != "cpu":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        images = augment(images, plan=plan, config=self.config, fill=self.fill)
+        # In shared memory already here, where a failure reaches the trainer: in the queue's thread it would be lost.
+        return images.share_memory_() if self.shared else images  # type: ignore[no-untyped-call]
 
 
 def _prepared(chunks: _Chunks, workers: int) -> Iterator[Tensor]:
     if workers == 0:
         yield from (chunks[i] for i in range(len(chunks)))
         return
+    operators()  # imported before the fork, or each worker would do it, every epoch
     loader: DataLoader[Tensor] = DataLoader(
         chunks,
         batch_size=None,
@@ -94,11 +131,12 @@ def _prepared(chunks: _Chunks, workers: int) -> Iterator[Tensor]:
         prefetch_factor=_PREFETCHED_CHUNKS,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # its base seed would come from torch's default one
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
     )
     try:
         yield from loader
     except RuntimeError as error:
-        if "worker" not in str(error).lower():
+        if not _worker_died(str(error)):
             raise
         raise ResourceError(
             "a loader worker died, most likely for want of shared memory",
@@ -107,6 +145,16 @@ def _prepared(chunks: _Chunks, workers: int) -> Iterator[Tensor]:
         ) from error
 
 
+def _worker_died(message: str) -> bool:
+    """Whether torch's message is of a dead worker, or of one without shared memory; not of a bug in one."""
+    return message.startswith("DataLoader worker (pid") or "shared memory" in message or "No space left" in message
+
+
 def _start_worker(_index: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the trainer answers it, by saving."""
+    """Signals sent to the whole process group (Ctrl-C, `timeout`) are the trainer's to answer, by saving.
+
+    A worker told to end does so quietly: dying of the signal would raise in the trainer, before it has saved.
+    """
+    os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

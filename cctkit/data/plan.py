@@ -103,13 +103,20 @@ def _policy_draws(generator: np.random.Generator, number: int, *, rand: bool) ->
 
 
 def _crop_boxes(generator: np.random.Generator, number: int, size: Size, config: AugmentConfig) -> Array:
-    height, width = size
     if config.crop == "pad":
         corner = generator.integers(2 * config.crop_padding + 1, size=(number, 2))
         return np.hstack([corner, np.broadcast_to(size, (number, 2))]).astype(np.int16)
     boxes = _random_boxes(generator, number, size, scale=_CROP_SCALE, ratio=_CROP_RATIO, may_fill=True)
-    boxes[boxes[:, 2] == 0] = (0, 0, height, width)
+    boxes[boxes[:, 2] == 0] = _central_box(size)
     return boxes
+
+
+def _central_box(size: Size) -> tuple[int, int, int, int]:
+    """The largest box around the centre whose aspect a resized crop may have (`RandomResizedCrop`, where no try fits)."""
+    height, width = size
+    low, high = _CROP_RATIO
+    rows, columns = min(height, round(width / low)), min(width, round(height * high))
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def _random_boxes(

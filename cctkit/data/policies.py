@@ -1,9 +1,10 @@
-"""AutoAugment's and RandAugment's operations as tables: name, magnitude and sign of each."""
+"""AutoAugment's and RandAugment's operations as tables: from a plan's draws to names and arguments, and to calls."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from cctkit.config import Size
 from cctkit.data.plan import EpochPlan
+
+Array = np.ndarray[Any, Any]
 
 # AutoAugment's policy for CIFAR-10: (operation, probability, magnitude bin of 0 to 9), twice a sub-policy. Cubuk et al. 2019,
 # table 7, as in torchvision/transforms/v2/_auto_augment.py.
@@ -62,120 +65,152 @@ RAND_OPERATIONS = (
     "TranslateY",
 )
 
-_UNSIGNED = {"AutoContrast", "Equalize", "Invert", "Posterize", "Solarize", "SolarizeAdd"}
 _RAND_PROBABILITY = 0.5
+_PLAIN = frozenset({"AutoContrast", "Equalize", "Invert"})
+_UNSIGNED = _PLAIN | {"Posterize", "Solarize", "SolarizeAdd"}
 _SOLARIZE_ADD_BELOW = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation with its magnitude, in the units of `apply`; bilinear or nearest where pixels move."""
+    """One operation; `value` is its argument: degrees, pixels, a factor, bits, a threshold or an amount."""
 
     name: str
-    magnitude: float = 0.0
+    value: float = 0.0
     bilinear: bool = False
-
-
-def cifar10_magnitude(name: str, level: int, size: Size) -> float:
-    """The magnitude of one of AutoAugment's ten bins, without its sign, in float32 as torchvision computes it."""
-    height, width = size
-    top = {"TranslateX": 150 / 331 * width, "TranslateY": 150 / 331 * height, "Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3}
-    if name in _UNSIGNED - {"Posterize", "Solarize"}:
-        return 0.0
-    if name == "Posterize":
-        return float(round(8 - level / (9 / 4)))
-    bins = torch.linspace(1.0, 0.0, 10) if name == "Solarize" else torch.linspace(0.0, top.get(name, 0.9), 10)
-    return float(bins[level])
+    """How pixels are interpolated where they move: bilinear, or from the nearest."""
 
 
 @cache
-def _cifar10_operation(policy: int, slot: int, negative: bool, size: Size) -> Operation:
+def cifar10_operation(policy: int, slot: int, negative: bool, size: Size) -> Operation:
+    """The first or second operation (slot 0, 1) of a sub-policy, its argument as torchvision's AutoAugment computes it."""
     name, _, level = CIFAR10_POLICY[policy][slot]
-    magnitude = cifar10_magnitude(name, level, size)
-    return Operation(name, -magnitude if negative and name not in _UNSIGNED else magnitude)
+    height, width = size
+    if name in _PLAIN:
+        return Operation(name)
+    if name == "Posterize":
+        return Operation(name, round(8 - level / (9 / 4)))
+    if name == "Solarize":
+        return Operation(name, 255 * float(torch.linspace(1.0, 0.0, 10)[level]))
+    top = {"TranslateX": 150 / 331 * width, "TranslateY": 150 / 331 * height, "Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3}
+    magnitude = float(torch.linspace(0.0, top.get(name, 0.9), 10)[level]) * (-1 if negative else 1)
+    if name in ("TranslateX", "TranslateY"):
+        return Operation(name, int(magnitude))
+    return Operation(name, _argument(name, magnitude))
 
 
 @cache
-def _rand_operation(index: int, tenths: int, negative: bool, size: Size) -> Operation:
-    """timm's `_LEVEL_TO_ARG` of the increasing operations, in the units of `apply`."""
-    name, share, sign = RAND_OPERATIONS[index], tenths / 100, -1 if negative else 1
+def rand_operation(index: int, tenths: int, negative: bool, size: Size) -> Operation:
+    """timm's operation at a level given in tenths, `LEVEL_TO_ARG` of the increasing ones (timm/data/auto_augment.py).
+
+    Bilinear where timm takes bilinear or bicubic at random.
+    """
+    name, share = RAND_OPERATIONS[index], tenths / 100
     height, width = size
-    magnitudes: dict[str, float] = {
-        "Rotate": sign * share * 30,
+    unsigned = {
         "Posterize": 4 - int(share * 4),
-        "Solarize": (256 - min(256, int(share * 256))) / 255,
-        "SolarizeAdd": min(_SOLARIZE_ADD_BELOW, int(share * 110)),
-        "ShearX": sign * share * 0.3,
-        "ShearY": sign * share * 0.3,
-        "TranslateX": sign * share * 0.45 * width,
-        "TranslateY": sign * share * 0.45 * height,
+        "Solarize": 256 - int(share * 256),
+        "SolarizeAdd": int(share * 110),
     }
-    enhance = max(0.1, 1 + sign * share * 0.9) - 1
-    flat = name in {"AutoContrast", "Equalize", "Invert"}
-    return Operation(name, 0.0 if flat else magnitudes.get(name, enhance), bilinear=True)
+    if name in _UNSIGNED:
+        return Operation(name, unsigned.get(name, 0))
+    top = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateX": 0.45 * width, "TranslateY": 0.45 * height}
+    magnitude = share * top.get(name, 0.9) * (-1 if negative else 1)
+    return Operation(name, max(0.1, 1 + magnitude) if name not in top else _argument(name, magnitude), bilinear=True)
 
 
-def operations_of(plan: EpochPlan, slot: int, size: Size) -> dict[Operation, np.ndarray[Any, Any]]:
-    """Which of the plan's images get which operation in this slot (0 or 1): the groups that one call serves."""
+def _argument(name: str, magnitude: float) -> float:
+    """A signed magnitude in the units of the call: a shear's angle, an enhancement's factor."""
+    if name in ("ShearX", "ShearY"):
+        return math.degrees(math.atan(magnitude))
+    return magnitude if name in ("Rotate", "TranslateX", "TranslateY") else 1.0 + magnitude
+
+
+def operations_of(plan: EpochPlan, slot: int, size: Size) -> list[tuple[Operation, Array]]:
+    """The operations of this slot (0 or 1), each with the rows of the plan that get it: what one call serves."""
     assert plan.coins is not None
     assert plan.signs is not None
     negative = plan.signs[:, slot].astype(np.int64)
-    make: Callable[[int], Operation]
     if plan.policy is not None:
         probability = np.array([row[slot][1] for row in CIFAR10_POLICY], dtype=np.float32)[plan.policy]
         code = plan.policy.astype(np.int64) * 2 + negative
-        make = lambda code: _cifar10_operation(code // 2, slot, bool(code % 2), size)  # noqa: E731
     else:
         assert plan.operations is not None
         assert plan.levels is not None
         probability = np.full(len(plan), _RAND_PROBABILITY, dtype=np.float32)
         code = (plan.operations[:, slot].astype(np.int64) * 128 + plan.levels[:, slot]) * 2 + negative
-        make = lambda code: _rand_operation(code // 256, code // 2 % 128, bool(code % 2), size)  # noqa: E731
     applied = np.flatnonzero(plan.coins[:, slot] <= probability)
-    groups: dict[Operation, list[np.ndarray[Any, Any]]] = {}
-    order = applied[np.argsort(code[applied], kind="stable")]
-    codes, starts = np.unique(code[order], return_index=True)
-    for value, rows in zip(codes.tolist(), np.split(order, starts[1:]), strict=False):
-        groups.setdefault(make(value), []).append(rows)
-    return {operation: np.concatenate(rows) for operation, rows in groups.items()}
+    groups: dict[Operation, list[Array]] = {}
+    for value, rows in groups_by(code[applied]):
+        if plan.policy is not None:
+            operation = cifar10_operation(value // 2, slot, bool(value % 2), size)
+        else:
+            operation = rand_operation(value // 256, value // 2 % 128, bool(value % 2), size)
+        groups.setdefault(operation, []).append(applied[rows])
+    return [(operation, np.concatenate(rows)) for operation, rows in groups.items()]
 
 
-def apply(images: Tensor, operation: Operation) -> Tensor:
-    """One operation on uint8 images (B, 3, H, W), as `torchvision.transforms.v2.AutoAugment` calls it on each alone."""
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.v2 import functional as F
+def groups_by(codes: Array) -> list[tuple[int, Array]]:
+    """Each code with the rows that have it, both in increasing order."""
+    order = np.argsort(codes, kind="stable")
+    values, starts = np.unique(codes[order], return_index=True)
+    return list(zip(values.tolist(), np.split(order, starts[1:]), strict=True)) if len(codes) else []
 
-    value = operation.magnitude
-    mode = InterpolationMode.BILINEAR if operation.bilinear else InterpolationMode.NEAREST
 
-    def affine(*, translate: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Tensor:
-        center = [0, 0] if any(shear) else None
-        return F.affine(
-            images, angle=0.0, translate=list(translate), scale=1.0, shear=list(shear), interpolation=mode, center=center
-        )
+def operators() -> ModuleType:
+    """`torchvision.transforms.v2.functional`, imported when it is first needed: it takes two seconds."""
+    from torchvision.transforms.v2 import functional
 
-    calls: dict[str, Callable[[], Tensor]] = {
-        "ShearX": lambda: affine(shear=(math.degrees(math.atan(value)), 0.0)),
-        "ShearY": lambda: affine(shear=(0.0, math.degrees(math.atan(value)))),
-        "TranslateX": lambda: affine(translate=(int(value), 0)),
-        "TranslateY": lambda: affine(translate=(0, int(value))),
-        "Rotate": lambda: F.rotate(images, angle=value, interpolation=mode),
-        "Brightness": lambda: F.adjust_brightness(images, 1.0 + value),
-        "Color": lambda: F.adjust_saturation(images, 1.0 + value),
-        "Contrast": lambda: F.adjust_contrast(images, 1.0 + value),
-        "Sharpness": lambda: F.adjust_sharpness(images, 1.0 + value),
-        "Posterize": lambda: F.posterize(images, bits=int(value)),
-        "Solarize": lambda: F.solarize(images, threshold=255 * value),
-        "SolarizeAdd": lambda: solarize_add(images, int(value)),
-        "AutoContrast": lambda: F.autocontrast(images),
-        "Equalize": lambda: F.equalize(images),
-        "Invert": lambda: F.invert(images),
-    }
-    changed: Tensor = calls[operation.name]()
+    return functional  # type: ignore[no-any-return]
+
+
+def apply(images: Tensor, operation: Operation, *, fill: Sequence[float] | None = None) -> Tensor:
+    """One operation on uint8 images (B, 3, H, W), as `torchvision.transforms.v2.AutoAugment` calls it on each alone.
+
+    fill: value of each channel, 0 to 255, for pixels that move in from outside; None for black.
+    """
+    changed: Tensor = _call(images, operation, fill)
     return changed
 
 
+def _call(images: Tensor, operation: Operation, fill: Sequence[float] | None) -> Any:
+    functional, value = operators(), operation.value
+    move = {"interpolation": "bilinear" if operation.bilinear else "nearest", "fill": None if fill is None else list(fill)}
+    stay = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    match operation.name:
+        case "ShearX":
+            return functional.affine(images, **stay | move | {"shear": [value, 0.0], "center": [0, 0]})
+        case "ShearY":
+            return functional.affine(images, **stay | move | {"shear": [0.0, value], "center": [0, 0]})
+        case "TranslateX":
+            return functional.affine(images, **stay | move | {"translate": [value, 0]})
+        case "TranslateY":
+            return functional.affine(images, **stay | move | {"translate": [0, value]})
+        case "Rotate":
+            return functional.rotate(images, angle=value, **move)
+        case "Brightness":
+            return functional.adjust_brightness(images, value)
+        case "Color":
+            return functional.adjust_saturation(images, value)
+        case "Contrast":
+            return functional.adjust_contrast(images, value)
+        case "Sharpness":
+            return functional.adjust_sharpness(images, value)
+        case "Posterize":
+            return functional.posterize(images, bits=int(value))
+        case "Solarize":
+            return functional.solarize(images, threshold=value)
+        case "SolarizeAdd":
+            return solarize_add(images, int(value))
+        case "AutoContrast":
+            return functional.autocontrast(images)
+        case "Equalize":
+            return functional.equalize(images)
+        case "Invert":
+            return functional.invert(images)
+    raise ValueError(operation.name)
+
+
 def solarize_add(images: Tensor, amount: int) -> Tensor:
-    """Add `amount` to every value under 128, up to 255 (timm/data/auto_augment.py, `solarize_add`)."""
-    added = (images.int() + amount).clamp_max(255).to(images.dtype)
-    return torch.where(images < _SOLARIZE_ADD_BELOW, added, images)
+    """Add `amount`, at most 128, to every value under 128 (timm/data/auto_augment.py, `solarize_add`)."""
+    return torch.where(images < _SOLARIZE_ADD_BELOW, images + amount, images)

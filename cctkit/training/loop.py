@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import ModelConfig, TrainConfig
@@ -64,6 +64,7 @@ class Job:
     run: RunDir
     reporter: Reporter
     stop: StopRequest = field(default_factory=StopRequest)
+    model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
 
     @property
     def steps(self) -> int:
@@ -114,7 +115,7 @@ def _out_of_memory(job: Job) -> ResourceError:
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
     config, policy = job.config, job.policy
-    model = policy.prepare(build_model(job.model_config, seed=config.seed))
+    model = policy.prepare(job.model or build_model(job.model_config, seed=config.seed))
     ema = None
     if config.ema is not None:
         average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]

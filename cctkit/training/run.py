@@ -1,6 +1,5 @@
 """One run from its settings to its result: the data, the directory, training, and what it leaves behind."""
 
-import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -11,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import cctkit
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
-from cctkit.config import TrainConfig, settings
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.config import ModelConfig, TrainConfig, settings
+from cctkit.data.dataset import DEFAULT_SIZE, Dataset, load_dataset
 from cctkit.errors import UserError
 from cctkit.evaluation import count_parameters, result_of
+from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
 from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
-from cctkit.rundir import RunDir, default_name, read_metrics
+from cctkit.rundir import RunDir, default_name, read_json, read_metrics
 from cctkit.score import score
 from cctkit.training.device import DevicePolicy, choose_policy, cpu_name
 from cctkit.training.loop import Job, Reporter, evaluate, fit, result_tensors
@@ -58,10 +59,19 @@ def start_run(
         _check_against_data(config, dataset)
         architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
         run = run or RunDir.create(default_name(dataset.name, config.model.model, datetime.now()))
-        _write_settings(run, resolved, recipe_name, dataset, policy)
         reporter.notice(_first_line(config, recipe_name, dataset, policy))
+        model, report = _initialised(config, architecture, dataset, reporter, data_progress)
+        dataset = _normalised_as(dataset, report)
+        _write_settings(run, resolved, recipe_name, dataset, policy, report)
         job = Job(
-            config=config, model_config=architecture, dataset=dataset, policy=policy, run=run, reporter=reporter, stop=stop
+            config=config,
+            model_config=architecture,
+            dataset=dataset,
+            policy=policy,
+            run=run,
+            reporter=reporter,
+            stop=stop,
+            model=model,
         )
         stop.check()
     except BaseException:
@@ -81,8 +91,8 @@ def resume_run(
     Raises: UserError where `flags` change a setting, or the data is not the same.
     """
     with RunDir.open(path) as run:
-        stored = json.loads(run.config.read_text(encoding="utf-8"))
-        env = json.loads(run.env.read_text(encoding="utf-8"))
+        stored = read_json(run.config, "values", "recipe")
+        env = read_json(run.env, "policy", "dataset", "init", "torch", "cpu", "gpu")
         config = TrainConfig.from_flat(_resumed_values(stored["values"], flags, path), where=str(run.config))
         kept: dict[str, Any] = env["policy"]
         policy = _policy(config.replace(precision=kept["precision"]))
@@ -94,10 +104,20 @@ def resume_run(
         if dataset.fingerprint != env["dataset"]["fingerprint"]:
             raise UserError(f"the images of {dataset.name} are not those that the run began with", str(path), "restore them")
         architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
-        job = Job(
-            config=config, model_config=architecture, dataset=dataset, policy=policy, run=run, reporter=reporter, stop=stop
-        )
         reporter.notice(f"resuming {path}")
+        model = None
+        if env["init"] and not any(run.checkpoints.glob("step-*")):  # killed before its weights were in a checkpoint
+            model, _ = _initialised(config, architecture, dataset, reporter, data_progress)
+        job = Job(
+            config=config,
+            model_config=architecture,
+            dataset=_normalised_as(dataset, env["init"]),
+            policy=policy,
+            run=run,
+            reporter=reporter,
+            stop=stop,
+            model=model,
+        )
         return run, _train(job, stored["recipe"], resume=True)
 
 
@@ -119,17 +139,42 @@ def _load(
     request: Request, early: Resolved, policy: DevicePolicy, reporter: Reporter, data_progress: DataProgress
 ) -> tuple[Dataset, Resolved, str]:
     """The data set, and with it the recipe where none is named; a recipe may ask for another image size."""
-    dataset = load_dataset(early.config.data, progress=data_progress, notify=reporter.notice)
+    data = early.config.data
+    named_size = model_config(early.config.model).image_size
+    if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
+        data = replace(data, image_size=named_size)  # a model whose name has another size
+    dataset = load_dataset(data, progress=data_progress, notify=reporter.notice)
     name = request.recipe or default_recipe(dataset.name, policy.device)
     resolved = _resolve(request, name)
     place = dataset.source or dataset.name
-    values = resolved.config.flat() | {"dataset": place}
-    config = TrainConfig.from_flat(values)
-    if replace(config.data, dataset=None) != replace(early.config.data, dataset=None):
+    config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
+    if replace(config.data, dataset=None) != replace(data, dataset=None):
         dataset = load_dataset(config.data, progress=data_progress, notify=reporter.notice)
     if dataset.skipped:
         reporter.notice(f"left out {len(dataset.skipped)} broken images:\n  " + "\n  ".join(dataset.skipped))
     return dataset, Resolved(config=config, origins=resolved.origins), name
+
+
+def _initialised(
+    config: TrainConfig, architecture: ModelConfig, dataset: Dataset, reporter: Reporter, data_progress: DataProgress
+) -> tuple[nn.Module | None, dict[str, Any] | None]:
+    """The model filled from `--init`, and what was taken from there; nothing where it is not asked for."""
+    if config.init is None:
+        return None, None
+    from cctkit.training.pretrained import initialise
+
+    model = build_model(architecture, seed=config.seed)
+    report = initialise(model, config.init, config=architecture, class_names=dataset.class_names, progress=data_progress)
+    reporter.notice("\n".join(report.lines()))
+    return model, report.as_dict()
+
+
+def _normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
+    """Pretrained weights expect the normalisation that they were trained with."""
+    if not report or report["mean"] is None:
+        return dataset
+    mean, std = report["mean"], report["std"]
+    return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
 def _check_against_data(config: TrainConfig, dataset: Dataset) -> None:
@@ -158,10 +203,19 @@ def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy:
     )
 
 
-def _write_settings(run: RunDir, resolved: Resolved, recipe_name: str, dataset: Dataset, policy: DevicePolicy) -> None:
+def _write_settings(
+    run: RunDir,
+    resolved: Resolved,
+    recipe_name: str,
+    dataset: Dataset,
+    policy: DevicePolicy,
+    report: dict[str, Any] | None,
+) -> None:
     """`env.json` and `config.json`, before the first step; with the latter the directory is a run."""
     values = resolved.config.flat()
-    run.write_json(run.env, environment(policy) | {"dataset": _dataset_info(dataset) | {"skipped": list(dataset.skipped)}})
+    run.write_json(
+        run.env, environment(policy) | {"dataset": _dataset_info(dataset) | {"skipped": list(dataset.skipped)}, "init": report}
+    )
     run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
 
 

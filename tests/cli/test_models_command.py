@@ -30,10 +30,13 @@ def test_every_model_of_the_catalog_is_listed_with_its_sizes(capsys: pytest.Capt
         "mlp_dim": 512,
         "num_heads": 4,
         "params": {"total": 3256933, "without_embeddings": 3191397},
+        "published_params_millions": 3.168,
         "macs": 1013867520,
     }
     assert {each["dataset"]: (each["top1_percent"], each["epochs"]) for each in published}["cifar100"] == (76.71, 200)
     assert rows["vit_h_14"]["params"]["total"] == 632045800
+    report = {name: rows[name]["published_params_millions"] for name in ("vit_b_16", "vit_l_16", "vit_h_14")}
+    assert report == {"vit_b_16": 86, "vit_l_16": 307, "vit_h_14": 632}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_the_table_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:4] == ["model", "family", "pixels", "layers"]
     assert len(lines) == 3
-    assert lines[1].split()[:10] == ["cct_6_3x1", "cct", "32", "6", "256", "512", "4", "100", "3,256,933", "1.014"]
+    assert lines[1].split()[:11] == ["cct_6_3x1", "cct", "32", "6", "256", "512", "4", "100", "3,256,933", "3.168", "1.014"]
     assert "76.71 CIFAR-100" in lines[1]
 
 

@@ -80,10 +80,9 @@ def test_the_values_are_the_optimizers_of_a_real_run(tmp_path: Path, monkeypatch
 
     seen: list[list[float]] = []
 
-    def watched(state: Any, *arguments: Any, **options: Any) -> Any:
-        result = train_step(state, *arguments, **options)
+    def watched(state: Any, *arguments: Any, **options: Any) -> None:
+        train_step(state, *arguments, **options)
         seen.append([optimizer.param_groups[0]["lr"] for optimizer in state.optimizers])
-        return result
 
     monkeypatch.setattr("cctkit.training.loop.train_step", watched)
     for split in ("train", "test"):

@@ -198,6 +198,30 @@ def test_a_folder_of_images_that_are_not_square_trains_and_is_evaluated(tmp_path
     assert "dog [x]" in other.stderr
 
 
+def test_weights_of_a_run_are_a_beginning_for_the_next(unbroken: Path, tmp_path: Path) -> None:
+    weights = unbroken / "weights.safetensors"
+    settings = ["--epochs", "1", "--lr", "1e-9", "--muon-lr", "1e-9", "--init", weights, "-o", tmp_path / "run"]
+    done = cctkit("train", *TINY, *settings, check=True)
+    assert "tensors taken" in done.stderr
+    before, after = (json.loads((run / "result.json").read_text()) for run in (unbroken, tmp_path / "run"))
+    assert after["loss"] == pytest.approx(before["loss"], abs=1e-4)
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["init"]["layout"]
+
+
+def test_a_damaged_file_of_a_run_is_three_lines_and_exit_2(unbroken: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for name, content in (("config.json", "{"), ("config.json", "[]"), ("env.json", "{}")):
+        run = tmp_path / f"{name}-{len(content)}{content[0]}"
+        shutil.copytree(unbroken, run)
+        (run / name).write_text(content)
+        for command in (["train", "--resume", run], ["eval", run]):
+            done = cctkit(*command)
+            assert done.returncode == 2, done.stderr
+            assert name in done.stderr
+            assert len(done.stderr.splitlines()) <= 3
+
+
 def test_divergence_is_exit_3_and_the_last_checkpoint_is_finite(tmp_path: Path) -> None:
     from cctkit.training.checkpoint import load_checkpoint
 

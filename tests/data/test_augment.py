@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F  # noqa: N812
+from torchvision.transforms.v2 import functional as F
 
 from cctkit.config import AugmentConfig
 from cctkit.data.augment import augment, finish, normalise
 from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import CIFAR10_POLICY, RAND_OPERATIONS, Operation, _rand_operation, apply, solarize_add
+from cctkit.data.policies import CIFAR10_POLICY
 
 ONLY_POLICY = AugmentConfig(crop="none", flip=False)
 
 
-def random_images(number: int, seed: int = 0) -> torch.Tensor:
+def random_images(number: int, size: tuple[int, int] = (32, 32)) -> torch.Tensor:
     """Smooth random images, some of them flat or of few values, which equalize and autocontrast treat apart."""
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, 256, (number, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    images = torch.nn.functional.interpolate(small.float(), size=32, mode="bilinear").to(torch.uint8)
+    small = torch.randint(0, 256, (number, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(small.float(), size=size, mode="bilinear").to(torch.uint8)
     images[0] = 77
     images[1] = images[1] // 128 * 200
     return images
@@ -46,10 +45,18 @@ def reference(image: torch.Tensor, policy: int, coins: tuple[float, float], nega
         return transform(image)
 
 
+def test_the_table_is_torchvisions() -> None:
+    theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._policies
+    assert [[(name, share, level or 0) for name, share, level in row] for row in theirs] == [
+        list(row) for row in CIFAR10_POLICY
+    ]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("policy", range(25))
-def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: bool) -> None:
-    images = random_images(8)
+def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: bool, size: tuple[int, int]) -> None:
+    images = random_images(8, size)
     coins = np.tile(np.array([[0.0, 0.0], [0.0, 0.999], [0.999, 0.0], [0.15, 0.25]], dtype=np.float32), (2, 1))
     plan = EpochPlan(
         order=np.arange(8), policy=np.full(8, policy, dtype=np.uint8), coins=coins, signs=np.full((8, 2), negative)
@@ -63,9 +70,7 @@ def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: 
 
 
 def draw(number: int, config: AugmentConfig, batch_size: int = 16) -> EpochPlan:
-    return EpochPlan.draw(
-        seed=3, epoch=2, num_images=number, batch_size=batch_size, image_size=(32, 32), config=config
-    )
+    return EpochPlan.draw(seed=3, epoch=2, num_images=number, batch_size=batch_size, image_size=(32, 32), config=config)
 
 
 def test_a_padded_crop_and_flip_equal_the_single_image_ones() -> None:
@@ -97,6 +102,12 @@ def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: 
         assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(auto_augment="rand", crop="resized")])
+def test_every_tensor_is_made_on_the_device_of_the_images(config: AugmentConfig) -> None:
+    images, plan = torch.empty(96, 3, 32, 32, dtype=torch.uint8, device="meta"), draw(96, config)
+    assert augment(images, plan=plan, config=config).device.type == "meta"
+
+
 def test_normalisation_is_torchvisions() -> None:
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     images = random_images(4)
@@ -108,24 +119,32 @@ def test_normalisation_is_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_is_torchvisions_arithmetic_on_the_same_draws(kind: str) -> None:
+def test_mixing_is_torchvisions_on_the_same_draws(kind: str) -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, **{kind: 1.0})
-    images, plan = random_images(16), draw(16, config)
-    labels = torch.arange(16)
-    plain = normalise(images, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
-    batch = finish(images, labels, plan=plan, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    images, labels = random_images(2), torch.tensor([3, 5])  # in a batch of two, torchvision's partner is ours
+    plan = draw(2, config, batch_size=2)
+    top, left, height, width = plan.mix_box[0].tolist()
+    assert (height * width > 0) == (kind == "cutmix")
+    batch = finish(images, labels, plan=plan, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), channels_last=True)
+    plain = normalise(images, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), channels_last=False)
     share = float(plan.weight[0])
-    rolled = plain.flip(0)  # the partner is the batch's other end
-    if kind == "mixup":
-        expected = plain * share + rolled * (1 - share)
-    else:
-        expected = plain.clone()
-        top, left, height, width = plan.mix_box[0].tolist()
-        assert height > 0
-        expected[:, :, top : top + height, left : left + width] = rolled[:, :, top : top + height, left : left + width]
-    torch.testing.assert_close(batch.images, expected)
-    assert torch.equal(batch.partner_labels, labels.flip(0))
-    assert batch.weight.tolist() == pytest.approx([share] * 16)
+    box = (left, top, left + width, top + height)
+    params = {"labels": labels, "batch_size": 2, "lam": share, "lam_adjusted": share, "box": box}
+    theirs = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](num_classes=10)
+    assert torch.equal(batch.images, theirs.transform(plain, params))
+    targets = torch.nn.functional.one_hot(batch.labels, 10) * batch.weight[:, None]
+    targets += torch.nn.functional.one_hot(batch.partner_labels, 10) * (1 - batch.weight[:, None])
+    torch.testing.assert_close(targets, theirs.transform(labels, params))
+
+
+def test_the_partner_is_the_image_at_the_batchs_other_end() -> None:
+    config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0)
+    images, labels, plan = random_images(24), torch.arange(24), draw(24, config)
+    part = plan.part(16, 24)  # the last batch of an epoch, in a chunk of its own
+    batch = finish(images[16:], labels[16:], plan=part, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    assert batch.partner_labels.tolist() == list(range(23, 15, -1))
+    share, scaled = float(part.weight[0]), images[16:] / 255
+    torch.testing.assert_close(batch.images, scaled * share + scaled.flip(0) * (1 - share))
 
 
 def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
@@ -138,34 +157,3 @@ def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
     noise = whole[whole != 0]
     assert noise.mean().item() == pytest.approx(0, abs=0.05)
     assert noise.std().item() == pytest.approx(1, abs=0.05)
-
-
-# timm/data/auto_augment.py, LEVEL_TO_ARG at level 9 and level 10, for images 32 pixels wide.
-RAND_MAGNITUDES = [
-    ("Rotate", 90, True, -27.0),
-    ("Posterize", 90, False, 1),  # 4 - int(0.9 * 4)
-    ("Solarize", 90, False, 26 / 255),  # 256 - int(0.9 * 256) = 26
-    ("SolarizeAdd", 90, False, 99),
-    ("Color", 90, False, 0.81),  # factor 1 + 0.9 * 0.9
-    ("Brightness", 100, True, -0.9),  # factor max(0.1, 1 - 0.9)
-    ("ShearX", 90, False, 0.27),
-    ("TranslateY", 100, True, -14.4),
-    ("Invert", 90, True, 0.0),
-]
-
-
-@pytest.mark.parametrize(("name", "tenths", "negative", "expected"), RAND_MAGNITUDES)
-def test_rand_augments_magnitudes_are_timms(name: str, tenths: int, negative: bool, expected: float) -> None:
-    operation = _rand_operation(RAND_OPERATIONS.index(name), tenths, negative, (32, 32))
-    assert operation.magnitude == pytest.approx(expected)
-
-
-def test_solarize_add_adds_below_128_only() -> None:
-    values = torch.tensor([0, 100, 127, 128, 255], dtype=torch.uint8)
-    assert solarize_add(values, 110).tolist() == [110, 210, 237, 128, 255]
-
-
-@pytest.mark.parametrize("name", RAND_OPERATIONS)
-def test_every_operation_of_rand_augment_keeps_shape_and_type(name: str) -> None:
-    out = apply(random_images(4), Operation(name, _rand_operation(RAND_OPERATIONS.index(name), 93, True, (32, 32)).magnitude))
-    assert (out.shape, out.dtype) == ((4, 3, 32, 32), torch.uint8)

@@ -51,7 +51,10 @@ def equal(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     )
 
 
-@pytest.mark.parametrize("options", [{"chunk_images": 1}, {"chunk_images": 64}, {"workers": 1}, {"workers": 2, "chunk_images": 64}])
+WAYS = [{"chunk_images": 1}, {"chunk_images": 64}, {"workers": 1}, {"workers": 2, "chunk_images": 64}]
+
+
+@pytest.mark.parametrize("options", WAYS)
 def test_chunks_and_workers_change_nothing(options: dict[str, int]) -> None:
     split = Images(200)
     expected = batches(split)

@@ -106,7 +106,7 @@ def test_a_size_that_the_patch_does_not_divide_names_the_nearest(patch: int, siz
         tiny(patch_size=patch, image_size=size)
 
 
-def test_the_reports_first_vit_needs_36_pixels_and_has_406_thousand_weights() -> None:
+def test_the_reports_first_vit_needs_36_pixels_and_has_416_thousand_weights() -> None:
     """8 layers, 64 wide, patch 6, 4 heads. By hand: 8 x (12 x 64^2 + 13 x 64) + patches 6,976 + 38 tokens x 64 (one of
     them the class token itself) + norm 128 + head 6,500; the report's 1.56 M does not follow from its sizes."""
     options = {"num_layers": 8, "embed_dim": 64, "num_heads": 4, "patch_size": 6}
