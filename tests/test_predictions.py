@@ -103,7 +103,7 @@ def test_a_file_name_that_is_no_utf8_comes_back(tmp_path: Path) -> None:
 
 # No lone surrogates: they come from no file system.
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20), max_size=5))
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_ids_come_back(tmp_path: Path, ids: list[str]) -> None:
     n = len(ids)
     write_example(tmp_path / "p", ids=ids, labels=np.zeros(n, np.int64), logits=np.zeros((n, 2), np.float32))
@@ -227,7 +227,7 @@ def test_truncations_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_a_mutant_is_read_whole_or_refused(tmp_path: Path, changes: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)
     for position, byte in changes:

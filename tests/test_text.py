@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cctkit.text import nearest, safe_text
@@ -44,6 +44,7 @@ def test_every_character_comes_out_printable_or_as_a_blank() -> None:
 
 
 @given(st.text(), st.integers(min_value=1, max_value=30))
+@settings(max_examples=50, derandomize=True, deadline=None)
 def test_the_length_is_kept_to(text: str, max_length: int) -> None:
     assert len(safe_text(text, max_length)) <= max_length
 
@@ -60,6 +61,7 @@ def test_any_object_is_taken_by_its_text() -> None:
 
 
 @given(st.text())
+@settings(max_examples=50, derandomize=True, deadline=None)
 def test_what_is_safe_stays_as_it_is(text: str) -> None:
     once = safe_text(text, max_length=10**6)
     assert safe_text(once, max_length=10**6) == once

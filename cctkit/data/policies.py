@@ -101,22 +101,24 @@ def cifar10_operation(policy: int, slot: int, negative: bool, size: Size) -> Ope
 
 @cache
 def rand_operation(index: int, tenths: int, negative: bool, size: Size) -> Operation:
-    """timm's operation at a level given in tenths, `LEVEL_TO_ARG` of the increasing ones (timm/data/auto_augment.py).
+    """timm's operation at a level in tenths, 0 to 100: `LEVEL_TO_ARG` of the increasing ones (timm/data/auto_augment.py).
 
-    Bilinear where timm takes bilinear or bicubic at random.
+    Bilinear where timm takes bilinear or bicubic at random; at level 0 solarization inverts 255, timm's nothing.
     """
     name, share = RAND_OPERATIONS[index], tenths / 100
     height, width = size
     unsigned = {
         "Posterize": 4 - int(share * 4),
-        "Solarize": 256 - int(share * 256),
+        "Solarize": min(255, 256 - int(share * 256)),
         "SolarizeAdd": int(share * 110),
     }
     if name in _UNSIGNED:
         return Operation(name, unsigned.get(name, 0))
     top = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateX": 0.45 * width, "TranslateY": 0.45 * height}
     magnitude = share * top.get(name, 0.9) * (-1 if negative else 1)
-    return Operation(name, max(0.1, 1 + magnitude) if name not in top else _argument(name, magnitude), bilinear=True)
+    if name not in top:
+        return Operation(name, max(0.1, 1 + magnitude))
+    return Operation(name, _argument(name, magnitude), bilinear=True)
 
 
 def _argument(name: str, magnitude: float) -> float:

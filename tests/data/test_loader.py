@@ -1,9 +1,12 @@
 """Batches are the same for any number of workers, any chunk and any starting step."""
 
+import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,9 @@ from cctkit.data import loader
 from cctkit.data.augment import Batch
 from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
+from cctkit.errors import ResourceError
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers
 
 CONFIG = AugmentConfig(mixup=0.8, cutmix=1.0, random_erase=0.25)
 
@@ -67,55 +73,122 @@ def test_starting_at_a_later_step_gives_the_later_batches() -> None:
     assert equal(batches(split, start_step=3, chunk_images=64), batches(split)[3:])
 
 
-class SlowImages(Images):
-    """Notes in a file which process read a chunk, and when."""
+class LoggedImages(Images):
+    """Notes in a file which process read a chunk."""
 
     log: str
 
     def take(self, positions: Any) -> torch.Tensor:
-        with open(self.log, "a") as file:
-            file.write(f"{os.getpid()} {time.monotonic()}\n")
+        if len(positions) > 1:
+            with open(self.log, "a") as file:
+                file.write(f"{os.getpid()}\n")
         return super().take(positions)
 
 
-def test_workers_read_ahead_of_the_steps_in_processes_of_their_own(tmp_path: Any) -> None:
-    split = SlowImages(320)
-    split.log = str(tmp_path / "log")
-    plan = EpochPlan.draw(seed=0, epoch=0, num_images=320, batch_size=32, image_size=(16, 16), config=CONFIG)
-    stream = train_batches(
-        split,  # type: ignore[arg-type]
+def stream_of(split: Any, workers: int) -> Iterator[Batch]:
+    plan = EpochPlan.draw(seed=0, epoch=0, num_images=len(split), batch_size=32, image_size=(16, 16), config=CONFIG)
+    return train_batches(
+        split,
         plan=plan,
         config=CONFIG,
         batch_size=32,
         mean=(0, 0, 0),
         std=(1, 1, 1),
         device="cpu",
-        workers=2,
+        workers=workers,
         chunk_images=32,
     )
+
+
+def test_workers_read_ahead_of_the_steps_in_processes_of_their_own(tmp_path: Path) -> None:
+    split = LoggedImages(320)
+    split.log = str(tmp_path / "log")
+    stream = stream_of(split, workers=2)
     next(stream)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and len(lines := (tmp_path / "log").read_text().splitlines()) < 4:
-        time.sleep(0.05)
+    deadline = time.monotonic() + 60
+    while len(lines := (tmp_path / "log").read_text().splitlines()) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert len(lines) >= 4  # read before a second batch was asked for
-    assert os.getpid() not in {int(line.split()[0]) for line in lines}
+    assert os.getpid() not in set(map(int, lines))
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_an_epoch_that_is_broken_off_leaves_no_worker_behind() -> None:
+    stream = stream_of(Images(320), workers=2)
+    next(stream)
+    assert len(multiprocessing.active_children()) == 2
+    stream.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_a_signal_to_the_process_group_reaches_the_trainer_only() -> None:
+    stream = stream_of(Images(320), workers=1)
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    assert os.getpgid(worker.pid) != os.getpgid(0)
+    os.kill(worker.pid, signal.SIGINT)  # as from a terminal, where it is in the group after all
+    assert len(list(stream)) == 9
 
 
 class DyingImages(Images):
     def take(self, positions: Any) -> torch.Tensor:
-        os._exit(1)
+        if len(positions) > 1:
+            os._exit(1)
+        return super().take(positions)
 
 
 def test_a_worker_that_dies_is_an_error_that_names_the_flag() -> None:
-    from cctkit.errors import ResourceError
-
     with pytest.raises(ResourceError, match="--workers 0"):
         batches(DyingImages(64), workers=1)
+
+
+class FullImages(Images):
+    def take(self, positions: Any) -> torch.Tensor:
+        if len(positions) > 1:
+            raise RuntimeError("unable to resize file </torch_1_2_0> to the right size: No space left on device (28)")
+        return super().take(positions)
+
+
+def test_a_worker_without_shared_memory_is_an_error_that_names_the_flag() -> None:
+    with pytest.raises(ResourceError, match="--workers 0"):
+        batches(FullImages(64), workers=1)
+
+
+class BuggyImages(Images):
+    def take(self, positions: Any) -> torch.Tensor:
+        if len(positions) > 1:
+            raise RuntimeError("a bug")
+        return super().take(positions)
+
+
+def test_a_bug_in_a_worker_stays_a_bug() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        batches(BuggyImages(64), workers=1)
+
+
+class Sizes(Images):
+    """Counts the images of each chunk."""
+
+    seen: list[int]
+
+    def take(self, positions: Any) -> torch.Tensor:
+        self.seen.append(len(positions))
+        return super().take(positions)
+
+
+def test_a_chunk_has_whole_batches_and_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Sizes(320)
+    split.seen = []
+    batches(split, chunk_images=100)
+    assert split.seen == [1, 96, 96, 96, 32]
+    monkeypatch.setattr(loader, "_CHUNK_BYTES", 3 * 16 * 16 * 70)
+    split.seen.clear()
+    batches(split)
+    assert split.seen == [1, 64, 64, 64, 64, 64]
 
 
 def test_the_global_generator_is_not_touched() -> None:
     before = torch.get_rng_state()
     batches(Images(64), workers=1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert loader.CHUNK_IMAGES >= 1024

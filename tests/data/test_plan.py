@@ -72,6 +72,22 @@ def test_resized_crops_lie_inside_and_are_distributed_as_torchvisions() -> None:
     assert (height * width).mean() == pytest.approx(theirs.prod(axis=1).mean(), abs=6)
 
 
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [((96, 32), (26, 0, 43, 32)), ((32, 96), (0, 26, 32, 43))],  # 32 / (3 / 4) = 42.7, 32 x 4 / 3 = 42.7
+)
+def test_a_resized_crop_where_no_try_fits_is_torchvisions_central_one(
+    image_size: tuple[int, int], expected: tuple[int, int, int, int]
+) -> None:
+    from torchvision.transforms import RandomResizedCrop
+
+    plan = EpochPlan.draw(
+        seed=0, epoch=0, num_images=9, batch_size=3, image_size=image_size, config=AugmentConfig(crop="resized")
+    )
+    assert np.array_equal(plan.box, np.tile(expected, (9, 1)))
+    assert RandomResizedCrop.get_params(torch.empty(3, *image_size), [0.8, 1.0], [3 / 4, 4 / 3]) == expected
+
+
 def test_rand_augment_draws_magnitudes_around_nine_in_tenths() -> None:
     levels = draw(50_000, auto_augment="rand").levels
     assert levels.mean() == pytest.approx(90, abs=0.5)
