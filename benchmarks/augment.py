@@ -1,74 +1,110 @@
-"""The report's input side against `torchvision.transforms` on PIL, one process, one thread: `python benchmarks/augment.py`.
+"""Training input, batched against image by image: `python benchmarks/augment.py`.
 
-Both take uint8 images to normalised float batches by crop, flip and AutoAugment's CIFAR-10 policy; the two take turns, and
-the medians are compared.
+The report's augmentation (AutoAugment's CIFAR-10 policy, crop with padding 4, flip, normalisation) of 32 x 32 images, from
+uint8 images in memory to float32 batches, in one process on one thread: `torchvision.transforms` on PIL images, and ours as
+`cctkit train` runs it. The two take turns; images by CPU second, the median of the turns.
 """
 
 import argparse
+import json
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms
 
 from cctkit.config import AugmentConfig
-from cctkit.data.augment import augment, finish
-from cctkit.data.loader import CHUNK_IMAGES
+from cctkit.data.loader import CHUNK_IMAGES, train_batches
 from cctkit.data.plan import EpochPlan
+from cctkit.training.allocator import keep_memory
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-BATCH = 128
-CONFIG = AugmentConfig()
+BATCH_SIZE = 128
 
 
-def ours(images: torch.Tensor, turn: int) -> None:
-    plan = EpochPlan.draw(seed=0, epoch=turn, num_images=len(images), batch_size=BATCH, image_size=(32, 32), config=CONFIG)
-    labels = torch.zeros(len(images), dtype=torch.int64)
-    chunk = augment(images, plan=plan, config=CONFIG)
-    for start in range(0, len(images), BATCH):
-        stop = start + BATCH
-        finish(chunk[start:stop], labels[start:stop], plan=plan.part(start, stop), mean=MEAN, std=STD, channels_last=True)
+class Split:
+    """Random smooth images in memory."""
+
+    def __init__(self, number: int) -> None:
+        small = torch.randint(0, 256, (number, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+        self.images = torch.nn.functional.interpolate(small.float(), size=32, mode="bilinear").to(torch.uint8)
+        self.labels = np.zeros(number, dtype=np.int64)
+
+    def take(self, positions: Any) -> torch.Tensor:
+        return self.images.index_select(0, torch.from_numpy(positions))
 
 
-def theirs(images: list[Image.Image]) -> None:
-    transform = transforms.Compose(
+def image_by_image(split: Split, number: int) -> Callable[[int], int]:
+    """A turn over the first `number` images, as the published script does it."""
+    from torchvision import transforms
+
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in split.images[:number]]
+    pipeline = transforms.Compose(
         [
-            transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
             transforms.RandomCrop(32, padding=4),
             transforms.RandomHorizontalFlip(),
+            transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
             transforms.ToTensor(),
             transforms.Normalize(MEAN, STD),
         ]
     )
-    for start in range(0, len(images), BATCH):
-        torch.stack([transform(image) for image in images[start : start + BATCH]])
+
+    def turn(_epoch: int) -> int:
+        for first in range(0, number, BATCH_SIZE):
+            torch.stack([pipeline(picture) for picture in pictures[first : first + BATCH_SIZE]])
+        return number
+
+    return turn
+
+
+def batched(split: Split, config: AugmentConfig, chunk_images: int) -> Callable[[int], int]:
+    """A turn over all images: the draws, the augmentation and the batches of an epoch."""
+
+    def batches(epoch: int) -> Iterator[Any]:
+        number = len(split.labels)
+        plan = EpochPlan.draw(seed=0, epoch=epoch, num_images=number, batch_size=BATCH_SIZE, image_size=(32, 32), config=config)
+        return train_batches(
+            split,
+            plan=plan,
+            config=config,
+            batch_size=BATCH_SIZE,
+            mean=MEAN,
+            std=STD,
+            device="cpu",
+            chunk_images=chunk_images,
+        )
+
+    return lambda epoch: sum(len(batch.labels) for batch in batches(epoch))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=5 * CHUNK_IMAGES, help="of a batched turn")
+    parser.add_argument("--pil-images", type=int, default=1024, help="of a turn image by image")
+    parser.add_argument("--chunk-images", type=int, default=CHUNK_IMAGES)
+    parser.add_argument("--auto-augment", choices=("cifar10", "rand", "none"), default="cifar10", help="of ours")
     parser.add_argument("--turns", type=int, default=7)
-    turns = parser.parse_args().turns
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(1)
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (CHUNK_IMAGES, 32, 32, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    pictures = [Image.fromarray(each) for each in pixels]
-    seconds: dict[str, list[float]] = {"ours": [], "torchvision on PIL": []}
-    ours(tensor, 0)
-    for turn in range(turns):
-        for name in seconds:
-            start = time.perf_counter()
-            if name == "ours":
-                ours(tensor, turn)
-            else:
-                theirs(pictures)
-            seconds[name].append(time.perf_counter() - start)
-    speeds = {name: CHUNK_IMAGES / statistics.median(values) for name, values in seconds.items()}
-    for name, speed in speeds.items():
-        print(f"{name:20} {speed:10,.0f} images/s")
-    print(f"{'ratio':20} {speeds['ours'] / speeds['torchvision on PIL']:10.1f}")
+    split = Split(args.images)
+    config = AugmentConfig(auto_augment=args.auto_augment)
+    ways = {"pil": image_by_image(split, args.pil_images), "ours": batched(split, config, args.chunk_images)}
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for epoch in range(args.turns + 1):
+        for name, turn in ways.items():
+            start = time.process_time()
+            number = turn(epoch)
+            speeds[name].append(number / (time.process_time() - start))
+    pil, ours = (statistics.median(speeds[name][1:]) for name in ("pil", "ours"))  # the first turn warms up
+    if args.json:
+        print(json.dumps({"schema_version": 1, "pil": pil, "ours": ours, "ratio": ours / pil, "turns": speeds}))
+    else:
+        print(f"PIL image by image {pil:8.0f}  batched {ours:8.0f} images/s  ratio {ours / pil:.1f}")
 
 
 if __name__ == "__main__":

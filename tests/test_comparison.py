@@ -59,6 +59,7 @@ def test_multiply_adds_follow_the_settings_or_are_left_out(tmp_path: Path) -> No
     assert run_row(make_run(tmp_path / "a", model="cct_2_3x2", dataset="digits", params=digits)).macs == 35341568
     assert run_row(make_run(tmp_path / "b", params=digits)).macs is None
     assert run_row(make_run(tmp_path / "c", values={"no_such_setting": 1})).macs is None
+    assert run_row(make_run(tmp_path / "d", params={"total": 3256934, "without_embeddings": 3191398})).macs is None
 
 
 def test_a_fine_tuned_run_is_kept_apart(tmp_path: Path) -> None:

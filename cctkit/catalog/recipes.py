@@ -89,7 +89,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "fast": Recipe(
             purpose="the most accuracy within a few epochs on an ordinary machine",
-            expected="",
+            expected="CIFAR-100, 10 epochs: cct_2_3x2 55.5%, cct_4_3x2 55.7% (measured, one seed)",
             sources={
                 "cctkit": {
                     "optimizer": "muon",
@@ -109,7 +109,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "demo": Recipe(
             purpose="the embedded digits, in about a minute",
-            expected="",
+            expected="digits, the mean of five seeds: cct_2_3x2 98.9%, cct_6_3x1 99.1% (measured)",
             sources={
                 "cctkit": {
                     "optimizer": "muon",

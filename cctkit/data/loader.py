@@ -133,8 +133,9 @@ def _prepared(chunks: _Chunks, workers: int) -> Iterator[Tensor]:
         generator=torch.Generator(),  # its base seed would come from torch's default one
         multiprocessing_context="fork" if sys.platform == "linux" else None,
     )
+    iterator: Any = iter(loader)
     try:
-        yield from loader
+        yield from iterator
     except RuntimeError as error:
         if not _worker_died(str(error)):
             raise
@@ -143,6 +144,8 @@ def _prepared(chunks: _Chunks, workers: int) -> Iterator[Tensor]:
             "/dev/shm",
             "use --workers 0, or raise the limit (--shm-size)",
         ) from error
+    finally:
+        iterator._shutdown_workers()  # left to the garbage collector, as with an error, it waits 5 s for each worker
 
 
 def _worker_died(message: str) -> bool:

@@ -1,18 +1,13 @@
 """One run from its settings to its result: the data, the directory, training, and what it leaves behind."""
 
-import platform
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-import cctkit
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
 from cctkit.config import ModelConfig, TrainConfig, settings
@@ -25,7 +20,8 @@ from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
 from cctkit.rundir import RunDir, default_name, read_json, read_metrics
 from cctkit.score import score
-from cctkit.training.device import DevicePolicy, choose_policy, cpu_name
+from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.environment import differences, environment
 from cctkit.training.loop import Job, Reporter, evaluate, fit, result_tensors
 from cctkit.training.stopping import StopRequest
 
@@ -98,7 +94,7 @@ def resume_run(
         policy = _policy(config.replace(precision=kept["precision"]))
         if policy.device == kept["device"]:
             policy = replace(policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"])
-        for difference in _differences(env, policy):
+        for difference in differences(env, policy):
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
         dataset = load_dataset(config.data, progress=data_progress)
         if dataset.fingerprint != env["dataset"]["fingerprint"]:
@@ -219,21 +215,6 @@ def _write_settings(
     run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
 
 
-def environment(policy: DevicePolicy) -> dict[str, Any]:
-    """What the exactness of a resumed run depends on."""
-    return {
-        "cctkit": cctkit.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
-        "policy": asdict(policy),
-        "command": sys.argv[1:],
-    }
-
-
 def _dataset_info(dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.name,
@@ -242,14 +223,6 @@ def _dataset_info(dataset: Dataset) -> dict[str, Any]:
         "split_seed": dataset.split_seed,
         "val_fraction": dataset.val_fraction,
     }
-
-
-def _differences(env: Mapping[str, Any], policy: DevicePolicy) -> list[str]:
-    """In words, what differs from the machine that the run began on."""
-    now = environment(policy)
-    pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
-    pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
-    return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
 
 
 def _resumed_values(stored: Mapping[str, Any], flags: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -68,10 +68,15 @@ def test_flags_and_files_change_the_schedule(tmp_path: Path) -> None:
     assert values(*common, "--min-lr", "0.1", "--epochs", "8")["lr_by_step"][-1] >= 0.1
 
 
-def test_a_recipe_with_muon_has_its_learning_rate_too() -> None:
-    document = values("--recipe", "fast", "--epochs", "2", "--lr", "0.001")
-    assert document["lr_muon_by_step"] == pytest.approx([20 * lr for lr in document["lr_by_step"]])
-    assert "Muon" in run("--recipe", "fast").stdout
+def test_a_run_with_muon_has_its_learning_rate_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr("cctkit.plots.draw_schedule", lambda *_, **options: drawn.append(options))
+    config = tmp_path / "a.toml"
+    config.write_text("optimizer = 'muon'\nmuon_lr = 0.5\nlr = 0.25\nepochs = 2\n")
+    document = values("--config", str(config))
+    assert document["lr_muon_by_step"] == pytest.approx([2 * lr for lr in document["lr_by_step"]])
+    assert "Muon" in run("--config", str(config), "--output", str(tmp_path / "a.png")).stdout
+    assert drawn[0]["second_axis"] == ("Muon's learning rate", 2.0)
 
 
 def test_the_values_are_the_optimizers_of_a_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +135,19 @@ def test_timms_own_scheduler_says_the_same(tmp_path: Path) -> None:
 
 
 def test_csv_has_a_line_for_each_step() -> None:
-    arguments = ["--csv", "--recipe", "fast", "--epochs", "2", "--num-images", "300", "--compare", "timm,shi"]
+    arguments = [
+        "--csv",
+        "--recipe",
+        "fast",
+        "--epochs",
+        "2",
+        "--num-images",
+        "300",
+        "--batch-size",
+        "100",
+        "--compare",
+        "timm,shi",
+    ]
     lines = list(csv.DictReader(io.StringIO(run(*arguments).stdout)))
     document = values(*arguments[1:])
     assert [int(line["step"]) for line in lines] == list(range(6))

@@ -1,0 +1,36 @@
+"""What the exactness of a resumed run depends on: versions, processor, device policy; and how two of them differ."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+import cctkit
+from cctkit.training.device import DevicePolicy, cpu_name
+
+
+def environment(policy: DevicePolicy) -> dict[str, Any]:
+    """What the exactness of a resumed run depends on."""
+    return {
+        "cctkit": cctkit.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
+        "policy": asdict(policy),
+        "command": sys.argv[1:],
+    }
+
+
+def differences(env: Mapping[str, Any], policy: DevicePolicy) -> list[str]:
+    """In words, what differs from the machine that the run began on."""
+    now = environment(policy)
+    pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
+    pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
+    return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
