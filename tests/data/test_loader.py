@@ -164,7 +164,8 @@ class BuggyImages(Images):
 
 def test_a_bug_in_a_worker_stays_a_bug() -> None:
     with pytest.raises(RuntimeError, match="a bug"):
-        batches(BuggyImages(64), workers=1)
+        batches(BuggyImages(64), workers=2)
+    assert multiprocessing.active_children() == []
 
 
 class Sizes(Images):
