@@ -75,7 +75,9 @@ def result_of(
 ) -> dict[str, Any]:
     """The contract of `eval --json` and `result.json`, schema version 1; others may be added, these stay."""
     metrics = evaluation.metrics
-    worst = sorted(metrics.per_class, key=lambda each: (each.correct / max(each.n, 1), each.index))[:10]
+    worst = sorted(
+        (each for each in metrics.per_class if each.n), key=lambda each: (each.correct / max(each.n, 1), each.index)
+    )[:10]
     return {
         "schema_version": 1,
         "model": model,

@@ -52,7 +52,7 @@ def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Paramet
     if kind is bool:
         spellings = [f"{spelling}/--no-{spelling.removeprefix('--')}" for spelling in spellings]
     shown = ("on" if item.default else "off") if kind is bool else item.default
-    default = "" if shown is None else f" [default: {shown}]"
+    default = "" if shown is None else f" (default: {shown})"
     annotation = str if kind is tuple else kind  # sizes come as text; choices are checked, with a message, by the configuration
     option = typer.Option(*spellings, help=metadata["help"] + default, rich_help_panel=metadata["panel"], show_default=False)
     parameters = [_keyword(item.name, Annotated[annotation | None, option])]

@@ -25,7 +25,7 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="run directory [default: runs/DATASET-MODEL-TIME]", rich_help_panel=MAIN, show_default=False
+            "--output", "-o", help="run directory (default: runs/DATASET-MODEL-TIME)", rich_help_panel=MAIN, show_default=False
         ),
     ] = None,
     resume: Annotated[
@@ -48,7 +48,8 @@ def train(
             if value is not None:
                 raise UserError(f"{name} cannot be given with --resume: a resumed run keeps its settings", "command line")
     file_values = read_toml(config) if config else {}
-    recipe = recipe or file_values.pop("recipe", None)
+    file_recipe = file_values.pop("recipe", None)
+    recipe = recipe or file_recipe
 
     from cctkit.training.allocator import keep_memory
 

@@ -322,4 +322,5 @@ def test_help_has_panels_and_a_dozen_main_options_at_most() -> None:
     main = done.stdout.split("Main options")[1].split("╰")[0]
     assert main.count("--") <= 14 + main.count("/--")
     assert "Augmentation" in done.stdout
+    assert "(default:" in done.stdout
     assert cctkit("--version", check=True).stdout.startswith("cctkit ")
