@@ -48,6 +48,7 @@ def test_class_names_come_from_a_file_a_line_each(published: Path, tmp_path: Pat
     [
         ({"mean": "0.5,0.5,0.5"}, "go together"),
         ({"mean": "0.5,0.5", "std": "1,1,1"}, "not three numbers"),
+        ({"mean": "0.5,0.5,0.5", "std": "0,0.2,0.2"}, "not three numbers"),
         ({"mean": "nan,0.5,0.5", "std": "0.2,0.2,0.2"}, "not three numbers"),
         ({"classes": "no such file"}, "cannot read class names"),
         ({"image_size": "x"}, "expected pixels"),

@@ -10,6 +10,7 @@ from cctkit.catalog.counts import count
 from cctkit.catalog.models import MODELS, named_config
 from cctkit.errors import UserError
 from cctkit.models.build import build_model, create_model
+from cctkit.models.dropout import Dropout, DropPath
 
 # Counts for 100 classes in closed form, of the published table (SHI-Labs/Compact-Transformers, examples/README.md).
 COUNTS = {
@@ -90,6 +91,8 @@ def test_a_model_of_another_image_size_refuses_the_images() -> None:
         ("cct_7_3x1_32_sine_c100", "cct_7_3x1", 100, (32, 32)),
         ("cct_7_3x1_32_c10", "cct_7_3x1", 10, (32, 32)),
         ("cct_14_7x2_224", "cct_14_7x2", 1000, (224, 224)),
+        ("cct_7_7x2_224_sine", "cct_7_7x2", 102, (224, 224)),
+        ("cct_14_7x2_384_fl", "cct_14_7x2", 102, (384, 384)),
         ("vit_6_4_32", "vit_lite_6_4", 10, (32, 32)),
         ("cvt_7_4_32_sine", "cvt_7_4", 10, (32, 32)),
     ],
@@ -211,9 +214,38 @@ def test_the_second_convolution_is_kaiming_normal_too() -> None:
 
 def test_a_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
     before = torch.get_rng_state()
-    first, second = (build_model(named_config("cct_2_3x2"), seed=5).state_dict() for _ in range(2))
+    first, second, other = (build_model(named_config("cct_2_3x2"), seed=seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["classifier.fc.weight"], other["classifier.fc.weight"])
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_block_drops_where_the_published_one_does() -> None:
+    """Dropout of p stands after the projection, the activation and the second linear layer; drop path on both branches.
+    Told by which draws are made, in which order, for shapes that differ.
+    """
+    block = build_model(named_config("cct_2_3x2", dropout=0.5, attention_dropout=0.25, drop_path=0.5), seed=0).train()
+    block = block.classifier.blocks[1]
+    drawn: list[tuple[str, float, tuple[int, ...]]] = []
+    for name, module in block.named_modules():
+        if isinstance(module, (Dropout, DropPath)):
+            module.register_forward_hook(
+                lambda module, inputs, _, name=name: drawn.append((name, module.p, tuple(inputs[0].shape)))
+            )
+    x = torch.randn(3, 5, 128, generator=torch.Generator().manual_seed(0))
+    block(x)
+    assert drawn == [
+        ("self_attn.attn_drop", 0.25, (3, 2, 5, 5)),
+        ("self_attn.proj_drop", 0.5, (3, 5, 128)),
+        ("drop_path", 0.5, (3, 5, 128)),
+        ("dropout1", 0.5, (3, 5, 128)),
+        ("dropout2", 0.5, (3, 5, 128)),
+        ("drop_path", 0.5, (3, 5, 128)),
+    ]
+    for module in block.modules():
+        if isinstance(module, (Dropout, DropPath)):
+            module.forward = torch.zeros_like  # type: ignore[method-assign]
+    torch.testing.assert_close(block(x), torch.nn.functional.layer_norm(x, (128,)))  # the published block's residual
 
 
 def test_drop_path_grows_linearly_with_depth() -> None:

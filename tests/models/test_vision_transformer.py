@@ -83,6 +83,32 @@ def test_the_small_one_is_deits() -> None:
         assert sum(weight.numel() for weight in create_model("vit_s_16").parameters()) == 22050664
 
 
+# Layers, width, heads and width of the MLP: Dosovitskiy et al. 2021, table 1 (the report's); S of Touvron et al. 2021.
+SIZES = {"s": (12, 384, 6, 1536), "b": (12, 768, 12, 3072), "l": (24, 1024, 16, 4096), "h": (32, 1280, 16, 5120)}
+
+
+@pytest.mark.parametrize("letter", SIZES)
+def test_layers_width_heads_and_mlp_are_the_papers(letter: str) -> None:
+    with torch.device("meta"):
+        blocks = create_model(f"vit_{letter}_16").encoder.layers
+    layers, width, heads, hidden = SIZES[letter]
+    assert len(blocks) == layers
+    assert {block.self_attention.num_heads for block in blocks} == {heads}
+    assert {block.mlp[0].weight.shape for block in blocks} == {(hidden, width)}
+
+
+def test_initialisation_is_torchvisions() -> None:
+    sizes = {"num_layers": 2, "num_heads": 4, "patch_size": 4}
+    ours = create_model("vit", image_size=32, embed_dim=256, num_classes=7, **sizes)
+    peer = torchvision_vit.VisionTransformer(image_size=32, hidden_dim=256, mlp_dim=1024, num_classes=7, **sizes)
+    for (name, weight), expected in zip(ours.named_parameters(), peer.parameters(), strict=True):
+        if weight.numel() > 10_000:
+            assert weight.std().item() == pytest.approx(expected.std().item(), rel=0.05), name
+            assert weight.abs().max().item() == pytest.approx(expected.abs().max().item(), rel=0.3), name
+        elif "bias" not in name or expected.abs().max() == 0:
+            assert torch.equal(weight, expected), name  # ones of the norms, and zeros
+
+
 @pytest.mark.parametrize("size", [(16, 8), (8, 24)])
 def test_images_need_not_be_square(size: tuple[int, int]) -> None:
     model = randomised(tiny(image_size=size)).double().train()

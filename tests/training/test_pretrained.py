@@ -107,6 +107,12 @@ def test_a_vits_foreign_file_brings_imagenets_normalisation(tmp_path: Path) -> N
     assert (report.layout, report.missing) == ("torchvision", ("heads.head.weight", "heads.head.bias"))
 
 
+def test_a_published_compact_file_does_not_say_how_its_images_were_normalised(tmp_path: Path) -> None:
+    published(tmp_path / "w.pth", "cct_2_3x2")
+    _, report = started(tmp_path / "w.pth")
+    assert (report.layout, report.mean, report.std) == ("compact", None, None)
+
+
 def test_an_unknown_source_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="vit_b_16"):
         started("vit_b_61")
