@@ -9,43 +9,83 @@ Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
-    """One form in which a data set is found: a file to download, or its unpacked folder, and the MD5 of each part.
+class Remote:
+    """One file to download, and its path in the data directory.
 
-    The MD5 are those that torchvision (datasets/cifar.py) and the authors' page print; no stronger
-    digest is published.
+    md5: what torchvision (datasets/cifar.py, datasets/mnist.py) and the authors' pages print; no stronger digest is published.
     """
 
-    reader: Literal["cifar_python", "cifar_binary"]
-    folder: str
-    file: str
+    path: str
     url: str
     md5: str
-    megabytes: int
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """One form in which a data set is found in the data directory, as torchvision leaves it: its files, or what they unpack to.
+
+    folder: where the unpacked parts are; parts: each part and its MD5, "" where none is published and the format cannot carry
+    code.
+    """
+
+    reader: Literal["cifar_python", "cifar_binary", "idx"]
+    folder: str
+    files: tuple[Remote, ...]
     parts: Mapping[str, str] = field(default_factory=dict)
-    """Part -> MD5, "" where none is published and the format cannot carry code."""
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the download."""
+        return sum(file.megabytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRow:
-    """A named data set. mean, std: of pixel values in 0 to 1, None: computed from the training images."""
+    """A named data set.
+
+    page: where its authors offer it; class_names: in the order of the labels, where the files do not hold them; mean, std: of
+    pixel values in 0 to 1, None: computed from the training images; fingerprint: of its decoded images (data/packed.py says
+    how), None where it has never been taken.
+    """
 
     title: str
-    num_classes: int
+    page: str
     archives: tuple[Archive, ...] = ()
+    class_names: tuple[str, ...] = ()
     mean: Channels | None = None
     std: Channels | None = None
     fingerprint: str | None = None
 
 
 _TORONTO = "https://www.cs.toronto.edu/~kriz/"
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+def _toronto(name: str, md5: str, megabytes: float) -> tuple[Remote, ...]:
+    return (Remote(path=name, url=_TORONTO + name, md5=md5, megabytes=megabytes),)
+
+
+def _idx(folder: str, url: str, files: Mapping[str, tuple[str, float]]) -> Archive:
+    """The four compressed files of an MNIST-like data set: images and labels of train, then of test."""
+    remotes = (
+        Remote(path=f"{folder}/{name}.gz", url=f"{url}{name}.gz", md5=md5, megabytes=megabytes)
+        for name, (md5, megabytes) in files.items()
+    )
+    return Archive(reader="idx", folder=folder, files=tuple(remotes), parts=dict.fromkeys(files, ""))
+
 
 DATASETS: Mapping[str, DatasetRow] = MappingProxyType(
     {
-        "digits": DatasetRow(title="1,797 handwritten digits (UCI), embedded", num_classes=10),
+        "digits": DatasetRow(
+            title="1,797 handwritten digits (UCI), embedded",
+            page="https://doi.org/10.24432/C50P49",
+            fingerprint="sha256:bc4c2d6721618af513c0adb275fc6944c00dcb570d4bea5b66b14c4d31766d3d",
+        ),
         "cifar100": DatasetRow(
             title="CIFAR-100 (Krizhevsky 2009)",
-            num_classes=100,
+            page=_TORONTO + "cifar.html",
             mean=(0.5071, 0.4867, 0.4408),  # the report's
             std=(0.2675, 0.2565, 0.2761),
             fingerprint="sha256:afbc7aa6ffb1a1a0dd27a9a88187e7520473b4b73bdd17578038472303fb150d",
@@ -53,10 +93,7 @@ DATASETS: Mapping[str, DatasetRow] = MappingProxyType(
                 Archive(
                     reader="cifar_python",
                     folder="cifar-100-python",
-                    file="cifar-100-python.tar.gz",
-                    url=_TORONTO + "cifar-100-python.tar.gz",
-                    md5="eb9058c3a382ffc7106e4002c42a8d85",
-                    megabytes=169,
+                    files=_toronto("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", 169),
                     parts={
                         "train": "16019d7e3df5f24257cddd939b257f8d",
                         "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
@@ -66,27 +103,21 @@ DATASETS: Mapping[str, DatasetRow] = MappingProxyType(
                 Archive(
                     reader="cifar_binary",
                     folder="cifar-100-binary",
-                    file="cifar-100-binary.tar.gz",
-                    url=_TORONTO + "cifar-100-binary.tar.gz",
-                    md5="03b5dce01913d631647c71ecec9e9cb8",
-                    megabytes=169,
+                    files=_toronto("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", 169),
                     parts={"train.bin": "", "test.bin": "", "fine_label_names.txt": ""},
                 ),
             ),
         ),
         "cifar10": DatasetRow(
             title="CIFAR-10 (Krizhevsky 2009)",
-            num_classes=10,
+            page=_TORONTO + "cifar.html",
             mean=(0.4914, 0.4822, 0.4465),
             std=(0.2470, 0.2435, 0.2616),
             archives=(
                 Archive(
                     reader="cifar_python",
                     folder="cifar-10-batches-py",
-                    file="cifar-10-python.tar.gz",
-                    url=_TORONTO + "cifar-10-python.tar.gz",
-                    md5="c58f30108f718f92721af3b95e74349a",
-                    megabytes=170,
+                    files=_toronto("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", 170),
                     parts={
                         "data_batch_1": "c99cafc152244af753f735de768cd75f",
                         "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -100,11 +131,45 @@ DATASETS: Mapping[str, DatasetRow] = MappingProxyType(
                 Archive(
                     reader="cifar_binary",
                     folder="cifar-10-batches-bin",
-                    file="cifar-10-binary.tar.gz",
-                    url=_TORONTO + "cifar-10-binary.tar.gz",
-                    md5="c32a1d4ab5d03f1284b67883e8d87530",
-                    megabytes=170,
+                    files=_toronto("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", 170),
                     parts={f"data_batch_{i}.bin": "" for i in range(1, 6)} | {"test_batch.bin": "", "batches.meta.txt": ""},
+                ),
+            ),
+        ),
+        "mnist": DatasetRow(
+            title="MNIST (LeCun, Cortes, Burges 1998)",
+            page="https://yann.lecun.org/exdb/mnist/",
+            class_names=tuple("0123456789"),
+            archives=(
+                _idx(
+                    "MNIST/raw",
+                    _MNIST,
+                    {
+                        "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9.9),
+                        "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", 0.1),
+                        "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", 1.7),
+                        "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", 0.1),
+                    },
+                ),
+            ),
+        ),
+        "fashion_mnist": DatasetRow(
+            title="Fashion-MNIST (Xiao, Rasul, Vollgraf 2017)",
+            page="https://github.com/zalandoresearch/fashion-mnist",
+            class_names=(
+                *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+                *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+            ),
+            archives=(
+                _idx(
+                    "FashionMNIST/raw",
+                    _FASHION,
+                    {
+                        "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26.4),
+                        "train-labels-idx1-ubyte": ("25c81989df183df01b3e8a0aad5dffbe", 0.1),
+                        "t10k-images-idx3-ubyte": ("bef4ecab320f06d8554ea6380940ec79", 4.4),
+                        "t10k-labels-idx1-ubyte": ("bb300cfdad3c16e7a12a480ee83cd310", 0.1),
+                    },
                 ),
             ),
         ),

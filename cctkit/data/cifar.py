@@ -1,160 +1,124 @@
-"""CIFAR-10 and CIFAR-100 as published: the Python batches behind their checksums, and the binary ones."""
+"""CIFAR-10 and CIFAR-100 as published: the Python batches, which are pickles behind a checksum, and the binary ones."""
 
-import hashlib
 import io
 import pickle
-import tarfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cctkit.catalog.datasets import Archive
-from cctkit.data.source import ROLES, Source
+from cctkit.data.source import Labels, Pixels
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
-_MAX_PART_BYTES = 200_000_000
-_PIXELS = 3 * 32 * 32
+_SIDE = 32
+_IMAGE_BYTES = 3 * _SIDE * _SIDE
 
-# All that the published batches hold; a pickle that names anything else is refused before it is made.
-_ADMITTED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("_codecs", "encode"),
+Sides = tuple[tuple[Pixels, Labels], tuple[Pixels, Labels], tuple[str, ...]]
+"""Images uint8 (n, 32, 32, 3) and labels int64 (n,) of train and of test, and the class names."""
+
+
+class _Array:
+    """Stands for a numpy array in a pickle, of which only the bytes are kept: nothing of numpy's is called."""
+
+    data = b""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, _shape, _dtype, _fortran, self.data = state
+
+
+class _Type:
+    """Stands for a numpy type in a pickle; all published arrays are of bytes."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
 }
 
-_Part = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]  # uint8 (n, 3072), int64 (n,)
 
+class _BatchUnpickler(pickle._Unpickler):
+    """Admits what CIFAR's batches hold, and nothing else.
 
-def find_archive(archives: tuple[Archive, ...], data_dir: Path) -> tuple[Archive, Path] | None:
-    """The first form of a data set that is in `data_dir`: its folder or its archive."""
-    for archive in archives:
-        for path in (data_dir / archive.folder, data_dir / archive.file):
-            if path.exists():
-                return archive, path
-    return None
-
-
-def cifar_source(name: str, archive: Archive, path: Path) -> Source:
-    """The images of a CIFAR archive, or of the folder that it unpacks to.
-
-    Raises: UserError where a part is missing, is not what was published, or does not hold what it should.
+    It is the unpickler in Python: the one in C reserves gigabytes where a damaged file asks for them.
     """
-    read = _tar_parts if path.is_file() else _folder_parts
-    parts = dict(read(archive, path))
-    train, test, class_names = (_python if archive.reader == "cifar_python" else _binary)(parts, path)
-    data = np.concatenate([train[0], test[0]])
-    labels = np.concatenate([train[1], test[1]])
-    if data.shape != (len(labels), _PIXELS) or len(labels) == 0 or labels.min() < 0 or labels.max() >= len(class_names):
-        raise UserError("the batches do not hold 32 x 32 images with labels of the named classes", safe_text(path))
-    order = np.argsort(np.array(class_names), kind="stable")  # classes are sorted by name, as a folder's are
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order))
-    digest = hashlib.sha256(data.tobytes() + labels.tobytes() + repr(class_names).encode()).hexdigest()
-    return Source(
-        name=name,
-        key=digest,
-        place=None,
-        class_names=tuple(class_names[i] for i in order),
-        labels=ranks[labels],
-        roles=np.repeat(np.array([ROLES.index("train"), ROLES.index("test")], dtype=np.int8), [len(train[1]), len(test[1])]),
-        ids=[f"{role}/{i}" for role, part in (("train", train), ("test", test)) for i in range(len(part[1]))],
-        read=lambda i: data[i].reshape(3, 32, 32).transpose(1, 2, 0),
-    )
-
-
-def _tar_parts(archive: Archive, path: Path) -> Iterator[tuple[str, bytes]]:
-    """The expected members, read without unpacking anything to the disk."""
-    if _md5(path) != archive.md5:
-        raise UserError(
-            "the archive is not the published one: its MD5 differs", safe_text(path), "delete it, and it is loaded again"
-        )
-    with tarfile.open(path) as tar:
-        for part in archive.parts:
-            try:
-                member = tar.getmember(f"{archive.folder}/{part}")
-            except KeyError as error:
-                raise UserError(f"the archive lacks {part}", safe_text(path)) from error
-            file = tar.extractfile(member) if member.isreg() and member.size <= _MAX_PART_BYTES else None
-            if file is None:
-                raise UserError(f"{part} in the archive is no plain file, or too large", safe_text(path))
-            yield part, file.read()
-
-
-def _folder_parts(archive: Archive, path: Path) -> Iterator[tuple[str, bytes]]:
-    for part, md5 in archive.parts.items():
-        file = path / part
-        if not file.is_file() or file.stat().st_size > _MAX_PART_BYTES:
-            raise UserError(f"{part} is missing, or too large", safe_text(path))
-        data = file.read_bytes()
-        if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-            raise UserError(
-                f"{part} is not the published file: its MD5 differs", safe_text(path), "delete the folder and load it again"
-            )
-        yield part, data
-
-
-def _md5(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _python(parts: dict[str, bytes], path: Path) -> tuple[_Part, _Part, list[str]]:
-    """Train, test and class names of the pickled batches, whose checksums have been compared."""
-    batches = {name: _unpickle(data, f"{path}/{name}") for name, data in parts.items()}
-
-    def part(wanted: Callable[[str], bool]) -> _Part:
-        found = [batch for name, batch in batches.items() if wanted(name)]
-        labels = [batch["fine_labels" if "fine_labels" in batch else "labels"] for batch in found]
-        return np.concatenate([batch["data"] for batch in found]), np.concatenate(labels).astype(np.int64)
-
-    try:
-        meta = batches.get("meta") or batches["batches.meta"]
-        names = list(map(str, meta["fine_label_names" if "fine_label_names" in meta else "label_names"]))
-        return (
-            part(lambda name: name == "train" or name.startswith("data_batch")),
-            part(lambda name: name.startswith("test")),
-            names,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the batches do not hold what they should: {safe_text(error)}", safe_text(path)) from error
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Admits what CIFAR's batches hold, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR batch")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return _ADMITTED[module, name]
 
 
-def _unpickle(data: bytes, where: str) -> dict[str, Any]:
+def unpickle(data: bytes, where: str) -> dict[bytes, Any]:
+    """The dictionary of a batch, written by Python 2: its strings are bytes.
+
+    Raises: UserError on anything else.
+    """
     try:
-        batch = _BatchUnpickler(io.BytesIO(data), encoding="latin1").load()
+        batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"this is no CIFAR batch: {safe_text(error)}", safe_text(where)) from error
+        raise UserError(f"this is no CIFAR batch: {safe_text(error)}", where) from error
     if not isinstance(batch, dict):
-        raise UserError("this is no CIFAR batch: it holds no dictionary", safe_text(where))
+        raise UserError("this is no CIFAR batch: it holds no dictionary", where)
     return batch
 
 
-def _binary(parts: dict[str, bytes], path: Path) -> tuple[_Part, _Part, list[str]]:
-    """Train, test and class names of the binary batches: label bytes (CIFAR-100: coarse, fine), then the pixels."""
+def read_python(parts: dict[str, bytes], where: str) -> Sides:
+    """Train, test and class names of the pickled batches, whose checksums have been compared.
+
+    Raises: UserError where they do not hold what they should.
+    """
+    batches = {name: unpickle(data, where) for name, data in parts.items()}
+    hundred = "meta" in batches
+
+    def side(wanted: Callable[[str], bool]) -> tuple[Pixels, Labels]:
+        found = [batches[name] for name in sorted(batches) if wanted(name)]
+        labels = np.concatenate([np.array(batch[b"fine_labels" if hundred else b"labels"], dtype=np.int64) for batch in found])
+        return _images(b"".join(batch[b"data"].data for batch in found), labels)
+
+    try:
+        names = batches["meta"][b"fine_label_names"] if hundred else batches["batches.meta"][b"label_names"]
+        class_names = tuple(name.decode() for name in names)
+        return (
+            side(lambda name: name.startswith(("train", "data_batch"))),
+            side(lambda name: name.startswith("test")),
+            class_names,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"the batches do not hold what they should: {safe_text(error)}", where) from error
+
+
+def read_binary(parts: dict[str, bytes], where: str) -> Sides:
+    """Train, test and class names of the binary batches: label bytes (CIFAR-100: coarse, fine), then the pixels.
+
+    Raises: UserError where they do not hold what they should.
+    """
     names_file = next(name for name in parts if name.endswith(".txt"))
-    names = parts[names_file].decode("utf-8", "replace").split()
+    class_names = tuple(parts[names_file].decode("utf-8", "replace").split())
     label_bytes = 2 if names_file.startswith("fine") else 1
-    width = label_bytes + _PIXELS
+    width = label_bytes + _IMAGE_BYTES
 
-    def part(start: str) -> _Part:
-        data = b"".join(content for name, content in parts.items() if name.startswith(start))
+    def side(start: tuple[str, ...]) -> tuple[Pixels, Labels]:
+        data = b"".join(parts[name] for name in sorted(parts) if name.startswith(start))
         if not data or len(data) % width:
-            raise UserError(f"the {start} batches are no multiple of {width} bytes", safe_text(path))
+            raise UserError(f"the {start[0]} batches are no multiple of {width} bytes", where)
         rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
-        return rows[:, label_bytes:], rows[:, label_bytes - 1].astype(np.int64)
+        return _images(rows[:, label_bytes:].tobytes(), rows[:, label_bytes - 1].astype(np.int64))
 
-    return part("train" if "train.bin" in parts else "data_batch"), part("test"), names
+    return side(("train", "data_batch")), side(("test",)), class_names
+
+
+def _images(data: bytes, labels: Labels) -> tuple[Pixels, Labels]:
+    """Planes of bytes as images uint8 (n, 32, 32, 3), with their labels (n,)."""
+    if len(data) != len(labels) * _IMAGE_BYTES:
+        raise ValueError(f"{len(labels)} labels for {len(data)} bytes of images")
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels

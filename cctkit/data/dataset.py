@@ -1,6 +1,5 @@
 """A data set ready for training: from a name, a folder or a packed file to its splits."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,21 @@ import torch
 
 from cctkit.catalog.datasets import DATASETS, NAME_OF_FINGERPRINT
 from cctkit.config import DataConfig, Size
-from cctkit.data.cifar import cifar_source, find_archive
-from cctkit.data.digits import digits_source
-from cctkit.data.download import download
-from cctkit.data.folder import folder_source
-from cctkit.data.packed import Packed, open_packed, pack
-from cctkit.data.source import ROLES, Notify, Progress, Source
-from cctkit.errors import UserError
-from cctkit.text import safe_text
+from cctkit.data.archives import archive_origin
+from cctkit.data.digits import digits_origin
+from cctkit.data.folder import folder_origin
+from cctkit.data.packed import SCHEMA, Packed, open_packed
+from cctkit.data.packing import pack
+from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
+from cctkit.errors import ResourceError, UserError
+from cctkit.text import nearest, safe_text
 
 DEFAULT_SIZE: Size = (32, 32)
 _TEST_SHARE = 0.2
 _DEFAULT = "cifar100"
+_LEAST_STD = 1 / 255  # of a channel that hardly varies: dividing by less would blow up its noise
 
-_Rows = np.ndarray[Any, np.dtype[np.int64]]
+_Rows = Labels
 _Channels = tuple[float, float, float]
 
 
@@ -80,7 +80,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CCTKIT_CACHE") or platformdirs.user_cache_dir("cctkit"))
 
 
-def load_dataset(config: DataConfig, *, progress: Progress = lambda *_: None, notify: Notify = lambda _: None) -> Dataset:
+def data_dir(config: DataConfig) -> Path:
+    """Where named data sets are kept: --data-dir, CCTKIT_DATA, or the user's cache."""
+    return Path(config.data_dir or os.environ.get("CCTKIT_DATA") or Path(platformdirs.user_cache_dir("cctkit")) / "data")
+
+
+def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify: Notify | None = None) -> Dataset:
     """The data set that `config` names, packed into the cache the first time.
 
     progress is called throughout long work and may raise to stop it; notify is told before anything is downloaded, and
@@ -88,105 +93,116 @@ def load_dataset(config: DataConfig, *, progress: Progress = lambda *_: None, no
 
     Raises: UserError where there is no such data, or it cannot be used; ResourceError where the disk is full.
     """
-    name = config.dataset
-    if name is not None and Path(name).is_file():
-        return _assemble(open_packed(Path(name)), config, place=str(Path(name).resolve()))
+    progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
+    try:
+        name = config.dataset
+        if name is not None and name not in DATASETS and (file := _existing(name)).is_file():
+            return _assemble(open_packed(file), config, place=str(file))
+        origin = _origin(config, progress, notify)
+        return _assemble(_packed(origin, config, progress), config, place=origin.place)
+    except ResourceError as error:
+        raise ResourceError(
+            error.what, error.where, "free some space, or move what is kept with --data-dir and CCTKIT_CACHE"
+        ) from error
+
+
+def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
+    """The images from the cache, or decoded into it; then what they were like before is removed."""
     size = config.image_size or DEFAULT_SIZE
-    source = _source(config, progress, notify)
-    facts = repr((source.key, size, config.resize_mode, config.skip_bad)).encode()
-    path = cache_folder() / "packed" / f"{hashlib.sha256(facts).hexdigest()[:32]}.safetensors"
-    packed = _opened(path)
-    if packed is None:
-        pack(source, path, size=size, mode=config.resize_mode, skip_bad=config.skip_bad, progress=progress)
-        packed = open_packed(path)
-    return _assemble(packed, config, place=source.place)
-
-
-def _opened(path: Path) -> Packed | None:
-    """The packed file of the cache, where there is a good one."""
-    if not path.exists():
-        return None
+    place = digest_of(origin.address, size, config.resize_mode, config.skip_bad)[:16]
+    path = cache_folder() / "packed" / f"{place}-{digest_of(SCHEMA, origin.key)[:16]}.safetensors"
     try:
         return open_packed(path)
-    except UserError:  # a damaged cache is made anew
-        return None
+    except UserError:  # not there, or damaged
+        packed = pack(
+            origin.load(progress), path, size=size, mode=config.resize_mode, skip_bad=config.skip_bad, progress=progress
+        )
+    for older in path.parent.glob(f"{place}-*"):
+        if older != path:
+            older.unlink(missing_ok=True)  # who has it mapped keeps it
+    return packed
 
 
-def _source(config: DataConfig, progress: Progress, notify: Notify) -> Source:
+def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
     name = config.dataset
     if name == "digits":
-        return digits_source()
-    if name is not None and name in DATASETS:
-        return _named(name, config, progress, notify)
-    if name is not None:
-        return folder_source(Path(name))
+        return digits_origin()
+    if name is not None and name not in DATASETS:
+        return folder_origin(_existing(name), progress)
     try:
-        return _named(_DEFAULT, config, progress, notify)
-    except UserError as error:
-        notify(
-            f"CIFAR-100 is not here ({error.what}), so this is the embedded digits. To get it: put "
-            f"{DATASETS[_DEFAULT].archives[0].url} into {data_dir(config)}, or name a folder of images with --dataset"
+        return archive_origin(
+            name or _DEFAULT,
+            DATASETS[name or _DEFAULT],
+            data_dir(config),
+            may_download=config.download,
+            progress=progress,
+            notify=notify,
         )
-        return digits_source()
+    except UserError as error:
+        if name is not None:
+            raise
+        file = DATASETS[_DEFAULT].archives[0].files[0].path
+        notify(
+            f"without CIFAR-100 ({error.what}), this uses the embedded digits. To get it: put {file} from "
+            f"{DATASETS[_DEFAULT].page} into {safe_text(data_dir(config))}, or say where it is with --data-dir"
+        )
+        return digits_origin()
 
 
-def data_dir(config: DataConfig) -> Path:
-    """Where named data sets are kept: --data-dir, CCTKIT_DATA, or the user's cache."""
-    return Path(config.data_dir or os.environ.get("CCTKIT_DATA") or Path(platformdirs.user_cache_dir("cctkit")) / "data")
+def _existing(name: str) -> Path:
+    """The folder or file of this name.
 
-
-def _named(name: str, config: DataConfig, progress: Progress, notify: Notify) -> Source:
-    archives, folder = DATASETS[name].archives, data_dir(config)
-    found = find_archive(archives, folder)
-    if found is None:
-        archive = archives[0]
-        if not config.download:
-            raise UserError(
-                f"{name} is not there, and --no-download forbids to load it", safe_text(folder), "say where: --data-dir"
-            )
-        notify(f"downloading {DATASETS[name].title}, {archive.megabytes} MB, from {archive.url} to {folder}")
-        download(archive.url, folder / archive.file, md5=archive.md5, progress=progress)
-        found = archive, folder / archive.file
-    return cifar_source(name, *found)
+    Raises: UserError where there is none.
+    """
+    path = Path(name)
+    try:
+        if name and path.exists():
+            return path.resolve()
+    except (OSError, ValueError):  # a name that no file system takes
+        pass
+    near = nearest(name, DATASETS)
+    raise UserError(
+        "there is no such folder, and no data set of this name",
+        safe_text(name) or "--dataset",
+        f"did you mean {' or '.join(near)}?" if near else f"a folder of images, or one of: {', '.join(DATASETS)}",
+    )
 
 
 def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Dataset:
     """The splits and statistics of a packed file."""
-    header = packed.header
-    if config.image_size is not None and tuple(header["image_size"]) != config.image_size:
-        raise UserError(
-            f"the packed images are {header['image_size']}, asked for {config.image_size}", place, "leave out --image-size"
-        )
-    fingerprint = header["fingerprint"]
-    named = NAME_OF_FINGERPRINT.get(fingerprint) or (header["name"] if place is None else None)
+    where = safe_text(place or packed.name)
+    if config.image_size not in (None, packed.image_size):
+        height, width = packed.image_size
+        raise UserError(f"the packed images have {height}x{width} pixels, asked for others", where, "leave out --image-size")
+    named = NAME_OF_FINGERPRINT.get(packed.fingerprint) or (packed.name if place is None else None)
     parts = {role: np.flatnonzero(packed.roles == i) for i, role in enumerate(ROLES)}
-    made = len(parts["all"]) > 0
     train, test, val = parts["train"], parts["test"], parts["val"]
+    made = len(train) == 0
     if made:
-        train, test = _carve(packed, parts["all"], _TEST_SHARE, (config.split_seed, 1))
+        train, test = _carve(packed, parts["all"], _TEST_SHARE, (config.split_seed, 1), where)
     if config.val_fraction > 0:
         if len(val):
-            raise UserError("there is a validation folder already", place, "leave out --val-fraction")
-        train, val = _carve(packed, train, config.val_fraction, (config.split_seed, 2))
+            raise UserError("there is a validation folder already", where, "leave out --val-fraction")
+        train, val = _carve(packed, train, config.val_fraction, (config.split_seed, 2), where)
+    mean, std = _statistics(packed, train)
     row = DATASETS.get(named or "")
-    computed = _statistics(packed, train)
     return Dataset(
-        name=named or header["name"],
+        name=named or packed.name,
         source=place,
         named=named is not None,
-        class_names=tuple(header["class_names"]),
-        fingerprint=fingerprint,
-        image_size=(header["image_size"][0], header["image_size"][1]),
-        resize_mode=header["resize_mode"],
-        mean=(row and row.mean) or computed[0],
-        std=(row and row.std) or computed[1],
+        class_names=packed.class_names,
+        fingerprint=packed.fingerprint,
+        image_size=packed.image_size,
+        resize_mode=packed.resize_mode,
+        mean=(row and row.mean) or mean,
+        std=(row and row.std) or std,
         train=_split(packed, train),
         val=_split(packed, val) if len(val) else None,
         test=_split(packed, test) if len(test) else None,
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
         split_made=made,
-        skipped=packed.skipped(),
+        skipped=packed.skipped,
     )
 
 
@@ -194,32 +210,36 @@ def _split(packed: Packed, rows: _Rows) -> Split:
     return Split(packed=packed, index=rows, labels=packed.labels[rows])
 
 
-def _carve(packed: Packed, rows: _Rows, share: float, seed: tuple[int, int]) -> tuple[_Rows, _Rows]:
+def _carve(packed: Packed, rows: _Rows, share: float, seed: tuple[int, int], where: str) -> tuple[_Rows, _Rows]:
     """`rows` without and with a stratified `share`: of every class the same fraction, at least one image on each side.
+
+    The images are drawn in the order of their pixels' digests, so that the split is a function of the fingerprint and the
+    seed: files that are renamed or moved, and archives of the same images, are split alike.
 
     Raises: UserError where a class has only one image.
     """
     generator = np.random.default_rng(seed)
     labels = packed.labels[rows]
     taken = []
-    for label, name in enumerate(packed.header["class_names"]):
+    for label, name in enumerate(packed.class_names):
         of_class = rows[labels == label]
         if len(of_class) < 2:
             raise UserError(
-                f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", "the data set"
+                f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", where, "add images to it"
             )
         number = min(max(1, round(share * len(of_class))), len(of_class) - 1)
-        taken.append(generator.permutation(of_class)[:number])
+        drawn = generator.permutation(len(of_class))[:number]
+        taken.append(of_class[np.argsort(packed.order[of_class], kind="stable")][drawn])
     second = np.sort(np.concatenate(taken))
     return np.setdiff1d(rows, second), second
 
 
 def _statistics(packed: Packed, rows: _Rows) -> tuple[_Channels, _Channels]:
     """Mean and standard deviation of the channels over all pixels of these images, of values in 0 to 1."""
-    pixels = len(rows) * packed.images.shape[2] * packed.images.shape[3]
+    pixels = len(rows) * packed.image_size[0] * packed.image_size[1]
     total = packed.sums[rows].sum(axis=0) / pixels
     mean = total[:3] / 255
-    std = np.sqrt(np.maximum(total[3:] / 255**2 - mean**2, 1e-12))
+    std = np.sqrt(np.maximum(total[3:] / 255**2 - mean**2, _LEAST_STD**2))
     return _three(mean), _three(std)
 
 

@@ -5,20 +5,24 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from cctkit.data.source import ROLES, Source
+from cctkit.data.source import ROLES, Origin, Source
 
 _FILE = Path(__file__).with_name("digits.safetensors")
 _GREYS = 16
 
 
-def digits_source() -> Source:
-    """The digits, scaled from 0-16 to 0-255 and made RGB; the split is still to be made."""
+def digits_origin() -> Origin:
+    """The digits. The file is part of the package and never changes."""
+    return Origin(address="digits", key="digits", place=None, load=lambda _: _source())
+
+
+def _source() -> Source:
+    """Scaled from 0-16 to 0-255 and made RGB; the split is still to be made."""
     tensors = load_file(_FILE)
     grey = (tensors["images"].astype(np.float32) * (255 / _GREYS)).round().astype(np.uint8)  # (1797, 8, 8)
     number = len(grey)
     return Source(
         name="digits",
-        key="digits",
         place=None,
         class_names=tuple(str(digit) for digit in range(10)),
         labels=tensors["labels"].astype(np.int64),

@@ -1,157 +1,157 @@
 """A folder of images: `train/CLASS/*` beside `test/` or `val/`, or just `CLASS/*`."""
 
-import hashlib
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cctkit.catalog.datasets import DATASETS
-from cctkit.data.source import ROLES, Pixels, Role, Source
+from cctkit.data.images import SUFFIXES, decode
+from cctkit.data.source import ROLES, Origin, Progress, Role, Source, digest_of
 from cctkit.errors import UserError
-from cctkit.text import nearest, safe_text
+from cctkit.text import safe_text
 
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _ROLE_FOLDERS: dict[str, Role] = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _IGNORED = {"__MACOSX"}
-_MAX_PIXELS = 64_000_000
+_NAMED = 5
 
-_Entry = tuple[str, str, int, int]  # id, path, bytes, time of change in ns
-
-
-class BadImageError(Exception):
-    """A file that cannot be used as an image; the message says why."""
+_Entry = tuple[str, str, int, int]  # id (the path inside the folder), path, bytes, time of change in ns
+_Classes = dict[str, list[_Entry]]
 
 
-def folder_source(folder: Path) -> Source:
-    """The images under `folder`, sorted by id (the path inside the folder).
+def folder_origin(folder: Path, progress: Progress) -> Origin:
+    """The images under `folder`, found but not read, in the order of class and id. Links are followed.
 
     Raises: UserError where there is no image, only one class, an empty class, or a class that one side lacks.
     """
-    folder = folder.resolve()
-    parts = _parts(folder)
-    entries: dict[Role, dict[str, list[_Entry]]] = {
-        role: {name: sorted(_images(path, folder)) for name, path in _subfolders(part)} for role, part in parts
-    }
-    class_names = _common_classes(entries, folder)
-    ids: list[str] = []
-    paths: list[str] = []
-    labels: list[int] = []
-    roles: list[int] = []
-    digest = hashlib.sha256(os.fsencode(folder))
-    for role, classes in entries.items():
-        for label, name in enumerate(class_names):
-            for entry in classes[name]:
-                digest.update(repr((role, *entry)).encode("utf-8", "surrogateescape"))
-                ids.append(entry[0])
-                paths.append(entry[1])
-                labels.append(label)
-                roles.append(ROLES.index(role))
+    root = str(folder.resolve())
+    try:
+        parts = _parts(root)
+        entries = {role: _classes(path, root, progress) for role, path in parts}
+    except OSError as error:
+        raise UserError(f"the folder cannot be read: {error.strerror}", safe_text(error.filename or root)) from error
+    class_names = _common_classes(entries, root)
+    found = [(role, name, entry) for role in entries for name in class_names for entry in entries[role][name]]
+    return Origin(address=root, key=digest_of(found), place=root, load=lambda _: _source(root, class_names, found))
+
+
+def _source(root: str, class_names: tuple[str, ...], found: list[tuple[Role, str, _Entry]]) -> Source:
+    label_of = {name: label for label, name in enumerate(class_names)}
     return Source(
-        name=safe_text(folder.name, 60),
-        key=digest.hexdigest(),
-        place=str(folder),
+        name=safe_text(os.path.basename(root), 60) or "images",
+        place=root,
         class_names=class_names,
-        labels=np.array(labels, dtype=np.int64),
-        roles=np.array(roles, dtype=np.int8),
-        ids=ids,
-        read=lambda i: decode(paths[i]),
+        labels=np.array([label_of[name] for _, name, _ in found], dtype=np.int64),
+        roles=np.array([ROLES.index(role) for role, _, _ in found], dtype=np.int8),
+        ids=[entry[0] for _, _, entry in found],
+        read=lambda i: decode(found[i][2][1]),
     )
 
 
-def _parts(folder: Path) -> list[tuple[Role, Path]]:
-    """(role, folder) of each side; a `val` without a `test` counts as the test."""
-    if not folder.is_dir():
-        hint = nearest(folder.name, DATASETS)
-        raise UserError(
-            "there is no such folder, and no data set of this name",
-            safe_text(folder),
-            f"did you mean {' or '.join(hint)}?" if hint else f"name a folder, or one of: {', '.join(DATASETS)}",
-        )
-    named = [(role, folder / name) for name, role in _ROLE_FOLDERS.items() if (folder / name).is_dir()]
+def _parts(root: str) -> list[tuple[Role, str]]:
+    """(role, folder) of each side; a `val` without a `test` counts as the test.
+
+    `train/` is a side where it has folders of its own: images right inside it make it a class of that name.
+    """
+    folders = dict(_subfolders(root))
+    sides = {name: path for name, path in folders.items() if name in _ROLE_FOLDERS and _subfolders(path)}
+    if "train" not in sides:
+        if folders and sides.keys() == folders.keys():
+            raise UserError(
+                f"there is {'/, '.join(sides)}/ but no train/ with images to learn from",
+                safe_text(root),
+                "expected train/CLASS/* beside it, or just CLASS/*",
+            )
+        return [("all", root)]
+    if len(sides) == 1:
+        if others := [name for name, path in folders.items() if name != "train" and any(_images(path, root, set()))]:
+            raise UserError(
+                f"train/ holds folders, and so is {safe_text(others[0])}/ one of images: neither split nor classes",
+                safe_text(root),
+                "name the other side test/ or val/, or give --dataset the folder train/ itself",
+            )
+        return [("all", sides["train"])]
+    named = [(_ROLE_FOLDERS[name], path) for name, path in sides.items()]
     roles = [role for role, _ in named]
-    if "train" not in roles:
-        return [("all", folder)]
     if roles.count("val") > 1:
-        raise UserError("there is more than one of val/, valid/ and validation/", safe_text(folder), "keep one")
-    if len(named) == 1:
-        return [("all", folder / "train")]
-    return named if "test" in roles else [("test" if role == "val" else role, path) for role, path in named]
+        raise UserError("there is more than one of val/, valid/ and validation/", safe_text(root), "keep one")
+    if "test" not in roles:
+        named = [("test" if role == "val" else role, path) for role, path in named]
+    return sorted(named, key=lambda part: ROLES.index(part[0]))
 
 
 def _visible(name: str) -> bool:
     return not name.startswith(".") and name not in _IGNORED
 
 
-def _subfolders(folder: Path) -> list[tuple[str, str]]:
+def _subfolders(folder: str) -> list[tuple[str, str]]:
     with os.scandir(folder) as found:
         return sorted((entry.name, entry.path) for entry in found if _visible(entry.name) and entry.is_dir())
 
 
-def _images(folder: str, root: Path, seen: frozenset[str] = frozenset()) -> Iterator[_Entry]:
-    """Every image file under `folder`, at any depth; links are followed, loops are not."""
+def _classes(part: str, root: str, progress: Progress) -> _Classes:
+    """Every class folder of one side with its images."""
+    folders = _subfolders(part)
+    classes: _Classes = {}
+    for done, (name, path) in enumerate(folders):
+        progress("looking for images (classes)", done, len(folders))
+        classes[name] = sorted(_images(path, root, set()))
+    return classes
+
+
+def _images(folder: str, root: str, seen: set[str]) -> Iterator[_Entry]:
+    """Every image file under `folder`, at any depth; a folder that links lead to more than once, or round, is read once."""
     real = os.path.realpath(folder)
     if real in seen:
         return
+    seen.add(real)
     with os.scandir(folder) as found:
-        for entry in found:
-            if not _visible(entry.name):
-                continue
-            if entry.is_dir():
-                yield from _images(entry.path, root, seen | {real})
-            elif os.path.splitext(entry.name)[1].lower() in _SUFFIXES:
-                facts = entry.stat()
-                yield entry.path[len(str(root)) + 1 :].replace(os.sep, "/"), entry.path, facts.st_size, facts.st_mtime_ns
+        entries = sorted((entry for entry in found if _visible(entry.name)), key=lambda entry: entry.name)
+    prefix = len(root.rstrip(os.sep)) + 1
+    for entry in entries:
+        if entry.is_dir():
+            yield from _images(entry.path, root, seen)
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            yield entry.path[prefix:].replace(os.sep, "/"), entry.path, *_facts(entry)
 
 
-def _common_classes(entries: dict[Role, dict[str, list[_Entry]]], folder: Path) -> tuple[str, ...]:
+def _facts(entry: "os.DirEntry[str]") -> tuple[int, int]:
+    """Bytes and time of change; a link to nothing has none, and will be a broken image."""
+    try:
+        facts = entry.stat()
+    except OSError:
+        return 0, 0
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _common_classes(entries: dict[Role, _Classes], root: str) -> tuple[str, ...]:
     """The class names, the same on every side, each with images."""
-    where = safe_text(folder)
-    if not any(files for classes in entries.values() for files in classes.values()):
+    where = safe_text(root)
+    if not any(chain.from_iterable(classes.values() for classes in entries.values())):
         raise UserError(
-            "there is no image in it",
+            "there is no image in a class folder in it",
             where,
-            f"expected CLASS/*.png, or train/CLASS/* and test/CLASS/*; {', '.join(sorted(_SUFFIXES))}",
+            f"expected CLASS/*, or train/CLASS/* and test/CLASS/*, of {' '.join(sorted(SUFFIXES))}",
         )
     for role, classes in entries.items():
-        empty = [name for name, files in classes.items() if not files]
-        if empty:
+        if empty := [name for name, files in classes.items() if not files]:
+            side = "" if role == "all" else f" in {role}"
+            raise UserError(f"no image{side} of the class {_some(empty)}", where, "remove its folder, or fill it")
+    everything = sorted(set(chain.from_iterable(entries.values())))
+    for role, classes in entries.items():
+        if missing := [name for name in everything if name not in classes]:
             raise UserError(
-                f"class {safe_text(empty[0])!r} has no image{'' if role == 'all' else f' in {role}'}",
+                f"{role} lacks the class {_some(missing)}, which another side has",
                 where,
-                "remove the folder, or fill it",
+                "give every side the same class folders",
             )
-    names = {role: set(classes) for role, classes in entries.items()}
-    everything = set.union(*names.values())
-    for role, present in names.items():
-        if missing := sorted(everything - present):
-            raise UserError(f"{role} lacks the class {', '.join(map(safe_text, missing[:5]))}, which another side has", where)
     if len(everything) < 2:
-        raise UserError(f"there is only one class, {safe_text(everything.pop())!r}; expected at least two", where)
-    return tuple(sorted(everything))
+        raise UserError(f"there is only one class, {_some(everything)}; expected at least two", where, "one folder a class")
+    return tuple(everything)
 
 
-def decode(path: str) -> Pixels:
-    """The first frame of an image file as RGB, turned as its EXIF data says: uint8 (height, width, 3).
-
-    Raises: BadImageError where it is none, broken, or larger than 64 megapixels.
-    """
-    try:
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > _MAX_PIXELS:
-                raise BadImageError(f"{image.width}x{image.height} pixels, at most {_MAX_PIXELS:,} are read")
-            return _rgb(ImageOps.exif_transpose(image))
-    except BadImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise BadImageError(safe_text(error) if not isinstance(error, UnidentifiedImageError) else "no image") from error
-
-
-def _rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
-        grey = np.clip(np.asarray(image) // 256, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+def _some(names: list[str]) -> str:
+    """The first few names, safe to print."""
+    shown = ", ".join(repr(safe_text(name, 60)) for name in names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

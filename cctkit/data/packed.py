@@ -1,222 +1,139 @@
-"""The packed file: every image decoded once, at one size, in one safetensors file that is then mapped into memory."""
+"""The packed file: every image decoded once, at one size, in one safetensors file that is then mapped into memory.
 
-import hashlib
+A data set's *fingerprint* is the SHA-256 of the sorted digests of its images, each of role, class name, height, width and RGB
+pixels as decoded, before any resizing. So it does not depend on file names, formats without loss, order or place. The role is
+that of the source: train, val and test, or `all` where the split is made here (it is then not part of what the data is).
+"""
+
 import json
-import math
-import os
-import struct
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from cctkit.config import Size
-from cctkit.data.folder import BadImageError
-from cctkit.data.source import ROLES, Pixels, Progress, Source
+from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.errors import UserError
-from cctkit.rundir import full_disk_named, sync_directory
 from cctkit.text import safe_text
 
-_SCHEMA = 1
-_KEY = "cctkit.packed"
-_IN_FLIGHT = 512
-_BAD_NAMED = 3
+KEY = "cctkit.packed"
+SCHEMA = 2
+DTYPES = {
+    "labels": "int64",
+    "id_offsets": "int64",
+    "order": "int64",
+    "sums": "float64",
+    "roles": "int8",
+    "ids": "uint8",
+    "skipped": "uint8",
+}
+"""The tensors beside the images, in the order of the file: the wide ones first, so that each is aligned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packed:
-    """A packed file, mapped.
+    """A packed file, mapped: what is not used stays on the disk.
 
-    images: uint8 (M, 3, H, W); labels int64, roles int8 (M,); sums: float64 (M, 6), of each image's channels and of
-    their squares, values in 0 to 255.
+    images: uint8 (M, 3, H, W); labels, roles (M,); sums: float64 (M, 6), of each image's channels and of their squares, values
+    in 0 to 255; order: int64 (M,), the head of each image's digest, by which splits are made; id_offsets (M + 1,).
     """
 
-    path: Path
+    name: str
+    class_names: tuple[str, ...]
+    fingerprint: str
+    image_size: Size
+    resize_mode: Literal["crop", "squash"]
     images: torch.Tensor
-    labels: np.ndarray[Any, np.dtype[np.int64]]
-    roles: np.ndarray[Any, np.dtype[np.int8]]
+    labels: Labels
+    roles: Roles
     sums: np.ndarray[Any, np.dtype[np.float64]]
-    header: dict[str, Any]
+    order: np.ndarray[Any, np.dtype[np.int64]]
+    id_blob: np.ndarray[Any, np.dtype[np.uint8]]
+    id_offsets: np.ndarray[Any, np.dtype[np.int64]]
+    skipped: tuple[str, ...]
 
-    def ids(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[str]:
-        """The ids of some images, read from the file."""
-        with safe_open(self.path, framework="numpy") as file:
-            blob, offsets = file.get_tensor("ids").tobytes(), file.get_tensor("id_offsets")
-        return [blob[offsets[i] : offsets[i + 1]].decode("utf-8", "surrogateescape") for i in rows]
-
-    def skipped(self) -> tuple[str, ...]:
-        """The files that were left out because they are broken."""
-        with safe_open(self.path, framework="numpy") as file:
-            text = file.get_tensor("skipped").tobytes().decode()
-        return tuple(text.split("\n")) if text else ()
+    def ids(self, rows: Labels) -> list[str]:
+        """The ids of some images."""
+        return [
+            self.id_blob[self.id_offsets[i] : self.id_offsets[i + 1]].tobytes().decode("utf-8", "surrogateescape") for i in rows
+        ]
 
 
 def open_packed(path: Path) -> Packed:
-    """Map a packed file; its images stay on the disk until they are used.
+    """Map a packed file.
 
     Raises: UserError where it is damaged, or no packed file.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            if header["schema_version"] != _SCHEMA:
-                raise ValueError(f"it is of version {header['schema_version']}, expected {_SCHEMA}")
-            packed = Packed(
-                path=path,
-                images=file.get_tensor("images"),
-                labels=file.get_tensor("labels").numpy(),
-                roles=file.get_tensor("roles").numpy(),
-                sums=file.get_tensor("sums").numpy(),
-                header=header,
-            )
-            _check(packed)
-            return packed
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"this is no packed data set, or a damaged one: {safe_text(error)}", safe_text(path)) from error
-
-
-def _check(packed: Packed) -> None:
-    number, classes = len(packed.labels), len(packed.header["class_names"])
-    shapes = (tuple(packed.images.shape[:2]), packed.roles.shape, packed.sums.shape)
-    if shapes != ((number, 3), (number,), (number, 6)) or packed.images.dtype != torch.uint8 or number == 0:
-        raise ValueError("its tensors do not fit each other")
-    if packed.labels.min() < 0 or packed.labels.max() >= classes or packed.roles.min() < 0 or packed.roles.max() >= len(ROLES):
-        raise ValueError("a label or role is out of range")
-
-
-def pack(source: Source, path: Path, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> None:
-    """Decode every image of `source`, bring it to `size`, and write the packed file whole or not at all.
-
-    Raises: UserError naming broken images, unless `skip_bad`; ResourceError where the disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path.parent)
-    beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        with full_disk_named(path):
-            with open(beside, "wb") as file:
-                _write(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-            sync_directory(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Temporary files of packers that are no more."""
-    for path in folder.glob(".*.tmp"):
-        number = path.name.split(".")[-2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
-            path.unlink(missing_ok=True)
-
-
-def _write(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> None:
-    """Images first, one after the other; then the small tensors; then the header, into the room that was kept for it."""
-    header: dict[str, Any] = {
-        "schema_version": _SCHEMA,
-        "name": source.name,
-        "class_names": source.class_names,
-        "image_size": size,
-        "resize_mode": mode,
-        "fingerprint": "sha256:" + "0" * 64,
-    }
-    room = -(-(len(json.dumps({_KEY: json.dumps(header)})) + 2048) // 64) * 64 - 8
-    file.seek(8 + room)
-    digests: list[bytes] = []
-    sums: list[np.ndarray[Any, Any]] = []
-    kept: list[int] = []
-    bad: list[str] = []
-    for i, found in _decoded(source, size, mode, progress):
-        if isinstance(found, BadImageError):
-            bad.append(f"{source.ids[i]}: {found}")
-            continue
-        pixels, digest, sums_of_image = found
-        file.write(pixels)
-        digests.append(digest)
-        sums.append(sums_of_image)
-        kept.append(i)
-    if bad and not skip_bad:
-        named = "; ".join(safe_text(text) for text in bad[:_BAD_NAMED])
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise ValueError("it is of another program")
+            header = json.loads(metadata[KEY])
+            arrays = {name: file.get_tensor(name).numpy() for name in DTYPES}
+            return _checked(header, file.get_tensor("images"), arrays)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{len(bad)} broken image{'s' if len(bad) > 1 else ''}: {named}{'; ...' if len(bad) > _BAD_NAMED else ''}",
-            safe_text(source.place or source.name),
-            "mend or remove them, or leave them out with --skip-bad",
-        )
-    if not kept:
-        raise UserError("no image can be read", safe_text(source.place or source.name))
-    header["fingerprint"] = "sha256:" + hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-    ids = [source.ids[i].encode("utf-8", "surrogateescape") for i in kept]
-    tensors: dict[str, np.ndarray[Any, Any]] = {
-        "padding": np.zeros(-file.tell() % 8, dtype=np.uint8),
-        "labels": source.labels[kept],
-        "id_offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        "sums": np.stack(sums),
-        "roles": source.roles[kept],
-        "ids": np.frombuffer(b"".join(ids), dtype=np.uint8),
-        "skipped": np.frombuffer("\n".join(map(safe_text, bad)).encode(), dtype=np.uint8),
-    }
-    entries = {"images": _entry("U8", (len(kept), 3, *size), 0)}
-    start = len(kept) * 3 * size[0] * size[1]
-    for name, array in tensors.items():
-        entries[name] = _entry(
-            {"uint8": "U8", "int8": "I8", "int64": "I64", "float64": "F64"}[array.dtype.name], array.shape, start
-        )
-        start += array.nbytes
-        file.write(array.tobytes())
-    text = json.dumps({"__metadata__": {_KEY: json.dumps(header)}, **entries}).encode()
-    file.seek(0)
-    file.write(struct.pack("<Q", room) + text.ljust(room))
+            f"this is no packed data set, or a damaged one: {safe_text(error)}",
+            safe_text(path),
+            "give --dataset a folder, a name, or a file from the cache of cctkit",
+        ) from error
 
 
-def _entry(dtype: str, shape: tuple[int, ...], start: int) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + math.prod(shape) * int(dtype[1:]) // 8]}
+def _checked(header: dict[str, Any], images: torch.Tensor, arrays: dict[str, np.ndarray[Any, Any]]) -> Packed:
+    """The packed file, where all holds that later code relies on.
+
+    Raises: ValueError, KeyError or TypeError.
+    """
+    if header["schema_version"] != SCHEMA:
+        raise ValueError(f"it is of version {header['schema_version']}, expected {SCHEMA}")
+    class_names, size = header["class_names"], tuple(header["image_size"])
+    _check_texts([header["name"], header["fingerprint"], *class_names], class_names)
+    if (
+        header["resize_mode"] not in ("crop", "squash")
+        or images.dtype != torch.uint8
+        or images.shape != (len(images), 3, *size)
+    ):
+        raise ValueError("its images are not of the size that it says")
+    _check_arrays(arrays, len(images), len(class_names))
+    skipped = arrays["skipped"].tobytes().decode()
+    return Packed(
+        name=header["name"],
+        class_names=tuple(class_names),
+        fingerprint=header["fingerprint"],
+        image_size=(size[0], size[1]),
+        resize_mode=header["resize_mode"],
+        images=images,
+        labels=arrays["labels"],
+        roles=arrays["roles"],
+        sums=arrays["sums"],
+        order=arrays["order"],
+        id_blob=arrays["ids"],
+        id_offsets=arrays["id_offsets"],
+        skipped=tuple(skipped.split("\n")) if skipped else (),
+    )
 
 
-_Image = tuple[bytes, bytes, np.ndarray[Any, Any]]  # pixels (3, H, W), digest, sums
+def _check_texts(texts: list[Any], class_names: list[Any]) -> None:
+    if not all(isinstance(text, str) for text in texts) or len(set(class_names)) < len(class_names):
+        raise ValueError("its names are no text, or not distinct")
 
 
-def _decoded(source: Source, size: Size, mode: str, progress: Progress) -> Iterator[tuple[int, _Image | BadImageError]]:
-    """Every image, in order, decoded on all cores a few hundred at a time."""
-
-    def one(i: int) -> _Image | BadImageError:
-        try:
-            pixels = source.read(i)
-        except BadImageError as error:
-            return error
-        role, name = ROLES[source.roles[i]], source.class_names[source.labels[i]]
-        facts = json.dumps([role, name, pixels.shape[:2]]).encode()
-        digest = hashlib.sha256(facts + pixels.tobytes()).digest()
-        small = np.ascontiguousarray(resized(pixels, size, mode).transpose(2, 0, 1))  # (3, H, W)
-        wide = small.reshape(3, -1).astype(np.float64)
-        return small.tobytes(), digest, np.concatenate([wide.sum(1), (wide * wide).sum(1)])
-
-    total = len(source.ids)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for start in range(0, total, _IN_FLIGHT):
-            progress("reading images", start, total)
-            rows = range(start, min(start + _IN_FLIGHT, total))
-            yield from zip(rows, pool.map(one, rows), strict=True)
-
-
-def resized(pixels: Pixels, size: Size, mode: str) -> Pixels:
-    """An image at (height, width): as it is, squashed, or scaled by its short side and cropped. Bilinear, antialiased."""
-    height, width = size
-    if pixels.shape[:2] == size:
-        return pixels
-    image = Image.fromarray(pixels)
-    box = None
-    if mode == "crop":
-        scale = min(image.width / width, image.height / height)
-        left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
-        box = (left, top, left + width * scale, top + height * scale)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+def _check_arrays(arrays: dict[str, np.ndarray[Any, Any]], number: int, num_classes: int) -> None:
+    shapes = {"labels": (number,), "roles": (number,), "sums": (number, 6), "order": (number,), "id_offsets": (number + 1,)}
+    if any(arrays[name].dtype != dtype for name, dtype in DTYPES.items()) or any(
+        arrays[name].shape != shape for name, shape in shapes.items()
+    ):
+        raise ValueError("its tensors do not fit each other")
+    labels, roles, offsets = arrays["labels"], arrays["roles"], arrays["id_offsets"]
+    if number == 0 or labels.min() < 0 or labels.max() >= num_classes or roles.min() < 0 or roles.max() >= len(ROLES):
+        raise ValueError("a label or role is out of range")
+    if not np.isin(roles, [ROLES.index("train"), ROLES.index("all")]).any():
+        raise ValueError("it has no images to train on")
+    if offsets[0] != 0 or offsets[-1] != arrays["ids"].size or (np.diff(offsets) < 0).any():
+        raise ValueError("its ids do not fit each other")
+    if not np.isfinite(arrays["sums"]).all():
+        raise ValueError("its statistics are not finite")

@@ -1,5 +1,6 @@
 """What every format becomes before it is packed: images that can be read one by one, with class, role and id."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,21 +16,52 @@ ROLES: tuple[Role, ...] = ("train", "val", "test", "all")
 """The part that an image plays in its source; `all`: the split is still to be made."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+Roles = np.ndarray[Any, np.dtype[np.int8]]
+
+
+class BadImageError(Exception):
+    """A file that cannot be used as an image; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """M images of one origin.
 
-    key: names this very content, for the cache; place: the folder they come from, None for a named data set; labels int64
-    and roles int8 (index into ROLES), both (M,); read(i): image i decoded, uint8 (height, width, 3).
+    place: the folder they come from, None for a named data set; labels and roles (index into ROLES), both (M,);
+    read(i): image i decoded, uint8 (height, width, 3), or a BadImageError.
     """
 
     name: str
-    key: str
     place: str | None
     class_names: tuple[str, ...]
-    labels: np.ndarray[Any, np.dtype[np.int64]]
-    roles: np.ndarray[Any, np.dtype[np.int8]]
+    labels: Labels
+    roles: Roles
     ids: list[str]
     read: Callable[[int], Pixels]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Origin:
+    """Where images are, before any is read.
+
+    address: names the place; key: names its content now, and changes with it; load: reads what `Source` needs.
+    """
+
+    address: str
+    key: str
+    place: str | None
+    load: Callable[[Progress], Source]
+
+
+def digest_of(*facts: object) -> str:
+    """A name for these facts, the same in every process."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def sorted_classes(names: tuple[str, ...], labels: Labels) -> tuple[tuple[str, ...], Labels]:
+    """The class names in alphabetical order, as a folder's are, and the labels (M,) that then belong to them."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return tuple(names[i] for i in order), ranks[labels]

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import pickle
+import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,20 +20,40 @@ from PIL import Image
 from cctkit.catalog.datasets import DATASETS, Archive
 from cctkit.config import DataConfig
 from cctkit.data import dataset
-from cctkit.data.cifar import _unpickle
+from cctkit.data.cifar import unpickle
 from cctkit.data.dataset import Dataset, load_dataset
 from cctkit.errors import UserError
 
 NAMES = ["zebra", "ant", "bee"]  # not sorted: a folder's classes are
 GENERATOR = np.random.default_rng(0)
-DATA = {side: GENERATOR.integers(0, 256, (number, 3072), dtype=np.uint8) for side, number in (("train", 12), ("test", 6))}
+DATA = {side: GENERATOR.integers(0, 256, (n, 3072), dtype=np.uint8) for side, n in (("train", 12), ("test", 6))}
 LABELS = {"train": [0, 1, 2] * 4, "test": [2, 1, 0] * 2}
+
+
+def python2(value: Any) -> bytes:
+    """`value` as Python 2's cPickle and numpy write it (protocol 2), which is what the published batches hold."""
+    if isinstance(value, str):
+        return b"T" + struct.pack("<i", len(value)) + value.encode()
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, list):
+        return b"](" + b"".join(map(python2, value)) + b"e"
+    if isinstance(value, dict):
+        return b"}(" + b"".join(python2(key) + python2(item) for key, item in value.items()) + b"u"
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    shape = b"".join(map(python2, value.shape)) + b"\x86"
+    return made + b"(K\x01" + shape + dtype + b"\x89T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"
+
+
+def python2_file(value: Any) -> bytes:
+    return b"\x80\x02" + python2(value) + b"."
 
 
 def python_parts() -> dict[str, bytes]:
     batches: dict[str, Any] = {side: {"data": DATA[side], "fine_labels": LABELS[side]} for side in DATA}
     batches["meta"] = {"fine_label_names": NAMES}
-    return {name: pickle.dumps(batch, protocol=2) for name, batch in batches.items()}
+    return {name: python2_file(batch) for name, batch in batches.items()}
 
 
 def binary_parts() -> dict[str, bytes]:
@@ -55,27 +76,48 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
 
 
+def use(monkeypatch: pytest.MonkeyPatch, archive: Archive, path: Path | None = None) -> None:
+    """Make `archive` the one of CIFAR-100, with the checksum of the file at `path`."""
+    if path is not None:
+        archive = replace(archive, files=(replace(archive.files[0], md5=md5(path.read_bytes())),))
+    row = replace(DATASETS["cifar100"], archives=(archive,))
+    monkeypatch.setattr(dataset, "DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
+
+
 def install(monkeypatch: pytest.MonkeyPatch, place: Path, form: str) -> None:
     """A small CIFAR-100 in `place`, in one of its forms, with a row that has its checksums."""
     reader = "cifar_python" if "python" in form else "cifar_binary"
     parts = python_parts() if reader == "cifar_python" else binary_parts()
     archive: Archive = next(row for row in DATASETS["cifar100"].archives if row.reader == reader)
+    if reader == "cifar_python":
+        archive = replace(archive, parts={name: md5(data) for name, data in parts.items()})
     place.mkdir(parents=True, exist_ok=True)
+    path = place / archive.files[0].path
     if form.endswith("folder"):
         (place / archive.folder).mkdir()
         for name, data in parts.items():
             (place / archive.folder / name).write_bytes(data)
+        use(monkeypatch, archive)
     else:
-        tar(place / archive.file, archive.folder, parts)
-        archive = replace(archive, md5=md5((place / archive.file).read_bytes()))
-    if reader == "cifar_python":
-        archive = replace(archive, parts={name: md5(data) for name, data in parts.items()})
-    row = replace(DATASETS["cifar100"], archives=(archive,), num_classes=3)
-    monkeypatch.setattr(dataset, "DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
+        tar(path, archive.folder, parts)
+        use(monkeypatch, archive, path)
+
+
+def as_files(place: Path) -> None:
+    """The same images as PNG files."""
+    for side in DATA:
+        for i, (label, row) in enumerate(zip(LABELS[side], DATA[side], strict=True)):
+            path = place / side / NAMES[label] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(path)
 
 
 def load(place: Path, **config: Any) -> Dataset:
     return load_dataset(DataConfig(**{"dataset": "cifar100", "data_dir": str(place), "download": False} | config))
+
+
+def pixels(split: Any) -> set[bytes]:
+    return {image.numpy().tobytes() for image in split.take(np.arange(len(split)))}
 
 
 FORMS = ["python folder", "python archive", "binary folder", "binary archive"]
@@ -87,11 +129,7 @@ def test_every_form_gives_the_same_images_as_a_folder_of_png_files(
 ) -> None:
     install(monkeypatch, tmp_path / "data", form)
     data = load(tmp_path / "data")
-    for side in DATA:
-        for i, (label, row) in enumerate(zip(LABELS[side], DATA[side], strict=True)):
-            path = tmp_path / "png" / side / NAMES[label] / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(path)
+    as_files(tmp_path / "png")
     files = load_dataset(DataConfig(dataset=str(tmp_path / "png")))
     assert data.class_names == files.class_names == ("ant", "bee", "zebra")
     assert data.fingerprint == files.fingerprint
@@ -99,6 +137,35 @@ def test_every_form_gives_the_same_images_as_a_folder_of_png_files(
     assert np.array_equal(data.train.take(np.array([0]))[0].numpy().reshape(-1), DATA["train"][0])
     assert data.class_names[data.train.labels[0]] == "zebra"
     assert (data.name, data.mean) == ("cifar100", (0.5071, 0.4867, 0.4408))
+    assert (data.train.ids()[:2], data.test.ids()[-1]) == (["train/0", "train/1"], "test/5")
+
+
+def test_validation_images_are_the_same_from_an_archive_and_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path / "data", "binary archive")
+    data = load(tmp_path / "data", val_fraction=0.5)
+    as_files(tmp_path / "png")
+    files = load_dataset(DataConfig(dataset=str(tmp_path / "png"), val_fraction=0.5))
+    assert len(data.val) == 6
+    assert pixels(data.val) == pixels(files.val)
+    assert pixels(load(tmp_path / "data", val_fraction=0.5, split_seed=1).val) != pixels(data.val)
+
+
+def test_the_fingerprint_is_what_its_definition_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "python folder")
+    digests = []
+    for side in DATA:
+        for label, row in zip(LABELS[side], DATA[side], strict=True):
+            rgb = bytes(row.reshape(3, 1024).T.reshape(-1))
+            digests.append(hashlib.sha256(f'["{side}", "{NAMES[label]}", [32, 32]]'.encode() + rgb).digest())
+    assert load(tmp_path).fingerprint == "sha256:" + hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_second_start_reads_no_archive(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, form)
+    load(tmp_path)
+    monkeypatch.setattr("cctkit.data.archives._parts", None)
+    assert len(load(tmp_path).train) == 12
 
 
 @pytest.mark.parametrize("form", ["python folder", "python archive", "binary archive"])
@@ -114,13 +181,10 @@ def test_what_has_the_fingerprint_of_a_named_data_set_is_that_data_set(tmp_path:
     install(monkeypatch, tmp_path / "data", "python folder")
     fingerprint = load(tmp_path / "data").fingerprint
     monkeypatch.setattr(dataset, "NAME_OF_FINGERPRINT", {fingerprint: "cifar100"})
-    for side in DATA:
-        for i, (label, row) in enumerate(zip(LABELS[side], DATA[side], strict=True)):
-            path = tmp_path / "mine" / side / NAMES[label] / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(path)
+    as_files(tmp_path / "mine")
     mine = load_dataset(DataConfig(dataset=str(tmp_path / "mine")))
     assert (mine.name, mine.named, mine.std) == ("cifar100", True, (0.2675, 0.2565, 0.2761))
+    assert mine.source == str(tmp_path / "mine")
 
 
 def test_without_a_data_set_the_digits_stand_in_and_the_reason_is_said(tmp_path: Path) -> None:
@@ -128,7 +192,8 @@ def test_without_a_data_set_the_digits_stand_in_and_the_reason_is_said(tmp_path:
     data = load_dataset(DataConfig(data_dir=str(tmp_path), download=False), notify=said.append)
     assert data.name == "digits"
     assert "--no-download" in said[0]
-    assert "cifar-100-python.tar.gz" in said[0]
+    assert "put cifar-100-python.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html" in said[0]
+    assert "--data-dir" in said[0]
 
 
 def test_asking_for_cifar_where_it_is_not_is_an_error(tmp_path: Path) -> None:
@@ -136,54 +201,118 @@ def test_asking_for_cifar_where_it_is_not_is_an_error(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_batch_is_read_as_python_and_numpy_read_it() -> None:
+    data = python2_file({"data": DATA["test"], "fine_labels": LABELS["test"], "batch_label": "testing batch 1 of 1"})
+    theirs, ours = pickle.loads(data, encoding="bytes"), unpickle(data, "x")
+    assert np.array_equal(theirs.pop(b"data").reshape(-1), np.frombuffer(ours.pop(b"data").data, dtype=np.uint8))
+    assert ours == theirs == {b"fine_labels": LABELS["test"], b"batch_label": b"testing batch 1 of 1"}
+
+
 class Exploit:
     def __reduce__(self) -> Any:
         return (print, ("this must not run",))
 
 
-@pytest.mark.parametrize("payload", [Exploit(), {"data": Exploit()}, [1, 2], "text", open])
+@pytest.mark.parametrize("payload", [Exploit(), {"data": Exploit()}, [1, 2], "text", open, np.zeros(3, dtype=object)])
 def test_a_pickle_that_holds_anything_else_is_refused_and_inert(payload: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="no CIFAR batch"):
-        _unpickle(pickle.dumps(payload), "x")
+        unpickle(pickle.dumps(payload), "x")
     assert capsys.readouterr().out == ""
 
 
 @settings(max_examples=200, deadline=None)
 @given(position=st.floats(0, 1), value=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_batch_is_an_error_or_a_dictionary(position: float, value: int, cut: bool) -> None:
-    data = bytearray(pickle.dumps({"data": DATA["test"][:1, :20], "labels": [1]}, protocol=2))
+    data = bytearray(python2_file({"data": DATA["test"][:1, :20], "labels": [1]}))
     place = int(position * (len(data) - 1))
     if cut:
         del data[place:]
     else:
         data[place] ^= value
     with contextlib.suppress(UserError):
-        assert isinstance(_unpickle(bytes(data), "x"), dict)
+        assert isinstance(unpickle(bytes(data), "x"), dict)
 
 
-@pytest.mark.parametrize("name", ["../train", "/etc/train", "cifar-100-python/../../train"])
+def test_a_pickle_that_asks_for_gigabytes_gets_none() -> None:
+    with pytest.raises(UserError, match="no CIFAR batch"):
+        unpickle(b"\x80\x02}r\xff\xff\xff\x7f(K\x01", "x")  # the memo's place 2,147,483,647, then torn
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"meta": {"fine_label_names": ["a"]}},  # labels without a name
+        {"meta": {"fine_label_names": ["a", "a", "b"]}},
+        {"meta": {"label_names": NAMES}},
+        {"train": {"data": DATA["train"], "fine_labels": [0, 1]}},
+        {"train": {"data": DATA["train"], "fine_labels": ["x"] * 12}},
+        {"train": {"data": [1, 2], "fine_labels": [0, 1]}},
+        {"train": {"data": DATA["train"], "fine_labels": [-1] * 12}},
+        {"test": {}},
+    ],
+)
+def test_batches_that_do_not_fit_each_other_are_a_clear_error(
+    broken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = python_parts() | {name: python2_file(value) for name, value in broken.items()}
+    archive = replace(DATASETS["cifar100"].archives[0], parts={name: md5(data) for name, data in parts.items()})
+    (tmp_path / archive.folder).mkdir()
+    for name, data in parts.items():
+        (tmp_path / archive.folder / name).write_bytes(data)
+    use(monkeypatch, archive)
+    with pytest.raises(UserError):
+        load(tmp_path)
+
+
+def test_a_binary_batch_that_is_cut_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "binary folder")
+    path = tmp_path / "cifar-100-binary" / "test.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="no multiple of 3074"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../train", "/etc/train", "cifar-100-python/../../train", "train"])
 def test_members_outside_of_the_folder_are_not_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = DATASETS["cifar100"].archives[0]
-    with tarfile.open(tmp_path / archive.file, "w:gz") as out:
+    path = tmp_path / archive.files[0].path
+    with tarfile.open(path, "w:gz") as out:
         member = tarfile.TarInfo(name)
         member.size = 1
         out.addfile(member, io.BytesIO(b"x"))
-    row = replace(archive, md5=md5((tmp_path / archive.file).read_bytes()))
-    table = MappingProxyType({**DATASETS, "cifar100": replace(DATASETS["cifar100"], archives=(row,))})
-    monkeypatch.setattr(dataset, "DATASETS", table)
+    use(monkeypatch, archive, path)
     with pytest.raises(UserError, match="lacks train"):
         load(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [archive.file]
+    assert [path.name for path in tmp_path.iterdir()] == [archive.files[0].path]
 
 
-def test_a_link_in_the_place_of_a_batch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE])
+def test_a_link_or_device_in_the_place_of_a_batch_is_refused(
+    kind: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = DATASETS["cifar100"].archives[0]
-    with tarfile.open(tmp_path / archive.file, "w:gz") as out:
+    path = tmp_path / archive.files[0].path
+    with tarfile.open(path, "w:gz") as out:
         member = tarfile.TarInfo(f"{archive.folder}/train")
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        member.type, member.linkname = kind, "/etc/passwd"
         out.addfile(member)
-    row = replace(archive, md5=md5((tmp_path / archive.file).read_bytes()))
-    table = MappingProxyType({**DATASETS, "cifar100": replace(DATASETS["cifar100"], archives=(row,))})
-    monkeypatch.setattr(dataset, "DATASETS", table)
+    use(monkeypatch, archive, path)
     with pytest.raises(UserError, match="no plain file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no gzip", "torn", "huge member"])
+def test_an_archive_that_cannot_be_read_is_a_clear_error(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, tmp_path, "binary archive")
+    archive = dataset.DATASETS["cifar100"].archives[0]
+    path = tmp_path / archive.files[0].path
+    if damage == "huge member":
+        member = tarfile.TarInfo(f"{archive.folder}/train.bin")
+        member.size = 300_000_000  # its bytes do not follow: what the header says is enough
+        with tarfile.open(path, "w:gz") as out:
+            out.addfile(member)
+    else:
+        path.write_bytes(b"x" * 100 if damage == "no gzip" else path.read_bytes()[:20_000])
+    use(monkeypatch, archive, path)
+    with pytest.raises(UserError, match="too large" if damage == "huge member" else "cannot be read"):
         load(tmp_path)

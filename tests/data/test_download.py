@@ -1,16 +1,24 @@
-"""Downloads are continued, checked, and never half there."""
+"""Downloads are announced, continued, checked, and never half there."""
 
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from cctkit.catalog.datasets import DATASETS
+from cctkit.config import DataConfig
+from cctkit.data import dataset
+from cctkit.data import download as module
+from cctkit.data.dataset import load_dataset
 from cctkit.data.download import download
-from cctkit.errors import UserError
+from cctkit.errors import ResourceError, StoppedError, UserError
 
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -19,10 +27,16 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 class Handler(http.server.BaseHTTPRequestHandler):
     ranges = True
     cut_at: int | None = None
+    range_offset = 0
+    delay_s = 0.0
+    more = b""
     asked: list[str | None] = []  # noqa: RUF012
+    answered: list[bool] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         Handler.asked.append(self.headers.get("Range"))
+        time.sleep(self.delay_s)
+        Handler.answered.append(True)
         start = 0
         if self.ranges and self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
@@ -30,16 +44,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start + self.range_offset}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.send_header("Content-Length", str(len(CONTENT) - start + len(self.more)))
         self.end_headers()
-        self.wfile.write(CONTENT[start : self.cut_at])
+        self.wfile.write(CONTENT[start : self.cut_at] + self.more)
 
     def log_message(self, *_: Any) -> None: ...
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    Handler.ranges, Handler.cut_at, Handler.asked = True, None, []
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("ranges", "cut_at", "range_offset", "delay_s", "more"):
+        monkeypatch.setattr(Handler, name, getattr(Handler, name))  # put back afterwards
+    Handler.asked, Handler.answered = [], []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -48,25 +66,32 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
-def fetch(url: str, path: Path, md5: str = MD5) -> list[tuple[int, int]]:
+def fetch(
+    url: str, path: Path, md5: str = MD5, *, progress: Callable[[str, int, int], None] | None = None, **options: Any
+) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
-    download(url, path, md5=md5, progress=lambda what, done, total: seen.append((done, total)))
+    progress = progress or (lambda what, done, total: seen.append((done, total)))
+    download(url, path, md5=None if "sha256" in options else md5, progress=progress, **options)
     return seen
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_download_arrives_whole_and_shows_its_progress(url: str, tmp_path: Path) -> None:
     seen = fetch(url, tmp_path / "sub" / "file")
     assert (tmp_path / "sub" / "file").read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
-    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["file"]
+    assert names(tmp_path / "sub") == ["file"]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_broken_download_goes_on_or_begins_anew(url: str, tmp_path: Path, ranges: bool) -> None:
     Handler.ranges, Handler.cut_at = ranges, 300_000
-    with pytest.raises(UserError, match="download failed"):
+    with pytest.raises(UserError, match=r"the connection broke after 300,000 of 1,024,000 bytes"):
         fetch(url, tmp_path / "file")
-    assert not (tmp_path / "file").exists()
+    assert names(tmp_path) == ["file.part"]
     Handler.cut_at = None
     fetch(url, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -82,9 +107,140 @@ def test_a_whole_part_file_is_only_checked(url: str, tmp_path: Path) -> None:
 def test_the_wrong_content_is_removed(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MD5 differs"):
         fetch(url, tmp_path / "file", md5="0" * 32)
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
+
+
+def test_a_sha256_may_stand_in_for_the_md5_and_be_cut(url: str, tmp_path: Path) -> None:
+    fetch(url, tmp_path / "file", sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
+    assert names(tmp_path) == ["file"]
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        fetch(url, tmp_path / "other", sha256="00000000")
+
+
+def test_a_part_of_another_file_is_found_out_and_removed(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(b"x" * 1000)
+    with pytest.raises(UserError, match="MD5 differs"):
+        fetch(url, tmp_path / "file")
+    assert names(tmp_path) == []
+
+
+def test_a_server_that_continues_elsewhere_is_refused(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    Handler.range_offset = 1
+    with pytest.raises(UserError, match="does not continue where it was asked to"):
+        fetch(url, tmp_path / "file")
+    assert names(tmp_path) == []
+
+
+def test_a_server_that_sends_far_more_than_the_file_is_stopped(url: str, tmp_path: Path) -> None:
+    Handler.more = b"x" * 4_000_000
+    with pytest.raises(UserError, match="sends more than the 1,100,000 bytes"):
+        fetch(url, tmp_path / "file", max_bytes=1_100_000)
+    assert names(tmp_path) == []
+
+
+def test_an_answer_that_is_no_http_is_a_clear_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: many\r\n\r\nx"))
+    with pytest.raises(UserError, match="download failed"):
+        fetch(url, tmp_path / "file")
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"\x00" * 1000))
+    with pytest.raises(UserError, match="download failed"):
+        fetch(url, tmp_path / "file")
 
 
 def test_a_server_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="download failed"):
+    with pytest.raises(UserError, match=r"download failed: .*refused"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file")
+
+
+def test_a_file_that_the_server_has_not_is_a_clear_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.send_error(404))
+    with pytest.raises(UserError, match="HTTP Error 404"):
+        fetch(url, tmp_path / "file")
+
+
+def test_a_server_that_does_not_answer_is_given_up(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module._CONNECT_S == 10
+    monkeypatch.setattr(module, "_CONNECT_S", 0.3)
+
+    def slow(*_args: Any, **_options: Any) -> None:  # as a name look-up, which takes no notice of the socket's own time-out
+        time.sleep(2)
+        raise TimeoutError
+
+    monkeypatch.setattr(module.urllib.request, "urlopen", slow)
+    with pytest.raises(UserError, match="no answer within"):
+        fetch(url, tmp_path / "file")
+
+
+def test_a_stop_while_waiting_is_heeded_at_once(url: str, tmp_path: Path) -> None:
+    Handler.delay_s = 2
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise StoppedError(2)
+
+    with pytest.raises(StoppedError):
+        fetch(url, tmp_path / "file", progress=stop)
+    assert Handler.answered == []
+    assert "file" not in names(tmp_path)
+
+
+def test_two_processes_download_a_file_once(url: str, tmp_path: Path) -> None:
+    Handler.delay_s = 0.5
+    threads = [threading.Thread(target=fetch, args=(url, tmp_path / "file")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Handler.asked == [None]
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_says_so(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file.part").symlink_to("/dev/full")
+    Handler.ranges = False
+    with pytest.raises(ResourceError, match="No space left"):
+        fetch(url, tmp_path / "file")
+
+
+def cifar_from(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    archive = DATASETS["cifar100"].archives[0]
+    archive = replace(archive, files=(replace(archive.files[0], url=url),))
+    row = replace(DATASETS["cifar100"], archives=(archive,))
+    monkeypatch.setattr(dataset, "DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
+
+
+def test_a_download_is_announced_before_it_starts(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar_from(monkeypatch, url)
+    asked_by_then: list[int] = []
+    said: list[str] = []
+
+    def notify(text: str) -> None:
+        said.append(text)
+        asked_by_then.append(len(Handler.asked))
+
+    config = DataConfig(dataset="cifar100", data_dir=str(tmp_path / "data"))
+    with pytest.raises(UserError, match="MD5 differs"):
+        load_dataset(config, notify=notify)
+    assert (asked_by_then, len(Handler.asked)) == ([0], 1)
+    assert "169 MB" in said[0]
+    assert url.rpartition("/")[0] in said[0]
+
+
+def test_without_a_network_the_digits_stand_in_unless_cifar_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar_from(monkeypatch, "http://127.0.0.1:9/file")
+    said: list[str] = []
+    config = DataConfig(data_dir=str(tmp_path / "data"))
+    assert load_dataset(config, notify=said.append).name == "digits"
+    assert "download failed" in said[1]
+    with pytest.raises(UserError, match="download failed"):
+        load_dataset(replace(config, dataset="cifar100"))
+
+
+def test_nothing_is_asked_of_the_network_where_it_is_forbidden(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cifar_from(monkeypatch, url)
+    load_dataset(DataConfig(data_dir=str(tmp_path), download=False))
+    assert Handler.asked == []

@@ -1,17 +1,23 @@
 """A folder of images becomes a data set, or an error that says what to mend."""
 
+import contextlib
+import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cctkit.config import DataConfig
 from cctkit.data.dataset import Dataset, load_dataset
-from cctkit.data.folder import BadImageError, decode
+from cctkit.data.images import decode
+from cctkit.data.source import BadImageError
 from cctkit.errors import UserError
 from tests.conftest import write_images
 
@@ -76,9 +82,13 @@ def test_hidden_files_other_files_and_nested_folders_are_told_apart(tmp_path: Pa
     [
         ({}, "no image"),
         ({"": {"cat": 3}}, "only one class"),
-        ({"": {"cat": 3, "dog": 0}}, "'dog' has no image"),
-        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2}}, "test lacks the class dog"),
-        ({"train": {"cat": 2}, "test": {"cat": 2, "dog": 2}}, "train lacks the class dog"),
+        ({"": {"cat": 3, "dog": 0}}, "no image of the class 'dog'"),
+        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 0}}, "no image in test of the class 'dog'"),
+        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2}}, "test lacks the class 'dog'"),
+        ({"train": {"cat": 2}, "test": {"cat": 2, "dog": 2}}, "train lacks the class 'dog'"),
+        ({"train": {"cat": 2, "dog": 2}, "val": {"cat": 2}, "test": {"cat": 2, "dog": 2}}, "val lacks the class 'dog'"),
+        ({"test": {"cat": 2, "dog": 2}, "val": {"cat": 2, "dog": 2}}, "no train/"),
+        ({"train": {"cat": 2, "dog": 2}, "tset": {"cat": 2, "dog": 2}}, "neither split nor classes"),
         ({"": {"cat": 3, "dog": 1}}, "'dog' has 1 image to split"),
         ({"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}, "valid": {"a": 1, "b": 1}}, "more than one of val/"),
     ],
@@ -163,6 +173,154 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(data.std).double(), pixels.std((0, 2, 3), unbiased=False), atol=1e-6, rtol=0)
 
 
-def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
-        load(tmp_path / "nowhere")
+@pytest.mark.parametrize("name", ["nowhere", "", "\0", "x" * 5000, "a\x1bb"])
+def test_a_name_of_nothing_is_an_error(name: str) -> None:
+    with pytest.raises(UserError, match="no such folder") as caught:
+        load_dataset(DataConfig(dataset=name))
+    assert str(caught.value).isprintable()
+
+
+def test_a_mistyped_name_is_set_right() -> None:
+    with pytest.raises(UserError, match="did you mean cifar100"):
+        load_dataset(DataConfig(dataset="cifar-100"))
+
+
+def test_classes_may_be_named_like_splits(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"train": 5, "bus": 5})
+    write_images(tmp_path / "b", {"valid": 5, "invalid": 5})
+    write_images(tmp_path / "c", {"test": 5, "train": 5})
+    assert load(tmp_path / "a").class_names == ("bus", "train")
+    assert load(tmp_path / "b").class_names == ("invalid", "valid")
+    assert load(tmp_path / "c").class_names == ("test", "train")
+
+
+def test_train_alone_is_split(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", {"cat": 10, "dog": 5})
+    (tmp_path / "annotations").mkdir()
+    data = load(tmp_path)
+    assert (len(data.train), len(data.test), data.class_names) == (12, 3, ("cat", "dog"))
+
+
+def test_the_split_is_of_the_pixels_not_of_names_times_or_places(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 20, "dog": 10}, size=(8, 8))
+    for path in (tmp_path / "a").rglob("*.png"):
+        target = tmp_path / "b" / path.parent.name / f"renamed-{99 - int(path.stem)}.bmp"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(target)
+    first, second = load(tmp_path / "a", val_fraction=0.25), load(tmp_path / "b", val_fraction=0.25)
+    for name in ("train", "val", "test"):
+        parts = [getattr(data, name).take(np.arange(len(getattr(data, name)))) for data in (first, second)]
+        assert {image.numpy().tobytes() for image in parts[0]} == {image.numpy().tobytes() for image in parts[1]}
+
+
+def test_files_that_are_none_are_broken_images(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 5, "dog": 5})
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    os.symlink("/nowhere", tmp_path / "cat" / "link.png")
+    os.symlink("/dev/zero", tmp_path / "cat" / "zeros.png")
+    (tmp_path / "dog" / "empty.png").write_bytes(b"")
+    data = load(tmp_path, skip_bad=True)
+    assert data.skipped == (
+        "cat/link.png: No such file or directory",
+        "cat/pipe.png: no regular file",
+        "cat/zeros.png: no regular file",
+        "dog/empty.png: no image of a known format",
+    )
+
+
+def test_folders_reached_by_many_links_are_read_once(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", {"cat": 4, "dog": 4})
+    for level in range(30):  # two links at each level: 2^30 paths
+        (tmp_path / f"level{level}").mkdir()
+        for name in ("a", "b"):
+            os.symlink(tmp_path / (f"level{level + 1}" if level < 29 else "images/cat"), tmp_path / f"level{level}" / name)
+    os.symlink(tmp_path / "level0", tmp_path / "images" / "dog" / "links")
+    data = load(tmp_path / "images")
+    assert np.bincount(np.concatenate([data.train.labels, data.test.labels])).tolist() == [4, 8]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, {"cat": 2, "dog": 2})
+    scan = os.scandir
+
+    def denied(path: Any) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UserError, match=r"cannot be read: Permission denied; .*dog"):
+        load(tmp_path)
+
+
+def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 4, "dog": 4})
+    odd = os.fsdecode(b"\xff\xfe.png")
+    try:
+        os.rename(tmp_path / "cat" / "0.png", os.path.join(tmp_path, "cat", odd))
+    except OSError:
+        pytest.skip("this file system takes only text")
+    data = load(tmp_path)
+    assert f"cat/{odd}" in data.train.ids() + data.test.ids()
+
+
+def test_what_is_transparent_becomes_white_and_what_is_not_keeps_its_colour(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "x.png")
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 0, 0, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "y.png", transparency=bytes([255, 0]))
+    for name in ("x.png", "y.png"):
+        assert decode(str(tmp_path / name)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_sixteen_bit_grey_keeps_its_upper_byte(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16)).save(tmp_path / "x.png")
+    assert decode(str(tmp_path / "x.png"))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 0.5, dtype=np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(BadImageError, match="floating-point"):
+        decode(str(tmp_path / "x.tif"))
+
+
+def test_the_first_frame_counts(tmp_path: Path) -> None:
+    frames = [Image.new("L", (4, 4), value) for value in (200, 0)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert decode(str(tmp_path / "x.gif")).min() == 200
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 1000), (1000, 7), (49, 3)])
+def test_any_shape_is_brought_to_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_images(tmp_path, {"cat": 2, "dog": 2}, size=size)
+    for mode in ("crop", "squash"):
+        assert load(tmp_path, resize_mode=mode, image_size=(11, 9)).train.take(np.array([0])).shape == (1, 3, 11, 9)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"]),
+    position=st.floats(0, 1),
+    value=st.integers(1, 255),
+)
+def test_a_damaged_image_is_an_image_or_a_bad_one(tmp_path: Path, kind: str, position: float, value: int) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(whole, kind)
+    data = bytearray(whole.getvalue())
+    data[int(position**2 * (len(data) - 1))] ^= value  # more often in the header
+    (tmp_path / "x.png").write_bytes(data)
+    with warnings.catch_warnings(), contextlib.suppress(BadImageError):
+        warnings.simplefilter("ignore")
+        assert decode(str(tmp_path / "x.png")).shape[2] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CCTKIT_CIFAR100" not in os.environ, reason="CCTKIT_CIFAR100 names no folder of its images")
+def test_a_folder_of_cifar100_is_cifar100() -> None:
+    data = load_dataset(DataConfig(dataset=os.environ["CCTKIT_CIFAR100"]))
+    assert (data.name, data.named, len(data.train), len(data.test)) == ("cifar100", True, 50_000, 10_000)
+    pixels = data.train.take(np.arange(0, 50_000, 10)).double() / 255
+    torch.testing.assert_close(torch.tensor(data.mean).double(), pixels.mean((0, 2, 3)), atol=5e-3, rtol=0)

@@ -1,5 +1,11 @@
 """The packed file: whole or not there, mapped, recognised, and made anew when damaged."""
 
+import errno
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from cctkit.config import DataConfig
+from cctkit.data import packing
 from cctkit.data.dataset import Dataset, load_dataset
-from cctkit.data.packed import open_packed
-from cctkit.errors import StoppedError, UserError
+from cctkit.data.images import decode
+from cctkit.data.packed import KEY, open_packed
+from cctkit.errors import ResourceError, StoppedError, UserError
 from tests.conftest import write_images
 
 
@@ -35,10 +45,10 @@ def load(folder: Path, **options: Any) -> Dataset:
 def test_the_second_start_reads_no_image(cache: Path, folder: Path) -> None:
     seen = []
     load(folder, progress=lambda what, *_: seen.append(what))
-    assert seen
+    assert "reading images" in seen
     seen.clear()
     load(folder, progress=lambda what, *_: seen.append(what))
-    assert not seen
+    assert "reading images" not in seen
     assert len(list(cache.iterdir())) == 1
 
 
@@ -46,7 +56,17 @@ def test_a_changed_image_is_packed_anew(cache: Path, folder: Path) -> None:
     before = load(folder).fingerprint
     Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(folder / "cat" / "0.png")
     assert load(folder).fingerprint != before
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_who_has_the_older_images_mapped_keeps_them(cache: Path, folder: Path) -> None:
+    data = load(folder)
+    images, ids = data.train.take(np.arange(len(data.train))), data.train.ids()
+    for path in folder.rglob("*.png"):
+        Image.new("RGB", (16, 16)).save(path)
+    assert load(folder).fingerprint != data.fingerprint
+    assert data.train.take(np.arange(len(data.train))).equal(images)
+    assert data.train.ids() == ids
 
 
 def test_pixels_labels_and_ids_belong_together(cache: Path, folder: Path) -> None:
@@ -73,18 +93,90 @@ def test_the_fingerprint_is_of_pixels_and_classes_not_of_names_order_or_size(cac
 
 def test_an_interrupted_packing_leaves_nothing(cache: Path, folder: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
-        raise StoppedError(2)
+        if what == "reading images":
+            raise StoppedError(2)
 
     with pytest.raises(StoppedError):
         load(folder, progress=stop)
     assert list(cache.iterdir()) == []
 
 
-def test_what_a_killed_packer_left_is_removed(cache: Path, folder: Path) -> None:
+def test_a_packing_can_be_stopped_within_one_image(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "many", {"cat": 200, "dog": 200}, size=(4, 4))
+    read = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        if len(read) > 30:
+            raise StoppedError(15)
+
+    def slow(path: str) -> Any:
+        read.append(path)
+        time.sleep(0.01)
+        return decode(path)
+
+    monkeypatch.setattr("cctkit.data.folder.decode", slow)
+    monkeypatch.setattr(packing, "_CHUNK", 400)
+    with pytest.raises(StoppedError):
+        load(tmp_path / "many", progress=stop)
+    assert len(read) < 400
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize(("cores", "quick_s"), [(1, 0.0), (4, 0.0), (4, 100.0)])
+def test_many_images_come_in_order_from_any_number_of_cores(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, quick_s: float
+) -> None:
+    write_images(tmp_path / "many", {"cat": 300, "dog": 100}, size=(4, 4))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(packing, "_QUICK_S", quick_s)
+    data = load_dataset(DataConfig(dataset=str(tmp_path / "many"), image_size=(4, 4)))
+    for i, name in enumerate(data.train.ids()):
+        expected = np.asarray(Image.open(tmp_path / "many" / name)).transpose(2, 0, 1)
+        assert np.array_equal(data.train.take(np.array([i]))[0].numpy(), expected)
+
+
+def test_what_a_killed_packer_left_is_removed_and_what_a_living_one_writes_is_not(cache: Path, folder: Path) -> None:
     cache.mkdir(parents=True)
-    (cache / ".abc.safetensors.999999999.tmp").write_bytes(b"half")
-    load(folder)
+    (cache / ".abc.1234.tmp").write_bytes(b"half")
+    with packing._beside(cache / "other.safetensors") as (living, _):
+        load(folder)
+        assert living.exists()
+        assert not (cache / ".abc.1234.tmp").exists()
     assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_two_packers_at_once_both_get_the_images(cache: Path, folder: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load(folder), range(4)))
+    assert len({data.fingerprint for data in found}) == 1
+    assert len({data.train.take(np.arange(len(data.train))).numpy().tobytes() for data in found}) == 1
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_is_named_and_leaves_nothing(cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(ResourceError, match="No space left") as caught:
+        load(folder)
+    assert "CCTKIT_CACHE" in str(caught.value.remedy)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_is_a_clear_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write"):
+        load(folder)
+
+
+def test_a_class_with_too_few_images_to_split_is_named(cache: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "few", {"cat": 2, "dog": 5})
+    assert len(load(tmp_path / "few").train) == 5
+    with pytest.raises(UserError, match="'cat' has 1 image to split"):
+        load_dataset(DataConfig(dataset=str(tmp_path / "few"), val_fraction=0.1))
 
 
 def test_a_packed_file_is_itself_a_data_set(cache: Path, folder: Path) -> None:
@@ -95,11 +187,91 @@ def test_a_packed_file_is_itself_a_data_set(cache: Path, folder: Path) -> None:
         load_dataset(DataConfig(dataset=str(next(cache.iterdir())), image_size=(8, 8)))
 
 
+def test_a_file_of_another_program_is_none(cache: Path, tmp_path: Path) -> None:
+    save_file({"x": np.zeros(3)}, tmp_path / "weights.safetensors")
+    (tmp_path / "text.safetensors").write_text("text")
+    with pytest.raises(UserError, match="of another program"):
+        load(tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="no packed data set"):
+        load(tmp_path / "text.safetensors")
+
+
+def damage(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda tensors: tensors.update({name: np.ascontiguousarray(change(tensors[name]))})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (damage("labels", lambda labels: labels + 1), "label or role"),
+        (damage("labels", lambda labels: labels - 1), "label or role"),
+        (damage("labels", lambda labels: labels[:-1]), "do not fit"),
+        (damage("labels", lambda labels: labels.astype(np.int32)), "do not fit"),
+        (damage("roles", lambda roles: roles + 1), "label or role"),
+        (damage("roles", lambda roles: roles - 4), "label or role"),
+        (damage("roles", lambda roles: roles * 0 + 2), "no images to train on"),
+        (damage("sums", lambda sums: sums * np.nan), "not finite"),
+        (damage("sums", lambda sums: sums[:, :5]), "do not fit"),
+        (damage("order", lambda order: order[1:]), "do not fit"),
+        (damage("id_offsets", lambda offsets: offsets + 1), "ids"),
+        (damage("id_offsets", lambda offsets: np.append(offsets[:-1], 7)), "ids"),
+        (damage("id_offsets", lambda offsets: np.concatenate([[0, 9, 5], offsets[3:]])), "ids"),
+        (damage("ids", lambda ids: ids[:-1]), "ids"),
+        (damage("images", lambda images: images[:, :2]), "size that it says"),
+        (damage("images", lambda images: images[:-1]), "do not fit"),
+        (damage("images", lambda images: images.astype(np.int16)), "size that it says"),
+        (lambda tensors: tensors.pop("skipped"), "skipped"),
+    ],
+)
+def test_tensors_that_cannot_be_relied_on_are_refused(
+    cache: Path, folder: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    load(folder)
+    path = next(cache.iterdir())
+    with safe_open(path, framework="numpy") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(tensors)
+    save_file(tensors, path, metadata)
+    with pytest.raises(UserError, match=words):
+        open_packed(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 1},
+        {"schema_version": "\x1b"},
+        {"name": 3},
+        {"fingerprint": ["x"]},
+        {"class_names": ["cat", "cat"]},
+        {"class_names": ["cat"]},
+        {"class_names": ["cat", {"x": 1}]},
+        {"class_names": 7},
+        {"image_size": [32]},
+        {"image_size": [16, 64]},
+        {"image_size": "big"},
+        {"resize_mode": "stretch"},
+        {"resize_mode": []},
+    ],
+)
+def test_a_header_that_cannot_be_relied_on_is_refused(cache: Path, folder: Path, change: dict[str, Any]) -> None:
+    load(folder)
+    path = next(cache.iterdir())
+    with safe_open(path, framework="numpy") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata[KEY] = json.dumps(json.loads(metadata[KEY]) | change)
+    save_file(tensors, path, metadata)
+    with pytest.raises(UserError, match="no packed data set") as caught:
+        open_packed(path)
+    assert str(caught.value).isprintable()
+
+
 def test_images_are_mapped_not_read(cache: Path, folder: Path) -> None:
     data = load(folder)
     mapped = Path("/proc/self/maps")
     if not mapped.exists():
         pytest.skip("needs /proc")
+    data = load(folder)  # the second time, when the file has its name
     assert str(next(cache.iterdir())) in mapped.read_text()
     assert data.train.packed.images.is_contiguous()
 
@@ -119,8 +291,11 @@ def test_a_damaged_cache_never_crashes(cache: Path, folder: Path, position: floa
         damaged[place] ^= value
     path.write_bytes(damaged)
     try:
-        open_packed(path)
+        packed = open_packed(path)
+        packed.ids(np.arange(12))
     except UserError:
         load(folder)
         assert path.read_bytes() == whole
+    else:
+        load_dataset(DataConfig(dataset=str(path)))
     path.write_bytes(whole)

@@ -1,0 +1,79 @@
+"""One image file to RGB pixels, and pixels to another size. Only common formats, and none that is too large."""
+
+import contextlib
+import os
+import stat
+import threading
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cctkit.config import Size
+from cctkit.data.source import BadImageError, Pixels
+from cctkit.text import safe_text
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+_WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa", "La"}
+_MAX_PIXELS = 64_000_000
+_LARGE_PIXELS = 8_000_000
+_LARGE = threading.Lock()  # large images are decoded one at a time, so that many cores do not mean as many gigabytes
+
+
+def decode(path: str) -> Pixels:
+    """The first frame of an image file as RGB, turned as its EXIF data says: uint8 (height, width, 3).
+
+    What is transparent becomes white; 16-bit grey keeps its upper byte.
+
+    Raises: BadImageError where it is no image, broken, or larger than 64 megapixels.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise BadImageError("no regular file")
+        with Image.open(path, formats=_FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > _MAX_PIXELS:
+                raise BadImageError(f"{image.width}x{image.height} pixels, at most {_MAX_PIXELS:,} are read")
+            with _LARGE if pixels > _LARGE_PIXELS else contextlib.nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)
+                return _rgb(image)
+    except BadImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError("no image of a known format") from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"more than {_MAX_PIXELS:,} pixels") from error
+    except OSError as error:
+        raise BadImageError(safe_text(error.strerror or error)) from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise BadImageError(f"it cannot be decoded: {safe_text(error)}") from error
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+        grey = np.clip(np.asarray(image) // 256, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer.getchannel("A"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def resized(pixels: Pixels, size: Size, mode: str) -> Pixels:
+    """An image at (height, width): as it is, squashed, or scaled by its short side and cropped. Bilinear, antialiased."""
+    height, width = size
+    if pixels.shape[:2] == size:
+        return pixels
+    box = _centre(pixels.shape[0], pixels.shape[1], size) if mode == "crop" else None
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def _centre(height: int, width: int, size: Size) -> tuple[float, float, float, float]:
+    """The largest centred box of the shape of `size`: left, top, right, bottom."""
+    wide = min(width, height * size[1] / size[0])
+    high = min(height, width * size[0] / size[1])
+    left, top = (width - wide) / 2, (height - high) / 2
+    return left, top, min(left + wide, width), min(top + high, height)
