@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["TrainConfig", "UserError", "__version__", "create_model", "evaluate", "fit", "load"]
+__all__ = ["TrainConfig", "UserError", "__version__", "create_model", "evaluate", "fit", "load", "summarize"]
 
 if TYPE_CHECKING:
     from cctkit.api import evaluate, fit
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cctkit.errors import UserError
     from cctkit.inference import load
     from cctkit.models.build import create_model
+    from cctkit.summary.summary import summarize
 
 _HOME = {
     "TrainConfig": "cctkit.config",
@@ -23,6 +24,7 @@ _HOME = {
     "evaluate": "cctkit.api",
     "fit": "cctkit.api",
     "load": "cctkit.inference",
+    "summarize": "cctkit.summary.summary",
 }
 
 

@@ -14,6 +14,7 @@ from cctkit.cli.evaluate import evaluate
 from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
 from cctkit.cli.plot_lr import plot_lr
+from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
 from cctkit.errors import StoppedError, UserError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(summarize)
 app.command()(compare)
 app.command("plot-lr")(plot_lr)
 app.command()(curves)

@@ -103,11 +103,20 @@ def choose_policy(
     )
 
 
+def available_device() -> str:
+    """The best device that this machine has."""
+    return next(kind for kind, there in _devices().items() if there)
+
+
+def _devices() -> dict[str, bool]:
+    """Whether each kind of device is there, the best first."""
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+
+
 def _device(wish: str) -> str:
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wish == "auto":
-        return next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there[wish]:
+        return available_device()
+    if not _devices()[wish]:
         raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
     return wish
 

@@ -1,0 +1,154 @@
+"""`cctkit summarize`."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cctkit.errors import UserError
+from cctkit.text import safe_text
+
+if TYPE_CHECKING:
+    from cctkit.config import ModelConfig
+    from cctkit.summary.summary import Summary
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIDE = 32  # the catalog's table is of the models for images of this many pixels
+
+
+def summarize(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="layer by layer; several stand side by side; default: the catalog", show_default=False
+        ),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option("--weights", help="the model of a weights file; may be repeated", show_default=False),
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option("--num-classes", help="classes (default: 100)", min=1, show_default=False)
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option("--image-size", help="pixels: 48 or 48x32 (default: the model's)", show_default=False),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option("--depth", help="fold layers that lie deeper than this", min=1, show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images of a training step", min=1)] = 128,
+    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bf16 or fp16")] = "auto",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or muon")] = "adamw",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps; it need not be there")] = "auto",
+    attention: Annotated[str, typer.Option("--attention", help="auto, plain, fused or chunked")] = "auto",
+    fit: Annotated[
+        str | None,
+        typer.Option("--fit", metavar="SIZE", help="find the largest batch that fits: 8GB (of 2^30 bytes)", show_default=False),
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="predict the memory of a training step")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Summarize models: layers and sizes as torchsummary counts them, and the true parameters, MACs and memory.
+
+    Nothing runs: a training step's memory is predicted for any batch, number format, optimizer and device.
+    """
+    limit = None if fit is None else parse_bytes(fit)
+    if limit is not None and not memory:
+        raise UserError("--fit needs the memory that --no-memory leaves out", "command line", "leave one of them out")
+    configs = _configs(model, weights, num_classes, image_size)
+
+    from cctkit.cli.tables import print_json, print_wide
+    from cctkit.summary.memory import memory_policy
+    from cctkit.summary.summary import summarize as summary_of
+    from cctkit.summary.view import catalog_table, renderable
+    from cctkit.summary.walk import fold
+
+    policy = memory_policy(device=device, dtype=dtype, attention=attention) if memory else None
+    summaries = [
+        summary_of(config, batch_size=batch_size, optimizer=optimizer, policy=policy, memory=memory, fit_bytes=limit)
+        for config in configs
+    ]
+    if not (model or weights):
+        summaries.sort(key=lambda summary: summary.params)
+    if depth is not None:
+        summaries = [dataclasses.replace(summary, layers=fold(summary.layers, depth)) for summary in summaries]
+    if as_json:
+        print_json({"schema_version": 1, "models": [as_dict(summary, limit) for summary in summaries]})
+    elif model or weights:
+        print_wide(lambda width: renderable(*summaries, width=width))
+    else:
+        print_wide(lambda _: catalog_table(summaries))
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of "8GB", "8 GiB", "500M" or "1073741824"; K, M, G and T are powers of 1,024, as in torchsummary's MB.
+
+    Raises: UserError.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    if not found or float(found[1]) == 0:
+        raise UserError(f"expected a size such as 8GB or 500MB, got {safe_text(text)!r}", "--fit")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _configs(
+    names: list[str] | None, weights: list[Path] | None, num_classes: int | None, image_size: str | None
+) -> "list[ModelConfig]":
+    """The models that are asked for, those of the catalog at 32 pixels where none is."""
+    from cctkit.catalog.models import MODELS, named_config
+
+    if not names and not weights:
+        names = [name for name, row in MODELS.items() if row.image_size == _SIDE]
+    configs = [named_config(name, num_classes=num_classes or 100, image_size=image_size) for name in names or ()]
+    if weights:
+        from cctkit.models.weights import read_weights
+
+        for path in weights:
+            _, info = read_weights(path)
+            changed: dict[str, Any] = {}
+            if num_classes is not None:
+                changed["num_classes"] = num_classes
+            if image_size is not None:
+                from cctkit.config import parse_size
+
+                changed["image_size"] = parse_size(image_size)
+            configs.append(dataclasses.replace(info.model, **changed))
+    return configs
+
+
+def as_dict(summary: "Summary", limit_bytes: int | None) -> dict[str, Any]:
+    """One model of `summarize --json`, schema version 1."""
+    block, memory = summary.torchsummary, summary.memory
+    row: dict[str, Any] = {
+        "model": summary.model,
+        "image_size": list(summary.image_size),
+        "num_classes": summary.num_classes,
+        "batch_size": summary.batch_size,
+        "params": {
+            "total": summary.params,
+            "trainable": summary.trainable_params,
+            "frozen": summary.params - summary.trainable_params,
+            "without_a_layer": dict(summary.bare),
+        },
+        "torchsummary": None if block is None else dataclasses.asdict(block),
+        "macs": summary.macs,
+        "macs_without_attention": summary.macs - summary.macs_attention,
+        "layers": [
+            {
+                "layer": layer.layer,
+                "output_shape": layer.output_shape,
+                "params": layer.params,
+                "trainable": layer.trainable,
+                "path": layer.path,
+                "depth": layer.depth,
+            }
+            for layer in summary.layers
+        ],
+        "memory": None if memory is None else dataclasses.asdict(memory),
+    }
+    if limit_bytes is not None:
+        row["fit"] = {"limit_bytes": limit_bytes, "batch_size": summary.fitting_batch}
+    return row

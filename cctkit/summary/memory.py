@@ -1,0 +1,248 @@
+"""The memory of one training step, predicted: the trainer's own step on tensors without data, each storage counted while
+it lives.
+
+What an operation needs inside of itself and frees before it returns is not seen; a test holds the prediction to the
+allocator's figures of a real step.
+"""
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cctkit.config import Size, TrainConfig
+from cctkit.data.augment import Batch
+from cctkit.errors import UserError
+from cctkit.models.attention import PATHS
+from cctkit.models.build import set_path
+from cctkit.summary.clone import without_data
+from cctkit.summary.walk import first_line
+from cctkit.text import safe_text
+from cctkit.training.device import DevicePolicy, available_device, choose_policy
+from cctkit.training.optim import make_optimizers
+from cctkit.training.step import TrainState, new_state, train_step
+
+_CUDA_BLOCK_BYTES = 512  # what torch's caching allocator rounds up to (c10/cuda/CUDACachingAllocator.h)
+_LARGEST_BATCH = 2**20
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+_DTYPES = ("auto", "float32", "bf16", "fp16")
+_PATHS = ("auto", *PATHS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes of one training step that is not the first.
+
+    peak_bytes: the most that lives at once; weights_bytes: weights and buffers; gradients_bytes: of all trainable weights;
+    optimizer_bytes: its state; activations_bytes: what lives after the forward pass beside weights and state, the images
+    included. Gradients arrive while activations leave and operations need room of their own, so that the parts do not add
+    up to the peak.
+    """
+
+    device: str
+    dtype: str
+    optimizer: str
+    attention: str
+    batch_size: int
+    peak_bytes: int
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+
+
+def predict_memory(
+    model: nn.Module,
+    *,
+    image_size: Size,
+    batch_size: int,
+    policy: DevicePolicy,
+    optimizer: str = "adamw",
+    channels: int = 3,
+) -> Memory:
+    """The memory of a training step of `model` on images (batch_size, channels, height, width), without running it.
+
+    Raises: UserError where the model's step cannot be taken.
+    """
+    live = _Live(rounded_to=1 if policy.device == "cpu" else _CUDA_BLOCK_BYTES)
+    kernels = contextlib.nullcontext() if policy.device == "cpu" else _AcceleratorKernels()
+    config = TrainConfig.from_flat({"optimizer": optimizer})
+    here = replace(policy, device="cpu", compile=False)
+    with FakeTensorMode(), live, kernels:
+        clone = without_data(model, "cpu").train()
+        set_path(clone, policy.attention)
+        weights = live.bytes
+        state = new_state(clone, make_optimizers(clone, config), ema=None, policy=here)
+        _fill_optimizers(state)
+        resting = live.bytes
+        after_forward = _noted_after_forward(state, live)
+        batch = _batch((batch_size, channels, *image_size), policy)
+        live.peak = live.bytes
+        try:
+            train_step(state, batch, config=config, policy=here, lr_factor=1.0)
+        except UserError:
+            raise
+        except Exception as error:
+            what = f"a training step of this model cannot be followed without data: {first_line(error)}"
+            raise UserError(what, type(model).__name__, "leave its memory out: --no-memory, memory=False") from error
+    return Memory(
+        device=policy.device,
+        dtype=policy.precision,
+        optimizer=optimizer,
+        attention=policy.attention,
+        batch_size=batch_size,
+        peak_bytes=live.peak,
+        weights_bytes=weights,
+        gradients_bytes=sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad),
+        optimizer_bytes=resting - weights,
+        activations_bytes=after_forward[0] - resting,
+    )
+
+
+def _batch(shape: tuple[int, int, int, int], policy: DevicePolicy) -> Batch:
+    images = torch.empty(shape, memory_format=torch.channels_last if policy.channels_last else torch.contiguous_format)
+    return Batch(images=images, labels=torch.zeros(shape[0], dtype=torch.int64))
+
+
+def _noted_after_forward(state: TrainState, live: "_Live") -> list[int]:
+    """The bytes that live after each forward pass of `state`, as they come."""
+    noted: list[int] = []
+    forward = state.forward
+
+    def noting(images: Tensor) -> Tensor:
+        logits: Tensor = forward(images)
+        noted.append(live.bytes)
+        return logits
+
+    state.forward = noting  # type: ignore[assignment]
+    return noted
+
+
+def memory_policy(*, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> DevicePolicy:
+    """The policy of training with these wishes, on a device that need not be there.
+
+    Raises: UserError for a word that is none of the choices.
+    """
+    for wish, flag, choices in (
+        (device, "--device", _DEVICES),
+        (dtype, "--dtype", _DTYPES),
+        (attention, "--attention", _PATHS),
+    ):
+        if wish not in choices:
+            raise UserError(f"{safe_text(wish)!r} is none of {', '.join(choices)}", flag)
+    kind = available_device() if device == "auto" else device
+    if kind == "cpu":
+        policy = choose_policy(device="cpu", precision=dtype)
+    else:
+        chosen = dtype if dtype != "auto" else "bf16" if kind == "cuda" else "float32"
+        policy = DevicePolicy(device=kind, precision=chosen, attention="fused", attention_in_evaluation="fused", threads=1)  # type: ignore[arg-type]
+    return policy if attention == "auto" else replace(policy, attention=attention)  # type: ignore[arg-type]
+
+
+def largest_batch(peak_bytes: Callable[[int], int], limit_bytes: int) -> int:
+    """The largest batch whose step stays within `limit_bytes`, 0 where one image does not; peak_bytes: of a batch size.
+
+    The peak is a line in the batch size from some size on, so that the next guess comes from the last two.
+    """
+    low, low_bytes = 1, peak_bytes(1)
+    if low_bytes > limit_bytes:
+        return 0
+    high, high_bytes = 0, 0  # the smallest size known not to fit
+    guess = 64
+    while high == 0 or high - low > 1:
+        guess = max(low + 1, min(guess, high - 1 if high else _LARGEST_BATCH))
+        needed = peak_bytes(guess)
+        slope = max(1, (needed - low_bytes) / (guess - low))
+        if needed <= limit_bytes:
+            low, low_bytes = guess, needed
+            if low == _LARGEST_BATCH:
+                break
+        else:
+            high, high_bytes = guess, needed
+            slope = (high_bytes - low_bytes) / (high - low)
+        guess = low + int((limit_bytes - low_bytes) / slope)
+    return low
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of every storage from the operation that makes it to its end. Runs above a FakeTensorMode."""
+
+    def __init__(self, *, rounded_to: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+        self.peak = 0
+        self._rounded_to = rounded_to
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return True  # the step asks only whether all is well
+        written = _written(func)
+        if written is not None:  # makes nothing new, and there is nothing to compute
+            return kwargs.get(written, args[0] if args else None) if func._schema.returns else None
+        out = func(*args, **kwargs)
+        for each in tree_leaves(out):
+            if isinstance(each, Tensor):
+                self._add(each.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = -(-storage.nbytes() // self._rounded_to) * self._rounded_to
+        self._known.add(key)
+        weakref.finalize(storage, self._drop, key, size)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.bytes -= size
+
+
+@functools.cache
+def _written(func: Any) -> str | None:
+    """The argument that an in-place operation writes and returns, "" where it returns nothing, None for all others."""
+    schema = func._schema
+    if not schema.is_mutable:
+        return None
+    if not schema.returns:
+        return ""
+    written = [each.name for each in schema.arguments if each.alias_info is not None and each.alias_info.is_write]
+    return written[0] if len(written) == len(schema.returns) == 1 else None
+
+
+def _fill_optimizers(state: TrainState) -> None:
+    """The optimizers' state as after a first step."""
+    for weight in state.model.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.empty_like(weight)
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+class _AcceleratorKernels(TorchFunctionMode):
+    """What CUDA has and a CPU has not: attention that keeps no matrix of weights, masks of a bool an element."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is nn.functional.scaled_dot_product_attention:
+            q, k, v = args
+            return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, kwargs.get("dropout_p", 0.0))[0]
+        return func(*args, **kwargs)

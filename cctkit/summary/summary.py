@@ -1,0 +1,169 @@
+"""`summarize`: a model -> layers, parameters, multiply-adds and memory, as data."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from cctkit.config import ModelConfig, Size
+from cctkit.errors import UserError
+from cctkit.models.build import build_model
+from cctkit.summary.memory import Memory, largest_batch, predict_memory
+from cctkit.summary.walk import Layer, walk
+from cctkit.training.device import DevicePolicy, choose_policy
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MB = 2**20  # as torchsummary's
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torchsummary:
+    """The block under torchsummary's table, for one image, sizes in MB of 2^20 bytes, all numbers taken as float32.
+
+    forward_backward_pass_mb: twice the outputs of all rows, those of modules that contain others once more.
+    """
+
+    total_params: int
+    trainable_params: int
+    non_trainable_params: int
+    input_mb: float
+    forward_backward_pass_mb: float
+    params_mb: float
+    estimated_total_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Summary:
+    """What a model is and needs; printed, its table.
+
+    params: all parameters, a shared one once; bare: name and count of those that no layer's row has; torchsummary: its
+    block, None where it raises; macs: multiply-adds of one image, attention included; macs_attention: of those the
+    products of two activations; containers_mb: what the block counts again, of `containers` rows that contain others;
+    memory: of one training step, None where it was not asked for; fitting_batch: the largest batch that fits, where asked.
+    """
+
+    model: str
+    image_size: Size
+    num_classes: int
+    batch_size: int
+    params: int
+    trainable_params: int
+    layers: tuple[Layer, ...]
+    bare: tuple[tuple[str, int], ...]
+    torchsummary: Torchsummary | None
+    containers: int
+    containers_mb: float
+    macs: int
+    macs_attention: int
+    memory: Memory | None
+    fitting_batch: int | None = None
+
+    def __str__(self) -> str:
+        from cctkit.summary.view import plain_text
+
+        return plain_text(self)
+
+    __repr__ = __str__
+
+    def __rich__(self) -> "RenderableType":
+        from cctkit.summary.view import renderable
+
+        return renderable(self)
+
+
+def summarize(
+    model: nn.Module | ModelConfig,
+    *,
+    image_size: int | Size | None = None,
+    batch_size: int = 128,
+    optimizer: str = "adamw",
+    policy: DevicePolicy | None = None,
+    memory: bool = True,
+    fit_bytes: int | None = None,
+    name: str | None = None,
+    channels: int = 3,
+) -> Summary:
+    """Layers, parameters, multiply-adds and the memory of a training step of any image model; it stays as it is.
+
+    image_size: side, or (height, width), in pixels; default: the model's own, where it says. The rows and the block are
+    those of one image; batch_size, optimizer and policy (default: this machine's) move the memory alone.
+
+    Raises: UserError where the model cannot be called on such images.
+    """
+    if isinstance(model, ModelConfig):
+        name, config = name or model.name, model
+        with torch.device("meta"):
+            model = build_model(config)
+    size = _size(model, image_size)
+    walked = walk(model, image_size=size, channels=channels)
+    predicted = fitting = None
+    if memory or fit_bytes is not None:
+        chosen = policy or choose_policy()
+
+        def predict(batch: int) -> Memory:
+            return predict_memory(
+                model, image_size=size, batch_size=batch, policy=chosen, optimizer=optimizer, channels=channels
+            )
+
+        predicted = predict(batch_size)
+        if fit_bytes is not None:
+            fitting = largest_batch(lambda batch: predict(batch).peak_bytes, fit_bytes)
+    containing = [layer for layer in walked.layers if layer.contains_rows]
+    parameters = list(model.parameters())
+    return Summary(
+        model=name or type(model).__name__,
+        image_size=size,
+        num_classes=walked.output_shape[-1] if walked.output_shape else 0,
+        batch_size=batch_size,
+        params=sum(weight.numel() for weight in parameters),
+        trainable_params=sum(weight.numel() for weight in parameters if weight.requires_grad),
+        layers=walked.layers,
+        bare=walked.bare,
+        torchsummary=_torchsummary(walked.layers, size, channels),
+        containers=len(containing),
+        containers_mb=sum(_outputs_mb(layer) for layer in containing),
+        macs=walked.macs,
+        macs_attention=walked.macs_attention,
+        memory=predicted,
+        fitting_batch=fitting,
+    )
+
+
+def _size(model: nn.Module, wish: int | Size | None) -> Size:
+    if wish is None:
+        config = getattr(model, "config", None)
+        if not isinstance(config, ModelConfig):
+            raise UserError("the image size is not known", type(model).__name__, "summarize(model, image_size=224)")
+        return config.image_size
+    return (wish, wish) if isinstance(wish, int) else wish
+
+
+def _torchsummary(layers: tuple[Layer, ...], size: Size, channels: int) -> Torchsummary | None:
+    """The block (torchsummary.py, `summary`), None where an output is no tensor, on which it raises."""
+    if any(None in layer.output_shapes for layer in layers):
+        return None
+    total = sum(layer.params_torchsummary for layer in layers)
+    trainable = sum(layer.params_torchsummary for layer in layers if layer.trainable)
+    input_mb = channels * math.prod(size) * _FLOAT_BYTES / MB
+    outputs_mb = abs(sum(_outputs_mb(layer) for layer in layers))
+    params_mb = total * _FLOAT_BYTES / MB
+    return Torchsummary(
+        total_params=total,
+        trainable_params=trainable,
+        non_trainable_params=total - trainable,
+        input_mb=input_mb,
+        forward_backward_pass_mb=outputs_mb,
+        params_mb=params_mb,
+        estimated_total_mb=input_mb + outputs_mb + params_mb,
+    )
+
+
+def _outputs_mb(layer: Layer) -> float:
+    """A row's outputs and their gradients. Of several outputs torchsummary multiplies all numbers of the shapes."""
+    numbers = math.prod(number for shape in layer.output_shapes for number in shape or ())
+    return -numbers * 2 * _FLOAT_BYTES / MB

@@ -1,0 +1,179 @@
+"""Summaries as rich tables, one or several side by side, and as plain text."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cctkit.summary.memory import Memory
+from cctkit.summary.summary import MB, Summary, Torchsummary
+from cctkit.text import safe_text
+
+_LAYERS_WIDTH = 72  # of one model's table of layers
+_FINDING = ("cct_6_3x1", "cct_6_3x2")
+
+
+def plain_text(summary: Summary) -> str:
+    """The summary as text without colours, lines of any length."""
+    console = Console(width=200, color_system=None, force_terminal=False, markup=False, highlight=False, emoji=False)
+    with console.capture() as captured:
+        console.print(renderable(summary))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def renderable(*summaries: Summary, width: int | None = None) -> RenderableType:
+    """Layers and totals of the models, side by side where `width` characters (None: any) allow."""
+    if width is None or width >= _LAYERS_WIDTH * len(summaries):
+        layers: list[RenderableType] = [layer_table(*summaries)]
+    else:
+        layers = [item for each in summaries for item in (layer_table(each), Text())]
+    return Group(*layers, Text(), totals_table(*summaries))
+
+
+def layer_table(*summaries: Summary) -> Table:
+    """A row a call; of several models the rows of the same number stand side by side."""
+    table = _table()
+    for summary in summaries:
+        table.add_column(safe_text(summary.model), no_wrap=True)
+        table.add_column("output shape", no_wrap=True)
+        table.add_column("params", justify="right", no_wrap=True)
+        table.add_column("trainable", no_wrap=True)
+    marks = {True: "yes", False: "no", None: ""}
+    for row in itertools.zip_longest(*(summary.layers for summary in summaries)):
+        cells: list[str] = []
+        for layer in row:
+            if layer is None:
+                cells += [""] * 4
+            else:
+                name = "  " * (layer.depth - 1) + safe_text(layer.layer)
+                cells += [name, str(layer.output_shape), f"{layer.params:,}", marks[layer.trainable]]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def totals_table(*summaries: Summary) -> Table:
+    """The report's block, what it leaves out, and the memory of a training step; a column a model."""
+    table = _table()
+    table.add_column("as torchsummary counts, one image", no_wrap=True)
+    for summary in summaries:
+        table.add_column(safe_text(summary.model), justify="right", no_wrap=True)
+
+    def section(title: str) -> None:
+        table.add_row()
+        table.add_row(Text(title, style="bold"))
+
+    def line(title: str, cells: Sequence[str]) -> None:
+        table.add_row(Text(title), *map(Text, cells))
+
+    for title, attribute, form in _BLOCK:
+        line(title, [_of_block(summary.torchsummary, attribute, form) for summary in summaries])
+    section("what that leaves out")
+    for name in dict.fromkeys(_bare_name(name) for summary in summaries for name, _ in summary.bare):
+        counts = [sum(count for bare, count in summary.bare if _bare_name(bare) == name) for summary in summaries]
+        line(f"params of no layer: {safe_text(name)}", [f"{count:,}" for count in counts])
+    line("all params", [f"{summary.params:,}" for summary in summaries])
+    line("of these trainable", [f"{summary.trainable_params:,}" for summary in summaries])
+    line("modules whose outputs it counts again", [f"{summary.containers}" for summary in summaries])
+    line("their outputs (MB)", [f"{summary.containers_mb:,.2f}" for summary in summaries])
+    line("MACs", [f"{summary.macs:,}" for summary in summaries])
+    line("of these products of activations (attention)", [f"{summary.macs_attention:,}" for summary in summaries])
+    line("MACs without them", [f"{summary.macs - summary.macs_attention:,}" for summary in summaries])
+    if any(summary.memory for summary in summaries):
+        section(memory_title(summaries))
+        for title, attribute in _MEMORY:
+            line(title, [_of_memory(summary.memory, attribute) for summary in summaries])
+    if any(summary.fitting_batch is not None for summary in summaries):
+        line("largest batch that fits", [_fitting(summary) for summary in summaries])
+    return table
+
+
+def catalog_table(summaries: Sequence[Summary]) -> RenderableType:
+    """A row a model, and under it the report's finding where its two models are among them."""
+    table = _table()
+    table.add_column("model", no_wrap=True)
+    headings = ["params", "torchsummary's", "MACs G", "fwd/bwd MB", "params MB", "total MB"]
+    with_memory = any(summary.memory for summary in summaries)
+    with_fit = any(summary.fitting_batch is not None for summary in summaries)
+    headings += ["step's peak MB"] * with_memory + ["fitting batch"] * with_fit
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for summary in summaries:
+        block = [
+            _of_block(summary.torchsummary, name, ",.2f")
+            for name in ("forward_backward_pass_mb", "params_mb", "estimated_total_mb")
+        ]
+        counted = _of_block(summary.torchsummary, "total_params", ",")
+        cells = [safe_text(summary.model), f"{summary.params:,}", counted, f"{summary.macs / 1e9:.3f}", *block]
+        cells += [_of_memory(summary.memory, "peak_bytes")] * with_memory
+        cells += [_fitting(summary)] * with_fit
+        table.add_row(*map(Text, cells))
+    notes = [Text(note) for note in (*_finding(summaries), *([memory_title(summaries)] if with_memory else []))]
+    return Group(table, Text(), *notes)
+
+
+def memory_title(summaries: Sequence[Summary]) -> str:
+    """What the figures of memory are of."""
+    memory = next(summary.memory for summary in summaries if summary.memory)
+    unmeasured = "" if memory.device == "cpu" else ", never measured there"
+    return (
+        f"a training step's memory, predicted{unmeasured}: batch {memory.batch_size}, {memory.dtype}, {memory.optimizer}, "
+        f"{memory.attention} attention on {memory.device} (MB)"
+    )
+
+
+_BLOCK = (
+    ("Total params", "total_params", ","),
+    ("Trainable params", "trainable_params", ","),
+    ("Non-trainable params", "non_trainable_params", ","),
+    ("Input size (MB)", "input_mb", ".2f"),
+    ("Forward/backward pass size (MB)", "forward_backward_pass_mb", ",.2f"),
+    ("Params size (MB)", "params_mb", ",.2f"),
+    ("Estimated total size (MB)", "estimated_total_mb", ",.2f"),
+)
+_MEMORY = (
+    ("peak", "peak_bytes"),
+    ("weights and buffers", "weights_bytes"),
+    ("gradients", "gradients_bytes"),
+    ("optimizer", "optimizer_bytes"),
+    ("activations after the forward pass", "activations_bytes"),
+)
+
+
+def _finding(summaries: Sequence[Summary]) -> list[str]:
+    """The report's: fewer parameters, more memory."""
+    by_name = {summary.model: summary for summary in summaries}
+    if not all(name in by_name for name in _FINDING):
+        return []
+    few, many = (by_name[name] for name in _FINDING)
+    if few.torchsummary is None or many.torchsummary is None:
+        return []
+    sizes = [f"{block.forward_backward_pass_mb:.2f}" for block in (few.torchsummary, many.torchsummary)]
+    return [
+        f"{few.model} has {many.params - few.params:,} parameters fewer than {many.model}, and yet its activations take "
+        f"{sizes[0]} MB against {sizes[1]}: one convolution less leaves four times the tokens."
+    ]
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _of_block(block: Torchsummary | None, name: str, form: str) -> str:
+    value: Any = "raises" if block is None else getattr(block, name)
+    return value if isinstance(value, str) else format(value, form)
+
+
+def _of_memory(memory: Memory | None, name: str) -> str:
+    return "" if memory is None else f"{getattr(memory, name) / MB:,.1f}"
+
+
+def _fitting(summary: Summary) -> str:
+    return "" if summary.fitting_batch is None else f"{summary.fitting_batch:,}"
+
+
+def _bare_name(name: str) -> str:
+    """A parameter's name without its module's: blocks hold the same ones."""
+    return name.rpartition(".")[2]

@@ -1,0 +1,173 @@
+"""`cctkit summarize`: its tables, its JSON contract and its errors, through the command line."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cctkit.catalog.models import MODELS, named_config
+from cctkit.cli.app import run
+from cctkit.cli.summarize import parse_bytes
+from cctkit.errors import UserError
+from cctkit.models.build import build_model
+from cctkit.models.weights import WeightsInfo, save_weights
+from cctkit.summary.summary import summarize
+from tests.golden_files import check_golden
+
+FIXED = ["--device", "cpu", "--dtype", "bf16", "--attention", "chunked"]  # what a probe would choose elsewhere otherwise
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert run(["summarize", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    return json.loads(printed(capsys, *arguments, "--json"))
+
+
+def test_the_catalog_is_one_table_smallest_first(capsys: pytest.CaptureFixture[str]) -> None:
+    check_golden("summarize.txt", printed(capsys, "--no-memory"))
+
+
+def test_two_models_stand_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    check_golden("summarize_two.txt", printed(capsys, "-m", "cct_6_3x1", "-m", "cct_6_3x2", "--depth", "2", "--no-memory"))
+
+
+def test_the_memory_stands_under_the_block(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, "-m", "cct_2_3x2", "-b", "32", "--fit", "1GB", *FIXED)
+    assert "predicted: batch 32, bf16, adamw, chunked attention on cpu (MB)" in out
+    lines = {" ".join(words[:-1]): words[-1] for words in map(str.split, out.splitlines()) if words}
+    assert lines["weights and buffers"] == "1.1"
+    assert 30 < float(lines["peak"]) < 40
+    assert int(lines["largest batch that fits"].replace(",", "")) > 500
+    assert "never measured there" in printed(capsys, "-m", "cct_2_3x2", "--device", "cuda")
+
+
+def test_the_catalogs_json_has_every_model_of_32_pixels(capsys: pytest.CaptureFixture[str]) -> None:
+    document = as_json(capsys, "--no-memory")
+    assert document["schema_version"] == 1
+    assert {row["model"] for row in document["models"]} == {name for name in MODELS if MODELS[name].image_size == 32}
+    counted = [row["params"]["total"] for row in document["models"]]
+    assert counted == sorted(counted)
+    assert all(row["memory"] is None for row in document["models"])
+
+
+def test_the_json_keeps_its_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = as_json(capsys, "-m", "cct_6_3x1", "--batch-size", "32", "--optimizer", "muon", "--fit", "2G", *FIXED)["models"]
+    layers, memory, block = row.pop("layers"), row.pop("memory"), row.pop("torchsummary")
+    assert layers[0] == {
+        "layer": "Conv2d-1",
+        "output_shape": [-1, 256, 32, 32],
+        "params": 6912,
+        "trainable": True,
+        "path": "tokenizer.conv_layers.0.0",
+        "depth": 2,
+    }
+    assert len(layers) == 94
+    assert block == {
+        "total_params": 3191397,
+        "trainable_params": 3191397,
+        "non_trainable_params": 0,
+        "input_mb": 3 * 32 * 32 * 4 / 2**20,
+        "forward_backward_pass_mb": pytest.approx(69.50, abs=0.005),
+        "params_mb": 3191397 * 4 / 2**20,
+        "estimated_total_mb": pytest.approx(81.69, abs=0.005),
+    }
+    assert block["forward_backward_pass_mb"] != 69.5  # unrounded
+    assert {key: memory[key] for key in ("device", "dtype", "optimizer", "attention", "batch_size")} == {
+        "device": "cpu",
+        "dtype": "bf16",
+        "optimizer": "muon",
+        "attention": "chunked",
+        "batch_size": 32,
+    }
+    parts = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
+    assert memory["weights_bytes"] == memory["gradients_bytes"] == 3256933 * 4
+    assert all(0 < memory[part] < memory["peak_bytes"] for part in parts)
+    assert row.pop("fit")["limit_bytes"] == 2 * 2**30
+    assert row == {
+        "model": "cct_6_3x1",
+        "image_size": [32, 32],
+        "num_classes": 100,
+        "batch_size": 32,
+        "params": {
+            "total": 3256933,
+            "trainable": 3256933,
+            "frozen": 0,
+            "without_a_layer": {"classifier.positional_emb": 65536},
+        },
+        "macs": 1013867520,
+        "macs_without_attention": 812475392,
+    }
+
+
+def test_classes_and_image_size_are_the_users(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = as_json(capsys, "-m", "cct_2_3x2", "--num-classes", "7", "--image-size", "48x32", "--no-memory")["models"]
+    assert (row["image_size"], row["num_classes"]) == ([48, 32], 7)
+    assert row["layers"][-1]["output_shape"] == [-1, 7]
+    assert row["torchsummary"]["input_mb"] == 3 * 48 * 32 * 4 / 2**20
+
+
+def test_a_weights_file_says_what_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = named_config("cct_2_3x2", num_classes=3, image_size=16, embed_dim=64)
+    info = WeightsInfo(
+        model=config,
+        class_names=("a", "b", "c"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        resize_mode="crop",
+        dataset={"name": "mine", "named": False, "fingerprint": "f", "split_seed": None, "val_fraction": 0.0},
+        recipe=None,
+        metrics={},
+    )
+    save_weights(tmp_path / "w.safetensors", tensors=build_model(config).state_dict(), info=info)
+    (row,) = as_json(capsys, "--weights", str(tmp_path / "w.safetensors"), "--no-memory")["models"]
+    assert (row["model"], row["image_size"], row["num_classes"]) == ("cct_2_3x2", [16, 16], 3)
+    assert row["params"]["total"] == sum(weight.numel() for weight in build_model(config).parameters())
+
+
+def test_a_summary_prints_itself_plain_and_rich() -> None:
+    summary = summarize(named_config("cct_2_3x2", num_classes=10), memory=False)
+    assert "Total params" in str(summary)
+    assert repr(summary) == str(summary)
+    assert "\x1b" not in str(summary)
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    console.print(summary)
+    assert "Total params" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "\x1b" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("8GB", 8 * 2**30), ("8 gib", 8 * 2**30), ("500M", 500 * 2**20), ("1.5k", 1536), ("77", 77)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "8PB", "nan", "1e9"])
+def test_a_size_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(UserError, match="expected a size"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "cct_6_3x3x"], "unknown model"),
+        (["-m", "vit_lite_6_4", "--image-size", "30"], "do not divide"),
+        (["--device", "tpu"], "none of auto, cpu, cuda, mps"),
+        (["--optimizer", "sgd"], "sgd"),
+        (["--fit", "8GB", "--no-memory"], "--no-memory"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--weights", "nothing.safetensors"], "nothing.safetensors"),
+    ],
+)
+def test_bad_input_is_refused_in_three_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["summarize", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) <= 3

@@ -1,0 +1,147 @@
+"""The predicted memory of a training step, against the allocator's figures of a real one and against hand-made counts."""
+
+from itertools import accumulate
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from cctkit.catalog.models import named_config
+from cctkit.config import TrainConfig
+from cctkit.data.augment import Batch
+from cctkit.errors import UserError
+from cctkit.models.build import build_model
+from cctkit.summary.memory import largest_batch, memory_policy, predict_memory
+from cctkit.summary.summary import summarize
+from cctkit.training.device import DevicePolicy
+from cctkit.training.optim import make_optimizers
+from cctkit.training.step import new_state, train_step
+
+
+def policy_of(dtype: str = "float32", attention: str = "plain", device: str = "cpu") -> DevicePolicy:
+    return DevicePolicy(
+        device=device,
+        precision=dtype,  # type: ignore[arg-type]
+        attention=attention,  # type: ignore[arg-type]
+        attention_in_evaluation="plain",
+        threads=1,
+    )
+
+
+def measured_peak(name: str, *, batch_size: int, policy: DevicePolicy, optimizer: str = "adamw") -> int:
+    """The most that the allocator held during two real steps of training, the model's own weights included."""
+    config = TrainConfig.from_flat({"optimizer": optimizer})
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = policy.prepare(build_model(named_config(name, num_classes=100), seed=0)).train()
+        state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
+        images = torch.zeros(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
+        batch = Batch(images=images, labels=torch.zeros(batch_size, dtype=torch.int64))
+        for _ in range(2):
+            train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
+    results: Any = profiler.profiler
+    events = sorted(
+        (event.start_ns(), event.nbytes()) for event in results.kineto_results.events() if event.name() == "[memory]"
+    )
+    return max(accumulate(nbytes for _, nbytes in events))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "attention", "optimizer"),
+    [
+        ("cct_2_3x2", "chunked", "adamw"),
+        ("cct_2_3x2", "fused", "adamw"),
+        ("cct_4_3x2", "plain", "muon"),
+        ("vit_lite_6_4", "chunked", "adamw"),
+    ],
+)
+def test_the_prediction_is_within_ten_percent_of_a_real_step(name: str, attention: str, optimizer: str, dtype: str) -> None:
+    policy = policy_of(dtype, attention)
+    real = measured_peak(name, batch_size=24, policy=policy, optimizer=optimizer)
+    config = named_config(name, num_classes=100)
+    with torch.device("meta"):
+        model = build_model(config)
+    predicted = predict_memory(model, image_size=(32, 32), batch_size=24, policy=policy, optimizer=optimizer)
+    assert predicted.peak_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_the_parts_of_a_linear_model_are_those_of_a_hand() -> None:
+    """8 x 48 floats through a bias-free 48 -> 10: nothing is kept but the images, labels and logits."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False))
+    memory = predict_memory(model, image_size=(4, 4), batch_size=8, policy=policy_of())
+    weights = 48 * 10 * 4
+    assert memory.weights_bytes == memory.gradients_bytes == weights
+    # Two moments and a counter; the trainer's 64 norms (float32), 4 sums (float64) and one flag.
+    assert memory.optimizer_bytes == 2 * weights + 4 + 64 * 4 + 4 * 8 + 1
+    flattened = 8 * 48 * 4  # a copy: the images are channels_last
+    # Images, labels, logits, and the step's flag of a finite loss.
+    assert memory.activations_bytes == 8 * 48 * 4 + flattened + 8 * 8 + 8 * 10 * 4 + 1
+    assert memory.peak_bytes >= weights + memory.optimizer_bytes + memory.activations_bytes
+
+
+def test_frozen_weights_have_no_gradients_and_no_state() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    whole = summarize(model, image_size=8, policy=policy_of()).memory
+    model[0].requires_grad_(False)
+    frozen = summarize(model, image_size=8, policy=policy_of()).memory
+    assert whole is not None
+    assert frozen is not None
+    assert frozen.gradients_bytes == 4 * (64 * 10 + 10)
+    assert frozen.optimizer_bytes < whole.optimizer_bytes
+    assert frozen.peak_bytes < whole.peak_bytes
+
+
+def test_attention_that_keeps_no_weights_needs_less_on_cuda() -> None:
+    def peak(attention: str, dtype: str) -> int:
+        policy = policy_of(dtype, attention, "cuda")
+        memory = summarize(named_config("cct_6_3x1", num_classes=100), batch_size=64, policy=policy).memory
+        assert memory is not None
+        assert memory.device == "cuda"
+        return memory.peak_bytes
+
+    weights_of_attention = 6 * 64 * 4 * 256 * 256  # layers, images, heads, tokens squared
+    assert peak("plain", "bf16") - peak("fused", "bf16") > weights_of_attention * 2
+    assert peak("fused", "float32") > 1.4 * peak("fused", "bf16")
+
+
+@pytest.mark.parametrize("limit", [0, 99, 100, 101, 5_000, 12_345, 1_000_000])
+def test_the_largest_batch_is_the_last_that_fits(limit: int) -> None:
+    def peak(batch: int) -> int:  # of small batches the optimizer's peak, and an odd step in the line
+        return max(100, 40 + 7 * batch + (50 if batch > 300 else 0))
+
+    asked: list[int] = []
+    largest = largest_batch(lambda batch: asked.append(batch) or peak(batch), limit)  # type: ignore[func-returns-value]
+    assert largest == max((batch for batch in range(1, 200_000) if peak(batch) <= limit), default=0)
+    assert len(asked) < 12
+
+
+def test_a_batch_that_fits_does_and_one_more_image_does_not() -> None:
+    config, limit = named_config("cct_2_3x2", num_classes=100), 200 * 2**20
+    summary = summarize(config, policy=policy_of(), fit_bytes=limit)
+
+    def peak(batch: int) -> int:
+        memory = summarize(config, policy=policy_of(), batch_size=batch).memory
+        assert memory is not None
+        return memory.peak_bytes
+
+    assert summary.fitting_batch is not None
+    assert peak(summary.fitting_batch) <= limit < peak(summary.fitting_batch + 1)
+
+
+def test_a_device_need_not_be_there() -> None:
+    policy = memory_policy(device="cuda")
+    assert (policy.device, policy.precision, policy.attention) == ("cuda", "bf16", "fused")
+    assert memory_policy(device="cpu", dtype="bf16", attention="plain").attention == "plain"
+
+
+@pytest.mark.parametrize("wish", [{"device": "tpu"}, {"dtype": "int8"}, {"attention": "flash"}])
+def test_a_wish_that_is_no_choice_is_an_error(wish: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="is none of auto"):
+        memory_policy(**wish)
+
+
+def test_a_model_that_is_no_classifier_is_an_error() -> None:
+    with pytest.raises(UserError, match="cannot be followed without data"):
+        summarize(nn.Conv2d(3, 3, 1), image_size=8, policy=policy_of())
