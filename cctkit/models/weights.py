@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from cctkit.config import ModelConfig
 from cctkit.errors import UserError
+from cctkit.models.build import build_model
 from cctkit.rundir import write_atomic
 from cctkit.text import safe_text
 
@@ -43,8 +45,15 @@ def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo
     All of it is sorted JSON under one key: safetensors orders several keys at random.
     """
     header = json.dumps({"schema_version": WEIGHTS_SCHEMA, **asdict(info)}, sort_keys=True)
-    plain = {_plain_name(name): tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
     write_atomic(path, save(plain, metadata={_KEY: header}))
+
+
+def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies as safetensors stores them: on the CPU, in the plain memory format, each of its own, also where some are tied."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def _plain_name(name: str) -> str:
@@ -87,8 +96,28 @@ def read_info(path: Path) -> WeightsInfo:
         )
     try:
         return _parse(json.loads(metadata[_KEY]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the header of the weights file is malformed: {safe_text(error)}", safe_text(path)) from error
+
+
+def check_tensors(tensors: Mapping[str, Tensor], info: WeightsInfo, path: Path) -> None:
+    """Whether the tensors are those of the header's model, which is not built for it: a lie about its size costs nothing.
+
+    Raises: UserError naming the first that is missing, too much, or of another shape.
+    """
+    name, wrong = safe_text(info.model.name), "the number of tensors"
+    if info.model.num_layers + info.model.num_convs < len(tensors):
+        try:
+            with torch.device("meta"):
+                expected = build_model(info.model).state_dict()
+        except (RuntimeError, TypeError, OverflowError) as error:  # a shape past what torch can count
+            raise UserError(f"there is no model such as the header's {name}: {safe_text(error)}", safe_text(path)) from error
+        shapes = {key: tensor.shape for key, tensor in expected.items()}
+        differ = sorted(shapes.keys() ^ tensors.keys()) or [key for key in shapes if shapes[key] != tensors[key].shape]
+        if not differ:
+            return
+        wrong = safe_text(differ[0])
+    raise UserError(f"the weights are not those of {name}: {wrong} differs", safe_text(path))
 
 
 def _parse(header: dict[str, Any]) -> WeightsInfo:

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cctkit.errors import UserError
+from cctkit.models.weights import stored
 from cctkit.rundir import full_disk_named, sync_directory, write_synced
 from cctkit.text import safe_text
 
@@ -39,7 +40,7 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Mapping[st
     Each file is fsynced before the manifest with their sha256, the manifest before the rename, the rename at the end: at
     every instant after the first one there is a valid checkpoint on the disk.
 
-    Raises: ResourceError where the disk is full or failing; the older checkpoints are then as they were.
+    Raises: DiskError where the disk is full or failing; the older checkpoints are then as they were.
     """
     target = folder / f"step-{step:09}"
     beside = folder / f"{_TEMPORARY}{os.getpid()}"
@@ -61,7 +62,7 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Mapping[st
 
 
 def _write_files(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    files = {f"{name}.safetensors": save(_contiguous(part)) for name, part in tensors.items()}
+    files = {f"{name}.safetensors": save(stored(part)) for name, part in tensors.items()}
     files["state.json"] = json.dumps(state, sort_keys=True).encode()
     manifest = {name: _facts(data) for name, data in files.items()}
     files["manifest.json"] = json.dumps(manifest, sort_keys=True).encode()
@@ -74,11 +75,6 @@ def _facts(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU in the plain memory format, which is the one that safetensors stores."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
 def load_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest valid checkpoint; None where there is none at all. A spoilt newer one is named through `warn`.
 
@@ -88,7 +84,7 @@ def load_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint 
     for path in generations:
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
             warn(f"checkpoint {path.name} is spoilt ({safe_text(error)}); trying the one before")
     if generations:
         raise UserError("no checkpoint of this run is valid", safe_text(folder), "start a new run")

@@ -20,7 +20,7 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.convert import HEAD, POSITIONS, Conversion, Resized, convert, is_sine, layout_of
 from cctkit.models.foreign import read_foreign
-from cctkit.models.weights import WeightsInfo, read_weights
+from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
 from cctkit.text import nearest, safe_text
 
 Progress = Callable[[str, int, int], None]
@@ -110,6 +110,7 @@ def _from_ours(
 ) -> tuple[Conversion, Channels, Channels]:
     """The conversion of one of our files, whose header knows its image size, classes and normalisation."""
     tensors, info = read_weights(path)
+    check_tensors(tensors, info, path)
     where = safe_text(path)
     same = class_names is None or set(class_names) == set(info.class_names)
     if class_names is not None and same:

@@ -1,19 +1,23 @@
 """The weights file explains itself, repeats itself, and refuses what it is not."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cctkit.catalog.models import named_config
 from cctkit.errors import UserError
-from cctkit.models.weights import WeightsInfo, read_info, read_weights, save_weights
+from cctkit.models.build import build_model
+from cctkit.models.weights import WeightsInfo, check_tensors, read_info, read_weights, save_weights
+from tests.mutants import MANY, mutated_bytes, mutated_json, refused_or_read
 
 
 def info(**changes: object) -> WeightsInfo:
@@ -60,6 +64,28 @@ def test_wrappers_leave_no_trace_in_the_names(tmp_path: Path) -> None:
     assert list(read_weights(path)[0]) == ["fc.weight"]
 
 
+def test_tied_weights_are_written_and_come_back(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).view(2, 3)
+    save_weights(tmp_path / "w", tensors={"a": shared, "b": shared, "part": shared[0], "turned": shared.T}, info=info())
+    tensors, _ = read_weights(tmp_path / "w")
+    assert tensors["a"].tolist() == tensors["b"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert tensors["part"].tolist() == [0, 1, 2]
+    assert tensors["turned"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(
+    "lie", [{"num_layers": 10**9}, {"num_convs": 10**9}, {"embed_dim": 2**40}, {"embed_dim": 2**62}, {"kernel_size": 2**31}]
+)
+def test_a_header_that_lies_about_the_models_size_is_refused_without_its_memory(tmp_path: Path, lie: dict[str, int]) -> None:
+    config = named_config("cct_2_3x2", num_classes=2)
+    tensors = build_model(config).state_dict()
+    save_weights(tmp_path / "w", tensors=tensors, info=info())
+    check_tensors(*read_weights(tmp_path / "w"), tmp_path / "w")
+    save_weights(tmp_path / "w", tensors=tensors, info=info(model=dataclasses.replace(config, **lie)))
+    with pytest.raises(UserError, match="cct_2_3x2"):
+        check_tensors(*read_weights(tmp_path / "w"), tmp_path / "w")
+
+
 def test_another_programs_file_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file(TENSORS, path, metadata={"format": "pt"})
@@ -93,19 +119,30 @@ def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
         read_weights(tmp_path / "nothing.safetensors")
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_damaged_file_is_an_error_or_reads_whole(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("w") / "w.safetensors"
+def written(tmp_path: Path) -> tuple[dict[str, Any], bytes]:
+    """The JSON header of a weights file, and what follows it."""
+    path = tmp_path / "whole"
     save_weights(path, tensors=TENSORS, info=info())
-    content = bytearray(path.read_bytes())
-    if data.draw(st.booleans()):
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    else:
-        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    return json.loads(path.read_bytes()[8 : 8 + size]), path.read_bytes()[8 + size :]
+
+
+def read_mutant(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    try:
-        tensors, _ = read_weights(path)
-    except UserError:
+    refused_or_read(lambda: check_tensors(*read_weights(path), path))
+
+
+@given(data=st.data())
+@MANY
+def test_a_mutant_is_refused_or_read_whole(data: st.DataObject, tmp_path: Path) -> None:
+    header, rest = written(tmp_path)
+    kind = data.draw(st.sampled_from(["bytes", "tensors", "info"]))
+    if kind == "bytes":
+        read_mutant(tmp_path / "w", data.draw(mutated_bytes((tmp_path / "whole").read_bytes())))
         return
-    assert {name: tensor.shape for name, tensor in tensors.items()}.keys() <= {"a", "b", *tensors}
+    if kind == "info":
+        ours = data.draw(mutated_json(json.loads(header["__metadata__"]["cctkit"])))
+        text = json.dumps(header | {"__metadata__": {"cctkit": ours.decode("utf-8", "replace")}}).encode()
+    else:
+        text = data.draw(mutated_json(header))
+    read_mutant(tmp_path / "w", len(text).to_bytes(8, "little") + text + rest)

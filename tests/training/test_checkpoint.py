@@ -1,6 +1,7 @@
 """At every instant after the first checkpoint there is a valid one on the disk."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from cctkit import rundir
 from cctkit.errors import ResourceError, UserError
 from cctkit.training import checkpoint
 from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.mutants import MANY, mutated_bytes, mutated_json, refused_or_read
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -56,6 +58,18 @@ def test_a_memory_format_of_its_own_is_stored_plainly(tmp_path: Path) -> None:
     found = load_checkpoint(tmp_path, warn=lambda _: None)
     assert found is not None
     assert torch.equal(found.tensors["model"]["x"], image)
+
+
+def test_tied_tensors_come_back(tmp_path: Path) -> None:
+    shared = torch.randn(3, 2)
+    save_checkpoint(tmp_path, step=1, tensors={"model": {"a": shared, "b": shared, "part": shared[1:]}}, state={})
+    found = load_checkpoint(tmp_path, warn=lambda _: None)
+    assert found is not None
+    assert {name: tensor.tolist() for name, tensor in found.tensors["model"].items()} == {
+        "a": shared.tolist(),
+        "b": shared.tolist(),
+        "part": shared[1:].tolist(),
+    }
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
@@ -207,3 +221,19 @@ def test_any_damage_is_an_older_generation_or_a_clear_error(data: st.DataObject,
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     file.write_bytes(content)
     assert load(tmp_path) == 1
+
+
+@given(data=st.data())
+@MANY
+def test_a_mutant_with_a_manifest_of_its_own_is_refused_or_read(data: st.DataObject, tmp_path: Path) -> None:
+    """Not by accident: each file says of itself what it is, and yet is not what it should be."""
+    shutil.rmtree(tmp_path)
+    whole = save(tmp_path, 1)
+    name = data.draw(st.sampled_from(["manifest.json", "state.json", "model.safetensors"]))
+    content = (whole / name).read_bytes()
+    mutants = mutated_bytes(content) if name == "model.safetensors" else mutated_json(json.loads(content))
+    (whole / name).write_bytes(data.draw(mutants))
+    if name != "manifest.json":
+        facts = {file.name: checkpoint._facts(file.read_bytes()) for file in whole.iterdir() if file.name != "manifest.json"}
+        (whole / "manifest.json").write_text(json.dumps(facts))
+    refused_or_read(lambda: load_checkpoint(tmp_path, warn=lambda _: None))
