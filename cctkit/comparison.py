@@ -1,6 +1,5 @@
 """Published results and the user's own runs as rows, ranked in a table for each data set and kind of training."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +13,13 @@ from cctkit.catalog.results import FROM_SCRATCH, PublishedResult
 from cctkit.config import TrainConfig
 from cctkit.errors import UserError
 from cctkit.rundir import RunPaths
+from cctkit.runfiles import malformed, read_object
 from cctkit.score import pareto_front, score
 from cctkit.text import safe_text
 
 SCORED_DATASET = "cifar100"
 _CLASSES = {"cifar100": 100, "cifar10": 10, "flowers102": 102, "imagenet1k": 1000}
 _FAMILIES = ("vit_lite", "cct", "cvt", "vit")
-_LARGEST_FILE = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +131,9 @@ def run_row(path: Path) -> Row:
     run = RunPaths(path)
     if not run.result.is_file():
         raise UserError("not finished: it has no result.json", safe_text(path))
-    result = _read_object(run.result)
+    result = read_object(run.result)
     if result.get("schema_version") != 1:
-        raise _malformed(run.result, f"schema version {result.get('schema_version')}, expected 1")
+        raise malformed(run.result, f"schema version {result.get('schema_version')}, expected 1")
     params = _object(result.get("params"))
     total = _number(params, "total", run.result, at_least=1)
     settings = _object(_read_optional(run.config).get("values"))
@@ -171,30 +170,10 @@ def _macs(settings: Mapping[str, Any], params: int) -> int | None:
     return count(replace(model, num_classes=1 + further)).macs if further >= 0 and rest == 0 else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of the user's.
-
-    Raises: UserError.
-    """
-    try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise _malformed(path, "too large")
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path.name}: {error.strerror}", safe_text(path)) from error
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, "no JSON") from error
-    if not isinstance(value, dict):
-        raise _malformed(path, "no JSON object")
-    return value
-
-
 def _read_optional(path: Path) -> dict[str, Any]:
     """What a run says beside its result; empty where that cannot be read."""
     try:
-        return _read_object(path)
+        return read_object(path)
     except UserError:
         return {}
 
@@ -203,21 +182,17 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _malformed(path: Path, problem: str) -> UserError:
-    return UserError(f"{path.name} is malformed: {safe_text(problem)}", safe_text(path))
-
-
 def _text(values: Mapping[str, Any], key: str, path: Path) -> str:
     value = values.get(key)
     if not isinstance(value, str) or not value:
-        raise _malformed(path, f"{key} is no text")
+        raise malformed(path, f"{key} is no text")
     return safe_text(value, 80)
 
 
 def _number(values: Mapping[str, Any], key: str, path: Path, *, at_least: float = 0, at_most: float = 1e15) -> float:
     value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not at_least <= value <= at_most:
-        raise _malformed(path, f"{key} is no number in its range")
+        raise malformed(path, f"{key} is no number in its range")
     return value
 
 
@@ -225,7 +200,7 @@ def _interval(value: Any, path: Path) -> tuple[float, float] | None:
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 2:
-        raise _malformed(path, "top1_interval_percent is no pair")
+        raise malformed(path, "top1_interval_percent is no pair")
     low, high = (_number({"top1_interval_percent": item}, "top1_interval_percent", path, at_most=100) for item in value)
     return low, high
 

@@ -112,6 +112,8 @@ def _checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> A
         raise UserError(f"{name} is {safe_text(repr(value))}, expected {kind.__name__}", flag)
     if isinstance(value, float) and math.isinf(value):
         raise UserError(f"{name} is {value}, expected a finite number", flag)
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{name} is {safe_text(repr(value))}, in which a NUL is no character of a name", flag)
     choices = _choices(hint)
     if choices and value not in choices:
         raise UserError(f"{name} is {safe_text(repr(value))}, expected one of: {', '.join(choices)}", flag)
@@ -356,9 +358,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        str(document)  # fails for a number of thousands of digits, which no message could show either
     except OSError as error:
         raise UserError(f"cannot read the config file: {error.strerror}", safe_text(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the config file is no TOML: {safe_text(error)}", safe_text(path)) from error
     values: dict[str, Any] = {}
     for key, value in document.items():

@@ -32,6 +32,10 @@ class ResourceError(UserError):
     exit_code = 4
 
 
+class DiskError(ResourceError):
+    """The disk is full, or failing. Exit code 4."""
+
+
 class InUseError(UserError):
     """Another live process holds the run directory. Exit code 5."""
 

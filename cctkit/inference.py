@@ -13,11 +13,13 @@ from cctkit.data.dataset import Dataset, Split, load_dataset
 from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.models.build import build_model
-from cctkit.models.weights import WeightsInfo, read_weights
+from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
 from cctkit.predictions import write_predictions
-from cctkit.rundir import RunPaths, newest_run, read_json
+from cctkit.rundir import RunPaths, newest_run
+from cctkit.runfiles import read_settings
 from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.environment import read_environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +40,8 @@ def load(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
     Raises: UserError where the file is none of ours, or its tensors are not the model's.
     """
     tensors, info = read_weights(Path(path))
+    check_tensors(tensors, info, Path(path))
     model = build_model(info.model, seed=0)
-    expected = model.state_dict()
-    wrong = sorted(expected.keys() ^ tensors.keys()) or [key for key in expected if expected[key].shape != tensors[key].shape]
-    if wrong:
-        raise UserError(
-            f"the weights are not those of {safe_text(info.model.name)}: {safe_text(wrong[0])} differs", safe_text(path)
-        )
     model.load_state_dict(tensors)
     return model.eval(), info
 
@@ -57,19 +54,19 @@ def evaluate_source(
     Raises: UserError.
     """
     run = source if source is not None else newest_run(Path("runs"))
-    stored: dict[str, Any] = {}
-    env: dict[str, Any] = {}
+    stored = DataConfig()
+    kept: dict[str, Any] = {}
     weights, predictions = run, wish.save_predictions
     if run.is_dir():
         place = RunPaths(run)
         if not place.weights.exists():
             raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
-        stored, env = read_json(place.config, "values"), read_json(place.env, "policy")
+        stored, kept = read_settings(place.config)[0].data, read_environment(place.env)["policy"]
         weights = place.weights
         predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split == "test" else None)
     model, info = load(weights)
-    policy = _policy(wish, env)
-    dataset = _images(info, wish, stored.get("values", {}), notify, progress)
+    policy = _policy(wish, kept)
+    dataset = _images(info, wish, stored, notify, progress)
     split = _split(dataset, wish.split)
     labels = _labels(dataset, split, info.class_names, wish.data.dataset)
     evaluation = evaluate_split(
@@ -93,9 +90,8 @@ def evaluate_source(
     )
 
 
-def _policy(wish: Wish, env: dict[str, Any]) -> DevicePolicy:
+def _policy(wish: Wish, kept: dict[str, Any]) -> DevicePolicy:
     """As the run was trained, so that the figures repeat; otherwise this machine's choice."""
-    kept = env.get("policy", {})
     policy = choose_policy(device=wish.device, precision=wish.precision or kept.get("precision", "auto"), threads=wish.threads)
     if kept and policy.device == kept["device"]:
         policy = replace(policy, attention_in_evaluation=kept["attention_in_evaluation"])
@@ -105,12 +101,12 @@ def _policy(wish: Wish, env: dict[str, Any]) -> DevicePolicy:
 def _images(
     info: WeightsInfo,
     wish: Wish,
-    stored: dict[str, Any],
+    stored: DataConfig,
     notify: Callable[[str], None],
     progress: Callable[[str, int, int], None],
 ) -> Dataset:
     """The images asked for, else the run's, else those that the weights file names; at the model's size."""
-    name = wish.data.dataset or stored.get("dataset") or (info.dataset["name"] if info.dataset["named"] else None)
+    name = wish.data.dataset or stored.dataset or (info.dataset["name"] if info.dataset["named"] else None)
     if name is None:
         raise UserError(
             f"the weights come from the folder {safe_text(info.dataset['name'])}, which is not known here",
@@ -120,12 +116,12 @@ def _images(
     config = replace(
         wish.data,
         dataset=name,
-        data_dir=wish.data.data_dir or stored.get("data_dir"),
+        data_dir=wish.data.data_dir or stored.data_dir,
         image_size=info.model.image_size,
         resize_mode=info.resize_mode,
         split_seed=info.dataset["split_seed"],
         val_fraction=info.dataset["val_fraction"],
-        skip_bad=stored.get("skip_bad", False),
+        skip_bad=stored.skip_bad,
     )
     dataset = load_dataset(config, progress=progress, notify=notify)
     if dataset.fingerprint != info.dataset["fingerprint"] and wish.data.dataset is None:

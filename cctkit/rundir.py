@@ -6,8 +6,7 @@ import json
 import math
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cctkit.errors import InUseError, ResourceError, UserError
+from cctkit.errors import DiskError, InUseError, UserError
+from cctkit.runfiles import read_metrics
 from cctkit.text import safe_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
-_LOCK = ".lock"
-# What a start that was killed before its first step can have left; `config.json` is written last.
-_UNBEGUN = {_LOCK, "env.json"}
+_LOCK = ".cctkit.lock"
+# What a start that was killed before its first step can have left beside its lock; `config.json` is written last.
+_UNBEGUN = re.compile(r"env\.json|\.(env|config)\.json\.[0-9]+\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,14 @@ class RunPaths:
 class RunDir(RunPaths):
     """A run directory that this process holds: a context manager around its lock."""
 
-    __slots__ = ("_lock", "_made")
+    __slots__ = ("_lock", "_made", "_written")
 
-    def __init__(self, path: Path, lock: FileLock, *, made: bool) -> None:
+    def __init__(self, path: Path, lock: FileLock, *, made: Sequence[Path] = (), written: Iterable[Path] = ()) -> None:
+        """made: the directories that had to be made, innermost first; written: the files in them that are this run's."""
         super().__init__(path)
         object.__setattr__(self, "_lock", lock)
         object.__setattr__(self, "_made", made)
+        object.__setattr__(self, "_written", set(written))
 
     @classmethod
     def create(cls, path: Path) -> "RunDir":
@@ -80,23 +82,15 @@ class RunDir(RunPaths):
 
         Raises: InUseError where a live process holds it; UserError where anything is in it.
         """
-        made = not path.exists()
         if path.exists() and not path.is_dir():
             raise UserError("the output is a file, expected a directory", safe_text(path), "choose another --output")
-        lock = _locked(path) if (path / _LOCK).exists() else None
-        if not made and any(item.name not in _UNBEGUN and item.suffix != ".tmp" for item in path.iterdir()):
-            if lock is not None:
-                lock.release()
-            raise UserError(
-                "the run directory is not empty, and nothing is overwritten",
-                safe_text(path),
-                f"go on with it: --resume {safe_text(path)}, or choose another --output",
-            )
+        made = _make_directories(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the run directory: {error.strerror}", safe_text(path)) from error
-        return cls(path, lock or _locked(path), made=made)
+            lock, written = _taken(path)
+        except BaseException:
+            _remove_directories(made)
+            raise
+        return cls(path, lock, made=made, written=written)
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
@@ -106,7 +100,7 @@ class RunDir(RunPaths):
         """
         if not RunPaths(path).config.is_file():
             raise UserError("this is no run directory: it has no config.json", safe_text(path))
-        return cls(path, _locked(path), made=False)
+        return cls(path, _locked(path))
 
     def __enter__(self) -> "RunDir":
         return self
@@ -119,18 +113,17 @@ class RunDir(RunPaths):
         self._lock.release()  # type: ignore[attr-defined]
 
     def discard(self) -> None:
-        """Remove a run that has not begun: all that was written since `create`."""
-        if self._made:  # type: ignore[attr-defined]
-            shutil.rmtree(self.path, ignore_errors=True)
-            with contextlib.suppress(OSError):  # `runs/`, where it was made for this run
-                self.path.parent.rmdir()
-            return
-        for item in self.path.iterdir():
-            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink(missing_ok=True)
+        """Remove a run that has not begun, and nothing but what it wrote itself; let go of it."""
+        for file in (*self._written, self.path / _LOCK):  # type: ignore[attr-defined]
+            file.unlink(missing_ok=True)
+        _remove_directories(self._made)  # type: ignore[attr-defined]
+        self.close()
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` whole; what is not finite becomes null."""
-        write_atomic(path, json.dumps(finite(value), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        self._written.add(path)  # type: ignore[attr-defined]
+        text = json.dumps(finite(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        write_atomic(path, text.encode("utf-8", "backslashreplace"))  # lone surrogates, of file names, as JSON escapes them
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line and bring it to the disk."""
@@ -143,40 +136,6 @@ class RunDir(RunPaths):
         """Keep the first `epochs` lines: those that the checkpoint knows of."""
         lines = [json.dumps(record) + "\n" for record in read_metrics(self.metrics)[:epochs]]
         write_atomic(self.metrics, "".join(lines).encode())
-
-
-def read_json(path: Path, *required: str) -> dict[str, Any]:
-    """A JSON object of a run that has at least these keys.
-
-    Raises: UserError where it cannot be read, is no JSON, or lacks one.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in required if key not in value]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"this file of the run cannot be read: {safe_text(error)}", safe_text(path)) from error
-    if missing or not isinstance(value, dict):
-        raise UserError(f"this file of the run lacks {', '.join(missing) or 'its keys'}", safe_text(path))
-    return value
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a torn last line is dropped.
-
-    Raises: UserError where an earlier line is no JSON.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            if line:
-                records.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(f"line {number} is no JSON", safe_text(path)) from error
-    return records
 
 
 def finite(value: Any) -> Any:
@@ -193,7 +152,7 @@ def finite(value: Any) -> Any:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: beside, fsynced, renamed into place, the directory fsynced.
 
-    Raises: ResourceError where the disk is full or failing; the file is then as it was.
+    Raises: DiskError where the disk is full or failing; the file is then as it was.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -224,16 +183,63 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
+    """Whatever hinders writing to `path`, as an error of the user's: DiskError where the disk is full or failing."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise ResourceError(
-                f"cannot write: {error.strerror}; what was saved before is intact",
-                safe_text(path),
-                "free some space, then --resume",
-            ) from error
+            what = f"cannot write: {error.strerror}; what was saved before is intact"
+            raise DiskError(what, safe_text(path), "free some space") from error
         raise UserError(f"cannot write: {error.strerror}", safe_text(path)) from error
+
+
+def _make_directories(path: Path) -> list[Path]:
+    """Make `path` with its parents; those that were not there before, innermost first."""
+    made: list[Path] = []
+    for folder in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another start was faster
+            continue
+        except OSError as error:
+            _remove_directories(made)
+            raise UserError(f"cannot make the run directory: {error.strerror}", safe_text(path)) from error
+        made.insert(0, folder)
+    return made
+
+
+def _remove_directories(made: Sequence[Path]) -> None:
+    """Remove directories made here, unless there is something in them by now."""
+    for folder in made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _taken(path: Path) -> tuple[FileLock, list[Path]]:
+    """The lock of a directory without a run, and what a start that was killed before its first step has left there.
+
+    The lock is tried before the contents are judged, so that of two starts at once one finds the directory in use; but
+    into a directory with anything else's files no lock is put.
+
+    Raises: InUseError; UserError where the directory is not empty.
+    """
+    started = (path / _LOCK).exists()
+    if not started and any(path.iterdir()) and not (path / _LOCK).exists():
+        raise _not_empty(path)
+    lock = _locked(path)
+    found = [item for item in path.iterdir() if item.name != _LOCK]
+    if not (started and all(_UNBEGUN.fullmatch(item.name) for item in found)) and found:
+        lock.release()
+        raise _not_empty(path)
+    return lock, found
+
+
+def _not_empty(path: Path) -> UserError:
+    return UserError(
+        "the run directory is not empty, and nothing is overwritten",
+        safe_text(path),
+        f"go on with it: --resume {safe_text(path)}, or choose another --output",
+    )
 
 
 def _locked(path: Path) -> FileLock:
@@ -245,8 +251,8 @@ def _locked(path: Path) -> FileLock:
         raise InUseError(
             "another process is using this run", safe_text(path), "wait for it, or choose another --output"
         ) from error
-    except OSError as error:
-        raise UserError(f"cannot lock the run directory: {error.strerror}", safe_text(path)) from error
+    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+        raise UserError(f"cannot lock the run directory: {safe_text(error)}", safe_text(path)) from error
     return lock
 
 
@@ -262,7 +268,7 @@ def newest_run(root: Path) -> Path:
 
     Raises: UserError where there is none.
     """
-    runs = [path.parent for path in root.glob("*/weights.safetensors")]
+    runs = [path.parent for path in root.glob("*/weights.safetensors") if RunPaths(path.parent).config.exists()]
     if not runs:
         raise UserError("there is no finished run", safe_text(root), "train one: cctkit train, or name a run or weights file")
     return max(runs, key=lambda path: RunPaths(path).config.stat().st_mtime)

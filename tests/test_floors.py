@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "cctkit"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
-    {"errors", "text", "catalog", "config", "schedule", "score", "rundir", "predictions", "comparison", "paired"},
+    {"errors", "text", "catalog", "config", "schedule", "score", "rundir", "predictions", "comparison", "paired", "runfiles"},
     {"models", "data", "metrics"},
     {"training", "evaluation", "inference", "summary", "plots", "api"},
     {"cli", "__main__"},

@@ -1,11 +1,13 @@
 """The run directory: one writer, nothing overwritten, writes that are whole or not at all."""
 
+import contextlib
 import errno
+import fcntl
+import json
 import os
 import resource
 import subprocess
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ import pytest
 
 from cctkit import rundir
 from cctkit.errors import InUseError, ResourceError, UserError
-from cctkit.rundir import RunDir, default_name, finite, newest_run, read_metrics, write_atomic
+from cctkit.rundir import RunDir, default_name, finite, newest_run, write_atomic
+from cctkit.runfiles import read_metrics
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != ".cctkit.lock")
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
@@ -45,27 +48,134 @@ def test_an_empty_directory_is_taken_and_discarding_leaves_it_empty(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-HOLD = "import sys, time; from pathlib import Path; from cctkit.rundir import RunDir\n"
+def test_discarding_removes_nothing_but_what_the_run_wrote(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "made" / "run")
+    run.write_json(run.config, {})
+    for name in ("notes.tmp", "env.json"):
+        (run.path / name).write_text("mine")
+    run.discard()
+    assert tree(tmp_path) == {"made/run/notes.tmp": b"mine", "made/run/env.json": b"mine"}
+    (tmp_path / "mine").mkdir()
+    RunDir.create(tmp_path / "mine" / "run").discard()
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_of_many_starts_at_once_one_wins_and_the_losers_change_nothing(tmp_path: Path) -> None:
-    code = HOLD + (
-        "from cctkit.errors import UserError\n"
-        "try:\n    run = RunDir.create(Path(sys.argv[1]))\nexcept UserError as error:\n    sys.exit(error.exit_code)\n"
-        "run.write_json(run.config, {'winner': sys.argv[2]}); time.sleep(0.5)\n"
-    )
-    for race in range(3):
-        path = tmp_path / str(race)
-        starts = [subprocess.Popen([sys.executable, "-c", code, str(path), str(i)]) for i in range(4)]
-        codes = [start.wait() for start in starts]
-        assert sorted(codes) in ([0, 5, 5, 5], [0, 2, 5, 5], [0, 2, 2, 5], [0, 2, 2, 2])
-        winner = codes.index(0)
-        assert f'"{winner}"' in (path / "config.json").read_text()
+@pytest.mark.parametrize("name", ["env.json", ".env.json.1.tmp", "notes.tmp", "config.json", "checkpoints"])
+def test_a_directory_with_anything_of_the_users_is_refused_and_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        RunDir.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # no lock either
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_what_a_start_left_that_was_killed_before_it_began_is_taken_over(tmp_path: Path) -> None:
+    killed = RunDir.create(tmp_path / "run")
+    killed.write_json(killed.env, {})
+    (killed.path / ".config.json.123.tmp").write_text("{")
+    killed.close()
+    (killed.path / ".cctkit.lock").touch()  # some versions of filelock remove it when they are asked to release
+    RunDir.create(tmp_path / "run").discard()
+    assert list((tmp_path / "run").iterdir()) == []
+    begun = RunDir.create(tmp_path / "run")
+    begun.write_json(begun.config, {})
+    begun.close()
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        RunDir.create(tmp_path / "run")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_start_that_is_overtaken_by_a_whole_run_does_not_take_it_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    path, real = tmp_path / "run", rundir._locked
+    if there:
+        path.mkdir()
+
+    def overtaken(folder: Path) -> Any:
+        monkeypatch.setattr(rundir, "_locked", real)
+        with RunDir.create(path) as other:
+            other.write_json(other.config, {"other": 1})
+        return real(folder)
+
+    monkeypatch.setattr(rundir, "_locked", overtaken)
+    with pytest.raises(UserError, match="nothing is overwritten") as caught:
+        RunDir.create(path)
+    assert caught.value.exit_code == 2
+    assert '"other": 1' in (path / "config.json").read_text()
+
+
+def test_a_lock_whose_file_was_removed_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start opens the lock of another, which discards its run before the lock is tried. Fails with filelock 3.20.3."""
+    (tmp_path / "run").mkdir()
+    first, real = RunDir.create(tmp_path / "run"), fcntl.flock
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        first.discard()
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(InUseError):
+        RunDir.create(tmp_path / "run")
+    RunDir.create(tmp_path / "run").close()
+
+
+RACES = int(os.environ.get("CCTKIT_RACES", "50"))
+RACER = """
+import sys
+from pathlib import Path
+from cctkit.errors import UserError
+from cctkit.rundir import RunDir
+for race in range(int(sys.argv[3])):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    run, code = None, 0
+    try:
+        run = RunDir.create(Path(sys.argv[1]) / str(race))
+        run.write_json(run.config, {"winner": sys.argv[2]})
+    except UserError as error:
+        code = error.exit_code
+    print(code, flush=True)
+    sys.stdin.readline()
+    if run is not None:
+        run.close()
+"""
+
+
+def test_of_several_starts_at_once_one_wins_and_the_others_exit_5_and_change_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RACER, str(tmp_path)]
+    with contextlib.ExitStack() as stack:
+        racers = [
+            stack.enter_context(
+                subprocess.Popen([*command, str(i), str(RACES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            for i in range(3)
+        ]
+
+        def answers() -> list[str]:
+            return [racer.stdout.readline().strip() for racer in racers if racer.stdout is not None]
+
+        def go() -> None:
+            for racer in racers:
+                assert racer.stdin is not None
+                print(file=racer.stdin, flush=True)
+
+        for race in range(RACES):
+            assert answers() == ["ready"] * 3
+            go()
+            codes = answers()
+            assert sorted(codes) == ["0", "5", "5"]
+            names = {path.name for path in (tmp_path / str(race)).iterdir()}
+            assert names == {"config.json", ".cctkit.lock"}
+            assert f'"{codes.index("0")}"' in (tmp_path / str(race) / "config.json").read_text()
+            go()
 
 
 def test_a_run_that_is_held_exits_5_and_is_free_at_once_when_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "run"
-    code = HOLD + "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); print(1, flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from cctkit.rundir import RunDir\n"
+    code += "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     holder.stdout.readline()
@@ -78,9 +188,7 @@ def test_a_run_that_is_held_exits_5_and_is_free_at_once_when_its_holder_is_kille
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    start = time.monotonic()
     RunDir.open(path).close()
-    assert time.monotonic() - start < 1
 
 
 def test_metrics_survive_a_torn_last_line_and_are_cut_to_the_checkpoint(tmp_path: Path) -> None:
@@ -151,3 +259,18 @@ def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
             if name != "unfinished":
                 run.weights.write_bytes(b"")
     assert newest_run(tmp_path).name == "a"
+
+
+def test_a_run_without_its_settings_is_not_the_newest(tmp_path: Path) -> None:
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="no finished run"):
+        newest_run(tmp_path)
+
+
+def test_a_file_name_that_is_no_text_comes_back_from_json(tmp_path: Path) -> None:
+    values = {"dataset": os.fsdecode(b"caf\xe9"), "é": "猫"}
+    with RunDir.create(tmp_path / "run") as run:
+        run.write_json(run.config, values)
+        assert json.loads(run.config.read_bytes()) == values
+        assert "猫" in run.config.read_text(encoding="utf-8")

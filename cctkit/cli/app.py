@@ -16,11 +16,14 @@ from cctkit.cli.models import models
 from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
-from cctkit.errors import StoppedError, UserError
+from cctkit.errors import ResourceError, StoppedError, UserError
+from cctkit.text import safe_text
 
 # Of the click that Typer uses, which newer versions carry within themselves.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickException: Any = typer.BadParameter.__mro__[2]
+_LONGEST_LINE = 1000
+_NO_MEMORY = ("out of memory", "allocate memory")  # in what torch raises
 
 app = typer.Typer(
     name="cctkit",
@@ -84,11 +87,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout has left, as `head` does
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        _print_error("memory ran out", None, "a smaller model or image size")
+        return ResourceError.exit_code
+    except OSError as error:
+        if error.filename is None:  # not about a file of the user's: a bug
+            raise
+        _print_error(str(error.strerror), str(error.filename), None)
+        return UserError.exit_code
 
 
 def _print_error(what: str, where: str | None, remedy: str | None) -> None:
     lines = [f"error: {what}", f"  in: {where}" if where else "", f"  try: {remedy}" if remedy else ""]
-    _print("\n".join(line.replace("\n", " ") for line in lines if line))
+    _print("\n".join(safe_text(line.replace("\n", " "), _LONGEST_LINE) for line in lines if line))
 
 
 def _print(text: str) -> None:

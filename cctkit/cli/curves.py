@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from cctkit.errors import UserError
-from cctkit.rundir import RunPaths, read_metrics
+from cctkit.rundir import RunPaths
+from cctkit.runfiles import read_metrics
 from cctkit.text import safe_text
 
-_LARGEST = 1e30  # what can be drawn; false for what is not finite
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -48,33 +48,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     file = RunPaths(path).metrics if path.is_dir() else path
     if not file.is_file():
         raise UserError("there are no metrics of a run", safe_text(file), "name a run directory, such as runs/NAME")
-    try:
-        records = read_metrics(file)
-    except (OSError, RecursionError) as error:
-        raise UserError(f"cannot read the metrics: {safe_text(error)}", safe_text(file)) from error
-    for number, record in enumerate(records, start=1):
-        problem = _problem(record, records[number - 2]["epoch"] if number > 1 else 0)
-        if problem:
-            raise UserError(f"line {number} is no epoch of a run: {problem}", safe_text(file))
+    records = read_metrics(file)
     if not records:
         raise UserError("no epoch is done yet", safe_text(file), "come back after the first epoch")
     return records
-
-
-def _problem(record: Any, epoch_before: int) -> str | None:
-    if not isinstance(record, dict):
-        return "it is no JSON object"
-    epoch = record.get("epoch")
-    if type(epoch) is not int or not epoch_before < epoch < 1e9:
-        return f"its epoch is {safe_text(epoch, 40)!r}, expected a whole number above {epoch_before}"
-    for key, value in record.items():
-        if key.endswith(("_loss", "_loss_smoothed", "_top1_percent")) and not _is_figure(value):
-            return f"{safe_text(key, 40)} is {safe_text(value, 40)!r}, expected a number or null"
-    return None
-
-
-def _is_figure(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST)
 
 
 def _print_curves(runs: Mapping[str, Records]) -> None:

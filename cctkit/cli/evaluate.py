@@ -67,6 +67,7 @@ def evaluate(
             result = evaluate_source(source, wish, notify=reporter.notice, progress=on_progress)
         finally:
             reporter.close()
+        stop.check()  # asked to while the predictions were written
     if as_json:
         print_json(result)
     else:

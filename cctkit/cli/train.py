@@ -10,6 +10,7 @@ import typer
 from cctkit.cli.options import with_settings
 from cctkit.config import MAIN, RUN, read_toml
 from cctkit.errors import UserError
+from cctkit.text import safe_text
 
 
 @with_settings
@@ -49,7 +50,7 @@ def train(
                 raise UserError(f"{name} cannot be given with --resume: a resumed run keeps its settings", "command line")
     file_values = read_toml(config) if config else {}
     file_recipe = file_values.pop("recipe", None)
-    recipe = recipe or file_recipe
+    recipe = recipe or (None if file_recipe is None else str(file_recipe))
 
     from cctkit.training.allocator import keep_memory
 
@@ -75,6 +76,7 @@ def train(
                 run, result = start_run(request, reporter=reporter, stop=stop, data_progress=on_data)
         finally:
             reporter.close()
+        stop.check()  # asked to while the result was written
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, result_console
 
@@ -83,4 +85,5 @@ def train(
         return
     console = result_console()
     console.print(render_evaluation(result))
-    console.print(f"run: {run.path}", f"weights: {run.weights}", f"next: cctkit eval {run.path}", sep="\n", soft_wrap=True)
+    path, weights = safe_text(run.path), safe_text(run.weights)
+    console.print(f"run: {path}", f"weights: {weights}", f"next: cctkit eval {path}", sep="\n", soft_wrap=True)

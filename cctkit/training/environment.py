@@ -4,13 +4,33 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import cctkit
+from cctkit.models.attention import PATHS
+from cctkit.runfiles import NUMBER, Shape, read_object
 from cctkit.training.device import DevicePolicy, cpu_name
+
+_PIXELS: Shape = ({"mean": None, "std": None}, {"mean": [NUMBER] * 3, "std": [NUMBER] * 3})
+_SHAPE: dict[str, Shape] = {
+    "policy": {
+        "device": ("cpu", "cuda", "mps"),
+        "precision": ("float32", "bf16", "fp16"),
+        "attention": tuple(PATHS),
+        "attention_in_evaluation": tuple(PATHS),
+        "threads": int,
+    },
+    "dataset": {"fingerprint": str},
+    "init": (None, _PIXELS),
+    "torch": str,
+    "cpu": str,
+    "gpu": (str, None),
+}
+"""What is read again of `env.json`."""
 
 
 def environment(policy: DevicePolicy) -> dict[str, Any]:
@@ -26,6 +46,14 @@ def environment(policy: DevicePolicy) -> dict[str, Any]:
         "policy": asdict(policy),
         "command": sys.argv[1:],
     }
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """What `environment` was when the run began, with the data set and the weights it began from, from its `env.json`.
+
+    Raises: UserError.
+    """
+    return read_object(path, _SHAPE)
 
 
 def differences(env: Mapping[str, Any], policy: DevicePolicy) -> list[str]:

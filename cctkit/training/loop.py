@@ -126,7 +126,7 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     if found is None:
         save(job, state, history)
     else:
-        history = unpack(found, state)
+        history = unpack(found, state, steps=job.steps)
     job.run.keep_metrics(history.epochs_done)
     return state, history
 

@@ -1,6 +1,7 @@
 """One run from its settings to its result: the data, the directory, training, and what it leaves behind."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,16 +13,18 @@ from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
 from cctkit.config import ModelConfig, TrainConfig, settings
 from cctkit.data.dataset import DEFAULT_SIZE, Dataset, load_dataset
-from cctkit.errors import UserError
+from cctkit.errors import DiskError, InUseError, StoppedError, UserError
 from cctkit.evaluation import count_parameters, result_of
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
 from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
-from cctkit.rundir import RunDir, default_name, read_json, read_metrics
+from cctkit.rundir import RunDir, default_name
+from cctkit.runfiles import read_metrics, read_settings
 from cctkit.score import score
+from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
-from cctkit.training.environment import differences, environment
+from cctkit.training.environment import differences, environment, read_environment
 from cctkit.training.loop import Job, Reporter, evaluate, fit, result_tensors
 from cctkit.training.stopping import StopRequest
 
@@ -54,7 +57,7 @@ def start_run(
         config = resolved.config
         _check_against_data(config, dataset)
         architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
-        run = run or RunDir.create(default_name(dataset.name, config.model.model, datetime.now()))
+        run = run or _run_by_default_name(dataset.name, config.model.model)
         reporter.notice(_first_line(config, recipe_name, dataset, policy))
         model, report = _initialised(config, architecture, dataset, reporter, data_progress)
         dataset = _normalised_as(dataset, report)
@@ -73,9 +76,8 @@ def start_run(
     except BaseException:
         if run is not None:
             run.discard()
-            run.close()
         raise
-    with run:
+    with run, _resumable(run):
         return run, _train(job, recipe_name, resume=False)
 
 
@@ -86,10 +88,10 @@ def resume_run(
 
     Raises: UserError where `flags` change a setting, or the data is not the same.
     """
-    with RunDir.open(path) as run:
-        stored = read_json(run.config, "values", "recipe")
-        env = read_json(run.env, "policy", "dataset", "init", "torch", "cpu", "gpu")
-        config = TrainConfig.from_flat(_resumed_values(stored["values"], flags, path), where=str(run.config))
+    with RunDir.open(path) as run, _resumable(run):
+        stored, recipe_name = read_settings(run.config)
+        env = read_environment(run.env)
+        config = _resumed(stored, flags, path)
         kept: dict[str, Any] = env["policy"]
         policy = _policy(config.replace(precision=kept["precision"]))
         if policy.device == kept["device"]:
@@ -100,7 +102,7 @@ def resume_run(
         if dataset.fingerprint != env["dataset"]["fingerprint"]:
             raise UserError(f"the images of {dataset.name} are not those that the run began with", str(path), "restore them")
         architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
-        reporter.notice(f"resuming {path}")
+        reporter.notice(f"resuming {safe_text(path)}")
         model = None
         if env["init"] and not any(run.checkpoints.glob("step-*")):  # killed before its weights were in a checkpoint
             model, _ = _initialised(config, architecture, dataset, reporter, data_progress)
@@ -114,7 +116,26 @@ def resume_run(
             stop=stop,
             model=model,
         )
-        return run, _train(job, stored["recipe"], resume=True)
+        return run, _train(job, recipe_name, resume=True)
+
+
+@contextlib.contextmanager
+def _resumable(run: RunDir) -> Iterator[None]:
+    """Where a run that has begun is stopped, or the disk is full: say how to go on."""
+    again = f"cctkit train --resume {safe_text(run.path)}"
+    try:
+        yield
+    except StoppedError as stop:
+        raise StoppedError(stop.signal_number, f"stopped; all is saved, go on with: {again}") from stop
+    except DiskError as error:
+        raise DiskError(error.what, error.where, f"free some space, then {again}") from error
+
+
+def _run_by_default_name(dataset: str, model: str) -> RunDir:
+    """A directory by the default name; by the next one where another start takes that first."""
+    while True:
+        with contextlib.suppress(InUseError):
+            return RunDir.create(default_name(dataset, model, datetime.now()))
 
 
 def _resolve(request: Request, recipe_name: str | None) -> Resolved:
@@ -225,18 +246,19 @@ def _dataset_info(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _resumed_values(stored: Mapping[str, Any], flags: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
     """The stored settings with those flags that may change.
 
     Raises: UserError naming the setting that a flag would change.
     """
-    asked = TrainConfig.from_flat(dict(stored) | dict(flags)).flat()
+    asked = stored.replace(**flags)
+    before, after = stored.flat(), asked.flat()
     may_change = {item.name for item, _ in settings() if item.metadata["may_change"]}
     for key in flags:
-        if key not in may_change and asked[key] != stored[key]:
+        if key not in may_change and after[key] != before[key]:
             raise UserError(
-                f"a resumed run keeps its settings: {key} is {stored[key]}, asked for {asked[key]}",
-                str(path),
+                f"a resumed run keeps its settings: {key} is {before[key]}, asked for {after[key]}",
+                safe_text(path),
                 "leave the flag out, or start a new run",
             )
     return asked

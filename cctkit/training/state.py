@@ -8,8 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cctkit.errors import UserError
+from cctkit.runfiles import NUMBER, Shape, fault
+from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
 from cctkit.training.step import TrainState
+
+_VALUES: dict[str, Shape] = {
+    "step": int,
+    "epochs_done": int,
+    "best_epoch": int,
+    "best_top1_percent": NUMBER,
+    "scaler": dict,
+}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -51,9 +62,27 @@ def pack(state: TrainState, history: History) -> tuple[dict[str, dict[str, Tenso
     return tensors, values
 
 
-def unpack(checkpoint: Checkpoint, state: TrainState) -> History:
-    """Bring `state` to the checkpoint's; return the history."""
+def unpack(checkpoint: Checkpoint, state: TrainState, *, steps: int) -> History:
+    """Bring `state` to the checkpoint's, of a run with `steps` steps an epoch; return the history.
+
+    Raises: UserError where the checkpoint is not of such a run.
+    """
+    try:
+        return _unpack(checkpoint, state, steps)
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"the checkpoint does not fit the run's settings: {safe_text(error)}",
+            safe_text(checkpoint.path),
+            "restore config.json as it was, or start a new run",
+        ) from error
+
+
+def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
     tensors, values = checkpoint.tensors, checkpoint.state
+    if problem := fault(values, _VALUES):
+        raise ValueError(problem)
+    if not 0 <= values["step"] - values["epochs_done"] * steps <= steps:
+        raise ValueError(f"step {values['step']} is not in epoch {values['epochs_done'] + 1} of {steps} steps")
     state.model.load_state_dict(tensors["model"])
     if state.ema is not None:
         state.ema.load_state_dict(tensors["ema"])

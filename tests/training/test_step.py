@@ -1,6 +1,8 @@
 """One training step: what it computes, what it withholds, and what its randomness depends on."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
+from cctkit.errors import UserError
 from cctkit.models.build import build_model, set_path
 from cctkit.training import step as step_module
+from cctkit.training.checkpoint import Checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers, set_lr
 from cctkit.training.state import History, pack, unpack
@@ -122,7 +126,7 @@ def test_a_checkpoint_holds_all_that_the_next_step_depends_on(muon: bool) -> Non
 
     found: Any = Found()
     found.tensors, found.state = stored, values
-    assert unpack(found, other).epochs_done == 1
+    assert unpack(found, other, steps=3).epochs_done == 1
     run(other, config, steps=2)
     assert equal(weights(state), weights(other))
     assert state.ema is not None
@@ -194,3 +198,30 @@ def test_muon_takes_the_blocks_matrices_alone() -> None:
     taken = {names[id(weight)] for weight in state.optimizers[1].param_groups[0]["params"]}
     parts = ("self_attn.qkv", "self_attn.proj", "linear1", "linear2")
     assert taken == {f"classifier.blocks.{i}.{part}.weight" for i in (0, 1) for part in parts}
+
+
+@pytest.mark.parametrize(
+    ("change", "steps"),
+    [
+        ({"step": 4}, 3),
+        ({"step": -1}, 3),
+        ({"epochs_done": "1"}, 3),
+        ({"scaler": None}, 3),
+        ({}, 2),  # a run whose batch size was changed by hand
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_an_error(change: dict[str, Any], steps: int) -> None:
+    state = state_of(TrainConfig())
+    tensors, values = pack(state, History())
+    found = Checkpoint(path=Path("step-000000003"), step=3, tensors=tensors, state=values | {"step": 3} | change)
+    unpack(replace(found, state=values | {"step": 3}), state, steps=3)
+    with pytest.raises(UserError, match="does not fit the run's settings"):
+        unpack(found, state, steps=steps)
+
+
+def test_a_checkpoint_of_another_model_is_an_error() -> None:
+    state = state_of(TrainConfig())
+    tensors, values = pack(state, History())
+    for part in (tensors | {"model": {}}, {name: part for name, part in tensors.items() if name != "optimizer"}):
+        with pytest.raises(UserError, match="does not fit the run's settings"):
+            unpack(Checkpoint(path=Path("step-0"), step=0, tensors=part, state=values), state, steps=3)

@@ -1,0 +1,58 @@
+"""The environment of a run: written, read again, compared, and refused where it is not one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cctkit.errors import UserError
+from cctkit.training.device import DevicePolicy
+from cctkit.training.environment import differences, environment, read_environment
+from tests.mutants import MANY, mutated_json, refused_or_read
+
+POLICY = DevicePolicy(device="cpu", precision="float32", attention="plain", attention_in_evaluation="fused", threads=2)
+PIXELS = {"source": "a file", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 1]}
+
+
+def written(**changes: Any) -> dict[str, Any]:
+    return environment(POLICY) | {"dataset": {"fingerprint": "sha256:0"}, "init": PIXELS} | changes
+
+
+def test_it_comes_back_and_does_not_differ_from_itself(tmp_path: Path) -> None:
+    path = tmp_path / "env.json"
+    path.write_text(json.dumps(written()))
+    assert differences(read_environment(path), POLICY) == []
+    path.write_text(json.dumps(written(cpu="another")))
+    assert len(differences(read_environment(path), POLICY)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"policy": None},
+        {"policy": {"device": "cpu"}},
+        {"policy": {**written()["policy"], "attention": "slow"}},
+        {"policy": {**written()["policy"], "device": ["cpu"]}},
+        {"dataset": {}},
+        {"init": {}},
+        {"init": {"mean": [0.5, 0.5], "std": [1, 1]}},
+        {"init": {"mean": None, "std": [1, 1, 1]}},
+        {"torch": 2},
+    ],
+)
+def test_one_that_lacks_what_is_read_of_it_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = tmp_path / "env.json"
+    path.write_text(json.dumps(written(**change)))
+    with pytest.raises(UserError, match=r"env\.json is malformed"):
+        read_environment(path)
+
+
+@given(data=st.data())
+@MANY
+def test_mutants_are_refused_or_compared(data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / "env.json"
+    path.write_bytes(data.draw(mutated_json(written())))
+    refused_or_read(lambda: differences(read_environment(path), POLICY))
