@@ -73,7 +73,7 @@ def parse_size(text: object) -> Size:
     found = _SIZE.fullmatch(joined.lower())
     numbers = [int(side) for side in found.groups() if side] if found else []
     if not numbers or min(numbers) < 1:
-        raise UserError(f"the image size is {safe_text(text)!r}, expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size")
+        raise UserError(f"the image size is '{safe_text(text)}', expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size")
     return numbers[0], numbers[-1]
 
 
@@ -295,6 +295,13 @@ class TrainConfig(Checked):
             raise UserError(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts", "--accumulate")
         if self.min_lr > self.lr:
             raise UserError(f"min_lr {self.min_lr} is above lr {self.lr}", "--min-lr")
+        warmup = self.epochs * self.warmup_fraction if self.warmup_epochs is None else self.warmup_epochs
+        if warmup + self.cooldown_epochs > self.epochs + 1e-6:  # 0.55 of 100 is a little more than 55
+            raise UserError(
+                f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
+                "--warmup-epochs, --cooldown-epochs",
+                "shorten them, or raise --epochs",
+            )
 
     def flat(self) -> dict[str, Any]:
         """Every setting by its flag's name, as JSON values."""
@@ -312,14 +319,8 @@ class TrainConfig(Checked):
         """
         groups: dict[str, dict[str, Any]] = {"": {}, "model": {}, "data": {}, "augment": {}}
         known = dict(_fields())
+        check_settings(values, where)
         for key, value in values.items():
-            if key not in known:
-                hint = nearest(key, known)
-                raise UserError(
-                    f"unknown setting {safe_text(key)!r}",
-                    where and safe_text(where),
-                    f"did you mean {' or '.join(hint)}?" if hint else None,
-                )
             groups[known[key]][key] = value
         try:
             return cls(
@@ -351,6 +352,28 @@ def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
         yield from ((item, hints[item.name]) for item in dataclasses.fields(cls) if "help" in item.metadata)
 
 
+# Bounded by another setting (lr, batch_size, epochs): whether such a value can be, only all of a run's settings tell.
+BOUNDED = frozenset({"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"})
+
+
+def check_settings(values: Mapping[str, Any], where: str | None = None) -> None:
+    """Check each of some settings, named as their flags, by itself: they need not be all of a run's.
+
+    Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
+    """
+    known = {item.name: (item, hint) for item, hint in settings()}
+    for key, value in values.items():
+        if key not in known:
+            hints = nearest(key, known)
+            remedy = f"did you mean {' or '.join(hints)}?" if hints else None
+            raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
+        item, hint = known[key]
+        try:
+            _checked(key, value, hint, item.metadata["bounds"])
+        except UserError as error:
+            raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a TOML file, flat; tables may group them, their names carry no meaning.
 
@@ -367,11 +390,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     for key, value in document.items():
         for name, setting in (value if isinstance(value, dict) else {key: value}).items():
             if name in values:
-                raise UserError(f"the setting {safe_text(name)!r} is there twice", safe_text(path))
+                raise UserError(f"the setting '{safe_text(name)}' is there twice", safe_text(path))
             values[name] = setting
     return values
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Flat settings as TOML; what is None is left out. `read_toml` gives them back."""
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items() if value is not None)
+    """Flat settings as TOML; what is None is left out. `read_toml` gives them back.
+
+    TOML's strings are JSON's, but that they escape a delete character too.
+    """
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
+    return "".join(f"{key} = {text}\n" for key, text in texts.items()).replace("\x7f", "\\u007f")

@@ -17,7 +17,7 @@ class Schedule:
 
 
 def lr_factor(step: int, schedule: Schedule) -> float:
-    """The learning rate of update `step` (from 0) over its peak, in (0, 1].
+    """The learning rate of update `step` (from 0) over its peak, in [0, 1].
 
     Linear warm-up, `(t + 1) / W` for `t < W`, so that the peak is reached by the last warm-up step; then a cosine,
     `0.5 (1 + cos(pi (t - W) / (T - W)))` (Loshchilov and Hutter 2017, SGDR, equation 5), down to `min_factor`.
@@ -36,12 +36,12 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 
 def schedule_of(config: TrainConfig, steps_per_epoch: int) -> Schedule:
-    """The schedule of a training run."""
+    """The schedule of a training run, whose warm-up and cool-down fit into it, as `TrainConfig` checks."""
     total = config.epochs * steps_per_epoch
     warmup = total * config.warmup_fraction if config.warmup_epochs is None else config.warmup_epochs * steps_per_epoch
     return Schedule(
         total_steps=total,
-        warmup_steps=min(round(warmup), total),
-        cooldown_steps=min(round(config.cooldown_epochs * steps_per_epoch), total),
+        warmup_steps=round(warmup),
+        cooldown_steps=round(config.cooldown_epochs * steps_per_epoch),
         min_factor=config.min_lr / config.lr,
     )

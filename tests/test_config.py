@@ -220,6 +220,32 @@ def test_a_message_says_what_was_expected_and_got(values: dict[str, Any], what: 
     assert error.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epochs": 9, "warmup_epochs": 9.5}, "a warm-up of 9.5 and a cool-down of 0 epochs do not fit into 9"),
+        ({"epochs": 10, "cooldown_epochs": 9.5}, "a warm-up of 1 and a cool-down of 9.5 epochs do not fit into 10"),
+        ({"epochs": 10, "warmup_epochs": 6, "cooldown_epochs": 5}, "a warm-up of 6 and a cool-down of 5 epochs"),
+    ],
+)
+def test_a_warmup_and_a_cooldown_longer_than_the_run_are_refused(values: dict[str, float], words: str) -> None:
+    error = refused(**values)
+    assert error.what.startswith(words)
+    assert error.where == "--warmup-epochs, --cooldown-epochs"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"epochs": 10, "warmup_epochs": 6, "cooldown_epochs": 4},
+        {"epochs": 100, "warmup_fraction": 0.55, "cooldown_epochs": 45},  # 100 * 0.55 is 55.00000000000001
+        {"epochs": 1, "warmup_fraction": 0.99},
+    ],
+)
+def test_a_warmup_and_a_cooldown_may_fill_the_run(values: dict[str, float]) -> None:
+    assert TrainConfig.from_flat(values).flat().items() >= values.items()
+
+
 # --- types and choices
 
 WRONG: dict[type, list[Any]] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config import TrainConfig
+from cctkit.config import BOUNDED, TrainConfig, check_settings
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
@@ -141,7 +141,7 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         hint = nearest(name, RECIPES)
         raise UserError(
-            f"unknown recipe {safe_text(name)!r}",
+            f"unknown recipe '{safe_text(name)}'",
             "--recipe",
             f"did you mean {' or '.join(hint)}?" if hint else f"recipes: {', '.join(RECIPES)}",
         )
@@ -168,13 +168,18 @@ def resolve(
 ) -> Resolved:
     """Defaults < recipe < config file < flags.
 
-    Raises: UserError for an unknown recipe or setting, or a value out of range.
+    Without a recipe, which then is still to be found, what another setting bounds is left at its default.
+
+    Raises: UserError for an unknown recipe or setting, a value out of range, or values that contradict each other.
     """
     values = dict.fromkeys(TrainConfig().flat(), "default")
     model = flags.get("model") or file_values.get("model") or TrainConfig().model.model
     rows = recipe(recipe_name).settings(str(model)) if recipe_name else {}
-    TrainConfig.from_flat(file_values, where=file_name or None)
+    check_settings(file_values, where=file_name or None)
+    check_settings(flags)
     merged = {key: value for key, (value, _) in rows.items()} | dict(file_values) | dict(flags)
+    if recipe_name is None:
+        merged = {key: value for key, value in merged.items() if key not in BOUNDED}
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
     values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)

@@ -80,7 +80,7 @@ def initialise(
     elif not path.exists():
         hint = nearest(source, PRETRAINED)
         raise UserError(
-            f"there is no file {safe_text(source)!r}, and no pretrained weights of that name",
+            f"there is no file '{safe_text(source)}', and no pretrained weights of that name",
             "--init",
             f"a file, or one of: {', '.join(hint or PRETRAINED)}",
         )
@@ -210,7 +210,7 @@ def _known_dataset(model: str, classes: Sequence[str] | str | None) -> str | Non
 
 def _class_names(known: str | None, classes: Sequence[str] | str | None, config: ModelConfig, path: Path) -> tuple[str, ...]:
     if known is not None and known not in CLASS_NAMES:
-        raise UserError(f"unknown data set {safe_text(known)!r}", "--classes", f"known: {', '.join(CLASS_NAMES)}")
+        raise UserError(f"unknown data set '{safe_text(known)}'", "--classes", f"known: {', '.join(CLASS_NAMES)}")
     names = CLASS_NAMES[known] if known else tuple(classes or ())
     if len(names) != config.num_classes or len(set(names)) != len(names):
         got = f"{len(set(names))} different names are given" if names else "nothing names them"
