@@ -280,6 +280,16 @@ class TrainConfig(Checked):
     ema: float | None = option(
         None, "decay of the moving average of the weights, which then are the result", panel=OPTIMIZER, above=0, below=1
     )
+    freeze: Literal["none", "backbone"] = option(
+        "none", "backbone: train the head alone, on the features of the weights that --init gives", panel=OPTIMIZER
+    )
+    layer_decay: float = option(
+        1.0,
+        "learning rate of a layer over that of the layer after it; 1: the same for all",
+        panel=OPTIMIZER,
+        above=0,
+        at_most=1,
+    )
     early_stopping: int | None = option(
         None, "stop after so many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
     )
@@ -301,6 +311,18 @@ class TrainConfig(Checked):
                 f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
                 "--warmup-epochs, --cooldown-epochs",
                 "shorten them, or raise --epochs",
+            )
+        if self.freeze != "none" and self.init is None:
+            raise UserError(
+                "a backbone that was never trained is not worth freezing",
+                "--freeze",
+                "say with --init what it was trained to: a weights file, or a name such as vit_b_16",
+            )
+        if self.freeze != "none" and self.layer_decay < 1:
+            raise UserError(
+                "with a frozen backbone the head alone trains, which no layer decay slows",
+                "--layer-decay",
+                "leave out --layer-decay or --freeze",
             )
 
     def flat(self) -> dict[str, Any]:

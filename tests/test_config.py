@@ -211,6 +211,10 @@ def test_a_text_is_told_from_a_number() -> None:
         ({"image_size": "big"}, "the image size is 'big', expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size"),
         ({"accumulate": 129}, "a batch of 128 cannot be computed in 129 parts", "--accumulate"),
         ({"min_lr": 0.01}, "min_lr 0.01 is above lr 0.0005", "--min-lr"),
+        ({"freeze": "backbone"}, "a backbone that was never trained", "--freeze"),
+        ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "with a frozen backbone the head alone", "--layer-decay"),
+        ({"layer_decay": 0}, "layer_decay is 0.0, expected above 0", "--layer-decay"),
+        ({"layer_decay": 1.1}, "layer_decay is 1.1, expected at most 1", "--layer-decay"),
     ],
 )
 def test_a_message_says_what_was_expected_and_got(values: dict[str, Any], what: str, where: str) -> None:
@@ -286,7 +290,7 @@ def test_a_whole_number_is_taken_for_a_float(name: str) -> None:
 @pytest.mark.parametrize("name", CHOICES)
 def test_each_choice_is_taken_and_any_other_refused_with_the_list(name: str) -> None:
     for choice in choices(name):
-        assert TrainConfig.from_flat({name: choice}).flat()[name] == choice
+        assert TrainConfig.from_flat({"init": "vit_b_16", name: choice}).flat()[name] == choice  # freezing needs weights
     for other in ("", choices(name)[0].upper() + "x", choices(name)[0] + "\x1b[0m"):
         error = refused(**{name: other})
         assert error.what.endswith(f", expected one of: {', '.join(choices(name))}")

@@ -30,6 +30,7 @@ def test_a_flag_beats_the_file_and_the_file_the_recipe() -> None:
         ({"min_lr": 0.01}, {"lr": 0.1}),
         ({"accumulate": 200}, {"batch_size": 400}),
         ({"warmup_epochs": 300}, {"epochs": 400}),
+        ({"freeze": "backbone"}, {"init": "vit_b_16"}),
     ],
 )
 def test_what_a_file_leaves_to_the_flags_is_judged_with_them(file: dict[str, Any], flags: dict[str, Any]) -> None:

@@ -2,20 +2,43 @@
 
 import re
 
+from torch import nn
+
 from cctkit.config import ModelConfig
 from cctkit.models.convert import HEAD
+from cctkit.models.dropout import Dropout, DropPath
 
 _BLOCK = re.compile(r"(?:classifier\.blocks\.|encoder\.layers\.encoder_layer_)(\d+)\.")
+_LAST_NORM = re.compile(r"(?:classifier\.norm|encoder\.ln)\.")
 _EMBEDDING = re.compile(r"tokenizer\.|conv_proj\.|.*\b(?:positional_emb|class_emb|pos_embedding|class_token)$")
 
 
 def is_head(name: str) -> bool:
-    """Whether the weight is of the last layer, whose outputs are the logits."""
+    """Whether the weight is of the last layer, whose outputs are the logits: what `--init` leaves new for other classes."""
     return name.rpartition(".")[0] in HEAD.values()
 
 
 def depth_of(name: str, config: ModelConfig) -> int:
-    """0 for tokenizer, positions and class token, i + 1 for block i, num_layers + 1 for norm, pooling and head."""
+    """0 for tokenizer, positions and class token, i + 1 for block i, num_layers + 1 for sequence pooling and head.
+
+    The last norm counts with the last block, as in timm (`vision_transformer.py`, `group_matcher`); in BEiT's it does with
+    the head.
+    """
     if block := _BLOCK.match(name):
         return int(block[1]) + 1
+    if _LAST_NORM.match(name):
+        return config.num_layers
     return 0 if _EMBEDDING.match(name) else config.num_layers + 1
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Leave the head alone to train: the last linear layer; norms, sequence pooling and class token belong to the backbone.
+
+    The backbone's dropout and drop path are taken away too, in training as in evaluation: they would only blur features
+    that nothing adapts to.
+    """
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(is_head(name))
+    for module in model.modules():
+        if isinstance(module, (Dropout, DropPath)):
+            module.p = 0.0

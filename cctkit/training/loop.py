@@ -16,6 +16,7 @@ from cctkit.data.plan import EpochPlan
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
+from cctkit.models.depth import freeze_backbone
 from cctkit.rundir import RunDir
 from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
@@ -116,6 +117,12 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
     config, policy = job.config, job.policy
     model = policy.prepare(job.model or build_model(job.model_config, seed=config.seed))
+    if config.freeze == "backbone":
+        freeze_backbone(model)
+        trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
+        job.reporter.notice(
+            f"the backbone is frozen, without dropout; the head trains, by AdamW: {trained:,} of {total:,} weights"
+        )
     ema = None
     if config.ema is not None:
         average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
@@ -129,6 +136,11 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
         history = unpack(found, state, steps=job.steps)
     job.run.keep_metrics(history.epochs_done)
     return state, history
+
+
+def count_trainable(model: nn.Module) -> int:
+    """Weights that training changes: not those that are frozen, nor fixed positions."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def save(job: Job, state: TrainState, history: History) -> None:

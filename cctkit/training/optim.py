@@ -1,38 +1,44 @@
 """The optimizers of a run: AdamW, or Muon for the blocks' matrices with AdamW beside it."""
 
+from typing import Any, Literal
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cctkit.config import TrainConfig
+from cctkit.config import ModelConfig, TrainConfig
+from cctkit.models.depth import depth_of
+
+_Kind = Literal["decayed", "plain", "muon"]
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """AdamW over all trainable weights, or [AdamW, Muon]. Every group carries its peak as `peak_lr`.
 
     Norms, biases and embeddings are not decayed, unless `decay_all`, as the published script does. Muon (Jordan et al.
-    2024) takes the matrices of the transformer blocks.
+    2024) takes the matrices of the transformer blocks. The peak of a weight at depth `d` (`models.depth`) is
+    `layer_decay ** (num_layers + 1 - d)` times the run's (Bao et al. 2022, BEiT, optim_factory.py): the head's is the run's.
     """
-    matrices: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    architecture: ModelConfig = model.config  # type: ignore[assignment]
+    weights: dict[tuple[_Kind, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        if config.optimizer == "muon" and weight.ndim == 2 and ".blocks." in f".{name}":
-            matrices.append(weight)
-        elif config.decay_all or (weight.ndim > 1 and not _is_embedding(name)):
-            decayed.append(weight)
-        else:
-            plain.append(weight)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizers: list[Optimizer] = [torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)]
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+        if weight.requires_grad:
+            depth = depth_of(name, architecture)
+            scale = config.layer_decay ** (architecture.num_layers + 1 - depth)
+            in_block = 1 <= depth <= architecture.num_layers
+            weights.setdefault((_kind(name, weight, config, in_block=in_block), scale), []).append(weight)
+
+    def groups(kind: _Kind, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        chosen = {scale: params for (of_kind, scale), params in weights.items() if of_kind == kind}
+        return [
+            {"params": params, "lr": lr * scale, "peak_lr": lr * scale, "weight_decay": weight_decay}
+            for scale, params in chosen.items()
+        ]
+
+    adamw = groups("decayed", config.lr, config.weight_decay) + groups("plain", config.lr, 0.0)
+    muon = groups("muon", config.muon_lr, config.weight_decay)
+    optimizers: list[Optimizer] = [torch.optim.AdamW(adamw, lr=config.lr, fused=True)]
+    return [*optimizers, torch.optim.Muon(muon, lr=config.muon_lr)] if muon else optimizers
 
 
 def set_lr(optimizers: list[Optimizer], factor: float) -> None:
@@ -40,6 +46,13 @@ def set_lr(optimizers: list[Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+
+
+def _kind(name: str, weight: nn.Parameter, config: TrainConfig, *, in_block: bool) -> _Kind:
+    """Who updates the weight, and whether it is decayed."""
+    if config.optimizer == "muon" and in_block and weight.ndim == 2:
+        return "muon"
+    return "decayed" if config.decay_all or (weight.ndim > 1 and not _is_embedding(name)) else "plain"
 
 
 def _is_embedding(name: str) -> bool:

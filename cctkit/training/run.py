@@ -25,7 +25,7 @@ from cctkit.score import score
 from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.environment import differences, environment, read_environment
-from cctkit.training.loop import Job, Reporter, evaluate, fit, result_tensors
+from cctkit.training.loop import Job, Reporter, count_trainable, evaluate, fit, result_tensors
 from cctkit.training.stopping import StopRequest
 
 DataProgress = Callable[[str, int, int], None]
@@ -284,6 +284,7 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
         "epochs": history.epochs_done,
         "epoch": history.best_epoch or history.epochs_done,
         "seed": job.config.seed,
+        "trained_params": count_trainable(state.model),
         "score": score(result["top1_percent"], params["total"] / 1e6) if job.dataset.name == "cifar100" else None,
     }
     info = WeightsInfo(
