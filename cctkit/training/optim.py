@@ -19,14 +19,12 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     2024) takes the matrices of the transformer blocks. The peak of a weight at depth `d` (`models.depth`) is
     `layer_decay ** (num_layers + 1 - d)` times the run's (Bao et al. 2022, BEiT, optim_factory.py): the head's is the run's.
     """
-    architecture: ModelConfig = model.config  # type: ignore[assignment]
     weights: dict[tuple[_Kind, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
-            depth = depth_of(name, architecture)
-            scale = config.layer_decay ** (architecture.num_layers + 1 - depth)
-            in_block = 1 <= depth <= architecture.num_layers
-            weights.setdefault((_kind(name, weight, config, in_block=in_block), scale), []).append(weight)
+            depth, head = _depth(name, model)
+            scale = config.layer_decay ** (head - depth)
+            weights.setdefault((_kind(name, weight, config, in_block=0 < depth < head), scale), []).append(weight)
 
     def groups(kind: _Kind, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         chosen = {scale: params for (of_kind, scale), params in weights.items() if of_kind == kind}
@@ -46,6 +44,12 @@ def set_lr(optimizers: list[Optimizer], factor: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
+
+
+def _depth(name: str, model: nn.Module) -> tuple[int, int]:
+    """The depth of a weight, and that of the head; in a model that is none of ours all is head."""
+    config: object = getattr(model, "config", None)
+    return (depth_of(name, config), config.num_layers + 1) if isinstance(config, ModelConfig) else (0, 0)
 
 
 def _kind(name: str, weight: nn.Parameter, config: TrainConfig, *, in_block: bool) -> _Kind:
