@@ -13,11 +13,13 @@ from cctkit.errors import UserError
 _OFF = "no_"
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(..., flags=...)` as a Typer command with a flag for every setting; `flags` holds those that were given."""
+def with_settings(command: Callable[..., None], *, panel: str | None = None) -> Callable[..., None]:
+    """`command(..., flags=...)` as a Typer command with a flag for every setting, or for those of a panel of the help;
+    `flags` holds those that were given."""
     own = inspect.signature(command)
     parameters = [parameter for name, parameter in own.parameters.items() if name != "flags"]
-    fields = [parameter for item, hint in settings() for parameter in _parameters(item, hint)]
+    chosen = [(item, hint) for item, hint in settings() if panel in (None, item.metadata["panel"])]
+    fields = [parameter for item, hint in chosen for parameter in _parameters(item, hint)]
     names = {parameter.name for parameter in fields}
 
     def run(**values: Any) -> None:

@@ -2,11 +2,15 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.cli.options import with_settings
+from cctkit.config import MODEL, parse_size
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -18,7 +22,10 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIDE = 32  # the catalog's table is of the models for images of this many pixels
 
 
+@partial(with_settings, panel=MODEL)
 def summarize(
+    *,
+    flags: Mapping[str, Any],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,7 +65,7 @@ def summarize(
     limit = None if fit is None else parse_bytes(fit)
     if limit is not None and not memory:
         raise UserError("--fit needs the memory that --no-memory leaves out", "command line", "leave one of them out")
-    configs = _configs(model, weights, num_classes, image_size)
+    configs = _configs(model, weights, flags, num_classes=num_classes, image_size=image_size)
 
     from cctkit.cli.tables import print_json, print_wide
     from cctkit.summary.memory import memory_policy
@@ -95,27 +102,28 @@ def parse_bytes(text: str) -> int:
 
 
 def _configs(
-    names: list[str] | None, weights: list[Path] | None, num_classes: int | None, image_size: str | None
+    names: list[str] | None,
+    files: list[Path] | None,
+    flags: Mapping[str, Any],
+    *,
+    num_classes: int | None,
+    image_size: str | None,
 ) -> "list[ModelConfig]":
     """The models that are asked for, those of the catalog at 32 pixels where none is."""
     from cctkit.catalog.models import MODELS, named_config
 
-    if not names and not weights:
+    if files and flags:
+        raise UserError("the model's sizes are those of the weights file", "--weights", "leave the flags of the model out")
+    if not names and not files:
         names = [name for name, row in MODELS.items() if row.image_size == _SIDE]
-    configs = [named_config(name, num_classes=num_classes or 100, image_size=image_size) for name in names or ()]
-    if weights:
+    configs = [named_config(name, num_classes=num_classes or 100, image_size=image_size, **flags) for name in names or ()]
+    given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if image_size is not None:
+        given["image_size"] = parse_size(image_size)
+    if files:
         from cctkit.models.weights import read_weights
 
-        for path in weights:
-            _, info = read_weights(path)
-            changed: dict[str, Any] = {}
-            if num_classes is not None:
-                changed["num_classes"] = num_classes
-            if image_size is not None:
-                from cctkit.config import parse_size
-
-                changed["image_size"] = parse_size(image_size)
-            configs.append(dataclasses.replace(info.model, **changed))
+        configs += [dataclasses.replace(read_weights(path)[1].model, **given) for path in files]
     return configs
 
 

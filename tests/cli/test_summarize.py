@@ -112,6 +112,14 @@ def test_classes_and_image_size_are_the_users(capsys: pytest.CaptureFixture[str]
     assert row["torchsummary"]["input_mb"] == 3 * 48 * 32 * 4 / 2**20
 
 
+def test_a_vit_of_any_geometry_is_given_by_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    """The report's first try, of which it says 1.56 M parameters; 36 pixels, which a patch of 6 divides."""
+    flags = ["--num-layers", "8", "--embed-dim", "64", "--num-heads", "4", "--patch-size", "6", "--image-size", "36"]
+    (row,) = as_json(capsys, "-m", "vit", *flags, "--no-memory")["models"]
+    block = 4 * 64 * 64 + 4 * 64 + 2 * 64 * 256 + 256 + 64 + 4 * 64  # attention, MLP and two norms, with their biases
+    assert row["params"]["total"] == 8 * block + (3 * 36 * 64 + 64) + 64 + 37 * 64 + 2 * 64 + 64 * 100 + 100 == 415908
+
+
 def test_a_weights_file_says_what_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = named_config("cct_2_3x2", num_classes=3, image_size=16, embed_dim=64)
     info = WeightsInfo(
@@ -163,6 +171,7 @@ def test_a_size_that_is_none_is_an_error(text: str) -> None:
         (["--optimizer", "sgd"], "sgd"),
         (["--fit", "8GB", "--no-memory"], "--no-memory"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--weights", "w.safetensors", "--num-layers", "3"], "those of the weights file"),
         (["--weights", "nothing.safetensors"], "nothing.safetensors"),
     ],
 )
