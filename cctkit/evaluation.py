@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from cctkit.data.augment import normalise
 from cctkit.data.dataset import Split
+from cctkit.data.transfer import to_device
 from cctkit.metrics import Metrics, compute_metrics
-from cctkit.training.device import DevicePolicy, to_device
+from cctkit.training.device import DevicePolicy
 
 # Fixed, so that `eval` repeats the figures of training to the last digit.
 BATCH_SIZE = 250
@@ -47,20 +48,33 @@ def evaluate_split(
     total) after each batch and may raise to stop.
     """
     start = time.perf_counter()
+    logits = logits_of(model, split, mean=mean, std=std, policy=policy, on_batch=on_batch).cpu()
+    seconds = time.perf_counter() - start
+    targets = torch.from_numpy(split.labels if labels is None else labels)
+    metrics = compute_metrics(logits, targets, label_smoothing=label_smoothing)
+    return Evaluation(metrics=metrics, logits=logits, labels=targets, images_per_s=len(split) / seconds)
+
+
+def logits_of(
+    model: nn.Module,
+    split: Split,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    policy: DevicePolicy,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+) -> Tensor:
+    """The logits of every image of `split`, float32 (n, K) on the device; nothing here waits for it."""
     parts: list[Tensor] = []
     total = len(split)
     with policy.evaluating(model):
         for first in range(0, total, BATCH_SIZE):
             positions = np.arange(first, min(first + BATCH_SIZE, total))
-            images = to_device(split.take(positions), policy)
+            images = to_device(split.take(positions), policy.device)
             logits = model(normalise(images, mean=mean, std=std, channels_last=policy.channels_last))
-            parts.append(logits.float().cpu())
+            parts.append(logits.float())
             on_batch(int(positions[-1]) + 1, total)
-    logits = torch.cat(parts)
-    seconds = time.perf_counter() - start
-    targets = torch.from_numpy(split.labels if labels is None else labels)
-    metrics = compute_metrics(logits, targets, label_smoothing=label_smoothing)
-    return Evaluation(metrics=metrics, logits=logits, labels=targets, images_per_s=total / seconds)
+    return torch.cat(parts)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cctkit.config import AugmentConfig
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import Array, apply, groups_by, operations_of, operators
+from cctkit.data.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,7 +64,7 @@ def _in_groups(images: Tensor, groups: Sequence[tuple[Array, Callable[[Tensor], 
 
 
 def _select(tensor: Tensor, rows: Array) -> Tensor:
-    return tensor.index_select(0, torch.from_numpy(rows).to(tensor.device))
+    return tensor.index_select(0, to_device(torch.from_numpy(rows), tensor.device))
 
 
 def _windows(images: Tensor, rows: Array, top: Array, left: Array, *, height: int, width: int) -> Tensor:
@@ -109,7 +110,7 @@ def finish(
     if plan.partner is not None and plan.weight is not None:
         partner = plan.partner - plan.start
         _mix(out, plan, partner)
-        weight = torch.from_numpy(plan.weight).to(out.device)
+        weight = to_device(torch.from_numpy(plan.weight), out.device)
     return Batch(
         images=out.contiguous(memory_format=torch.channels_last) if channels_last else out,
         labels=labels,
@@ -120,9 +121,9 @@ def finish(
 
 def normalise(images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool) -> Tensor:
     """uint8 (B, 3, H, W) -> float32 `(x / 255 - mean) / std`, by channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
-    out = images.float().mul_(scale).sub_(shift)
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1)
+    out = images.float().mul_(to_device(scale, images.device)).sub_(to_device(shift, images.device))
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
 
@@ -149,4 +150,4 @@ def _erase(images: Tensor, plan: EpochPlan) -> None:
         top, left, height, width = plan.erase_box[i].tolist()
         generator.manual_seed(int(plan.noise_seed[i]))
         noise = torch.randn(3, height, width, generator=generator)
-        images[i, :, top : top + height, left : left + width] = noise.to(images.device)
+        images[i, :, top : top + height, left : left + width] = to_device(noise, images.device)

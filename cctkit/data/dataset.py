@@ -1,7 +1,7 @@
 """A data set ready for training: from a name, a folder or a packed file to its splits."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from cctkit.data.folder import folder_origin
 from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.packing import pack
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
+from cctkit.data.transfer import to_device
 from cctkit.errors import ResourceError, UserError
 from cctkit.text import nearest, safe_text
 
@@ -41,8 +42,9 @@ class Split:
         return len(self.index)
 
     def take(self, positions: _Rows) -> torch.Tensor:
-        """The images at these positions of the split: uint8 (b, 3, H, W), a copy."""
-        return self.packed.images[torch.from_numpy(self.index[positions])]
+        """The images at these positions of the split: uint8 (b, 3, H, W), a copy, on the device where the images are."""
+        images = self.packed.images
+        return images.index_select(0, to_device(torch.from_numpy(self.index[positions]), images.device))
 
     def ids(self) -> list[str]:
         """The images' ids: the path in the folder, or the number in the archive."""
@@ -73,6 +75,15 @@ class Dataset:
     val_fraction: float
     split_made: bool
     skipped: tuple[str, ...]
+
+    def on(self, device: str) -> "Dataset":
+        """The same data set with all of its images, of every split, in the memory of `device`."""
+        packed = replace(self.train.packed, images=self.train.packed.images.to(device))
+
+        def moved(split: Split | None) -> Split | None:
+            return None if split is None else replace(split, packed=packed)
+
+        return replace(self, train=replace(self.train, packed=packed), val=moved(self.val), test=moved(self.test))
 
 
 def cache_folder() -> Path:

@@ -17,6 +17,7 @@ from cctkit.config import AugmentConfig
 from cctkit.data.augment import Batch, augment, finish
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import operators
+from cctkit.data.transfer import to_device
 from cctkit.errors import ResourceError
 
 CHUNK_IMAGES = 4096
@@ -56,19 +57,18 @@ def train_batches(
     Raises: ResourceError where a worker dies, which for want of shared memory it does silently.
     """
     spans = _spans(len(plan), batch_size, start_step, _room(split, plan, chunk_images, workers))
-    cuda = torch.device(device).type == "cuda"
     chunks = _Chunks(
         split=split,
         plan=plan,
         config=config,
         fill=[round(255 * value) for value in mean],
         spans=spans,
-        device=device if cuda and workers == 0 else "cpu",
+        device=device if torch.device(device).type == "cuda" and workers == 0 else "cpu",
         shared=workers > 0,
     )
     for (start, stop), images in zip(spans, _prepared(chunks, workers), strict=True):
-        images = (images.pin_memory() if cuda and workers else images).to(device, non_blocking=True)
-        labels = torch.from_numpy(split.labels[plan.order[start:stop]]).to(device, non_blocking=True)
+        images = to_device(images, device)
+        labels = to_device(torch.from_numpy(split.labels[plan.order[start:stop]]), device)
         for first in range(0, stop - start, batch_size):
             last = min(first + batch_size, stop - start)
             yield finish(
@@ -111,9 +111,7 @@ class _Chunks(TorchDataset[Tensor]):
 
     def __getitem__(self, i: int) -> Tensor:
         plan = self.plan.part(*self.spans[i])
-        images = self.split.take(plan.order)
-        if self.device != "cpu":
-            images = images.pin_memory().to(self.device, non_blocking=True)
+        images = to_device(self.split.take(plan.order), self.device)
         images = augment(images, plan=plan, config=self.config, fill=self.fill)
         # In shared memory already here, where a failure reaches the trainer: in the queue's thread it would be lost.
         return images.share_memory_() if self.shared else images  # type: ignore[no-untyped-call]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cctkit.data.dataset import cache_folder
+from cctkit.data.dataset import Dataset, cache_folder
 from cctkit.errors import UserError
 from cctkit.models.attention import PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
@@ -25,6 +25,7 @@ from cctkit.models.build import set_path
 from cctkit.rundir import write_atomic
 
 Precision = Literal["float32", "bf16", "fp16"]
+_HELD_SHARE = 1 / 4  # of free memory, for the images: weights, activations and the optimizer need the rest
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,6 +56,16 @@ class DevicePolicy:
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
+
+    def hold(self, dataset: Dataset, *, workers: int) -> Dataset:
+        """`dataset` with its images on a CUDA device, where they take at most a quarter of its free memory.
+
+        Else as it is: mapped from the disk. So too with loader workers, who augment on the CPU.
+        """
+        if self.device != "cuda" or workers > 0:
+            return dataset
+        free_bytes, _ = torch.cuda.mem_get_info()
+        return dataset.on(self.device) if dataset.train.packed.images.nbytes <= free_bytes * _HELD_SHARE else dataset
 
     @contextlib.contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
@@ -193,8 +204,3 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def to_device(tensor: Tensor, policy: DevicePolicy) -> Tensor:
-    """`tensor` on the policy's device; from pinned memory the copy does not wait."""
-    return tensor.to(policy.device, non_blocking=True)

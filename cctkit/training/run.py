@@ -266,6 +266,7 @@ def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
 
 def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
     """Train to the end and write the weights, the result, the predictions and the picture."""
+    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.config.data.workers))
     state, history = fit(job, resume=resume)
     test = job.dataset.test
     assert test is not None

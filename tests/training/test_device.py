@@ -1,19 +1,19 @@
-"""The device policy: measured once, kept, and obeyed; the CUDA path as far as fake tensors go."""
+"""The device policy: measured once, kept, and obeyed."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
+from cctkit.config import DataConfig
+from cctkit.data.dataset import Dataset, load_dataset
 from cctkit.errors import UserError
-from cctkit.models.build import build_model, set_path
+from cctkit.models.build import build_model
 from cctkit.training import device
-from cctkit.training.device import Probe, choose_policy
-from cctkit.training.optim import make_optimizers
+from cctkit.training.device import DevicePolicy, Probe, choose_policy
 
 
 def test_the_probe_measures_once_and_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,18 +58,27 @@ def test_evaluating_leaves_the_model_as_it_was() -> None:
     assert model.tokenizer.path == policy.attention
 
 
-def test_forward_and_optimizer_step_stay_on_a_faked_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails on any tensor that is made on the CPU within the step. Backward, autocast and pinning cannot be faked."""
-    config = TrainConfig.from_flat({"optimizer": "adamw"})
-    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor)  # it looks at the values
-    with FakeTensorMode(allow_non_fake_inputs=False):
-        with torch.device("cuda"):
-            model = build_model(named_config("cct_2_3x2", attention_dropout=0.1, drop_path=0.1)).train()
-        set_path(model, "fused")
-        images = torch.empty(4, 3, 32, 32, device="cuda").to(memory_format=torch.channels_last)
-        logits = model(images)
-        assert logits.device.type == "cuda"
-        for weight in model.parameters():
-            weight.grad = torch.empty_like(weight)
-        make_optimizers(model, config)[0].step()
-        assert all(weight.device.type == "cuda" for weight in model.parameters())
+@pytest.mark.parametrize(
+    ("kind", "workers", "free_bytes", "held"),
+    [
+        ("cuda", 0, 4 * 1797 * 3 * 16 * 16, True),
+        ("cuda", 0, 4 * 1797 * 3 * 16 * 16 - 1, False),
+        ("cuda", 1, 10**12, False),
+        ("cpu", 0, 10**12, False),
+    ],
+)
+def test_the_images_are_held_on_a_cuda_device_where_they_take_a_quarter_of_its_memory(
+    kind: str, workers: int, free_bytes: int, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device is in the place of CUDA's."""
+    dataset = load_dataset(DataConfig(dataset="digits", image_size=(16, 16), val_fraction=0.1))
+    policy = DevicePolicy(device=kind, precision="float32", attention="fused", attention_in_evaluation="fused", threads=1)
+    on = Dataset.on
+    monkeypatch.setattr(Dataset, "on", lambda self, _device: on(self, "meta"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_bytes, 10**12))
+    placed = policy.hold(dataset, workers=workers)
+    for split in (placed.train, placed.val, placed.test):
+        assert split is not None
+        assert split.take(np.arange(3)).device.type == ("meta" if held else "cpu")
+    assert placed.train.labels is dataset.train.labels
+    assert (placed is dataset) != held
