@@ -126,7 +126,7 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     ema = None
     if config.ema is not None:
         average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-        ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        ema = AveragedModel(model, device=torch.device(policy.device), multi_avg_fn=average, use_buffers=True)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy)
     history = History()
     found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice) if resume else None

@@ -140,31 +140,70 @@ def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -
     weights = [weight for weight in state.model.parameters() if weight.grad is not None]
     norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     spike = norm > _SPIKE * state.norms.nanmedian()
-    # An overflow in fp16 only lowers the scale, and the scaler itself withholds that update.
-    wrong = norm.isfinite() & spike if state.scaler.is_enabled() else ~norm.isfinite() | spike
+    # An overflow in fp16 withholds the update and lowers the scale, but that is how the scaler finds its scale.
+    overflow = ~norm.isfinite()
+    wrong = (spike & ~overflow) | _scale_is_lost(state) if state.scaler.is_enabled() else spike | overflow
     ok = loss_is_finite & ~wrong
     state.diverged |= ~ok
     state.norms[state.step % _NORMS_KEPT] = norm
     if config.clip_grad is not None:
         torch.nn.utils.clip_grads_with_norm_(weights, config.clip_grad, norm)
-    _step_where(state, ok)
+    _step_where(state.optimizers, ok & ~overflow)
     state.scaler.update()
     if state.ema is not None:
-        state.ema.update_parameters(state.model)
+        _average(state.ema, state.model, first=state.step == 0)
 
 
-def _step_where(state: TrainState, ok: Tensor) -> None:
-    """Step the optimizers where `ok` holds. On a CPU that is an `if`; elsewhere asking would wait for the device, so
-    the weights are put back instead."""
+def _scale_is_lost(state: TrainState) -> Tensor:
+    """Whether the scaler found overflows down to a scale under 1: bool, on the device."""
+    return state.scaler.scale(torch.ones_like(state.norms[0])) < 1
+
+
+def _step_where(optimizers: list[Optimizer], ok: Tensor) -> None:
+    """Step the optimizers where `ok` (bool) holds; else they and their weights stay as they are.
+
+    On a CPU that is an `if`; elsewhere asking would wait for the device.
+    """
     if ok.device.type == "cpu":
         if ok:
-            for optimizer in state.optimizers:
-                state.scaler.step(optimizer)
+            for optimizer in optimizers:
+                optimizer.step()
         return
-    weights = [weight for optimizer in state.optimizers for group in optimizer.param_groups for weight in group["params"]]
+    for optimizer in optimizers:
+        if optimizer.defaults.get("fused"):
+            _step_fused_where(optimizer, ok)
+        else:
+            _step_and_put_back(optimizer, ok)
+
+
+def _step_fused_where(optimizer: Optimizer, ok: Tensor) -> None:
+    """torch's fused kernels look at `found_inf` themselves: the way of `GradScaler.step`."""
+    optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _step_and_put_back(optimizer: Optimizer, ok: Tensor) -> None:
+    """Other kernels step in any case, and what should not have been is taken back; a moment that is new becomes zero."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
     before = [weight.detach().clone() for weight in weights]
-    for optimizer in state.optimizers:
-        state.scaler.step(optimizer)
+    moments = [{key: value.clone() for key, value in optimizer.state[weight].items()} for weight in weights]
+    optimizer.step()
     with torch.no_grad():
-        for weight, old in zip(weights, before, strict=True):
+        for weight, old, old_moments in zip(weights, before, moments, strict=True):
             weight.copy_(torch.where(ok, weight, old))
+            for key, value in optimizer.state[weight].items():
+                value.copy_(torch.where(ok, value, old_moments.get(key, 0.0)))
+
+
+@torch.no_grad()
+def _average(ema: AveragedModel, model: nn.Module, *, first: bool) -> None:
+    """`AveragedModel.update_parameters`, which would send its counter to the device, or read it, in every step."""
+    averaged = [*ema.module.parameters(), *ema.module.buffers()]
+    current = [*model.parameters(), *model.buffers()]
+    if first:
+        torch._foreach_copy_(averaged, current)
+    else:
+        assert ema.multi_avg_fn is not None
+        ema.multi_avg_fn(averaged, current, ema.n_averaged)
+    ema.n_averaged += 1

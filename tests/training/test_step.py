@@ -225,3 +225,52 @@ def test_a_checkpoint_of_another_model_is_an_error() -> None:
     for part in (tensors | {"model": {}}, {name: part for name, part in tensors.items() if name != "optimizer"}):
         with pytest.raises(UserError, match="does not fit the run's settings"):
             unpack(Checkpoint(path=Path("step-0"), step=0, tensors=part, state=values), state, steps=3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("earlier_steps", [0, 3])
+@pytest.mark.parametrize("ok", [True, False])
+def test_elsewhere_than_on_a_cpu_a_step_is_withheld_without_asking(optimizer: str, earlier_steps: int, ok: bool) -> None:
+    """What other devices do, on the CPU: weights and moments are those of an `if`, also after a gradient of NaN."""
+    config = TrainConfig.from_flat({"optimizer": optimizer})
+    state, other = state_of(config), state_of(config)
+    for each in (state, other):
+        run(each, config, steps=earlier_steps)
+        for weight in each.model.parameters():
+            weight.grad = torch.full_like(weight, 0.1 if ok else float("nan"))
+    for each, twin in zip(state.optimizers, other.optimizers, strict=True):
+        step = step_module._step_fused_where if each.defaults.get("fused") else step_module._step_and_put_back
+        step(each, torch.tensor(ok))
+        if ok:
+            twin.step()
+    assert equal(weights(state), weights(other))
+    for each, twin in zip(state.optimizers, other.optimizers, strict=True):
+        for weight, twin_weight in zip(state.model.parameters(), other.model.parameters(), strict=True):
+            for key, value in each.state[weight].items():
+                assert torch.equal(value, twin.state[twin_weight].get(key, torch.zeros_like(value)))
+
+
+def test_the_moving_average_is_torchs_own() -> None:
+    config = TrainConfig.from_flat({"ema": 0.9})
+    state = state_of(config, ema=True)
+    assert state.ema is not None
+    expected = AveragedModel(state.model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(3):
+        run(state, config)
+        expected.update_parameters(state.model)
+    assert equal(dict(state.ema.state_dict()), dict(expected.state_dict()))
+
+
+@pytest.mark.parametrize(("scale", "diverges"), [(2.0**16, False), (0.5, True)])
+def test_under_a_scaler_an_overflow_lowers_the_scale_and_a_scale_under_one_is_divergence(scale: float, diverges: bool) -> None:
+    config = TrainConfig()
+    state = state_of(config)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    before = weights(state)
+    handle = next(state.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    run(state, config)
+    handle.remove()
+    assert equal(weights(state), before)
+    assert (bool(state.diverged), state.scaler.get_scale()) == (diverges, scale / 2)
+    run(state, config)
+    assert equal(weights(state), before) == diverges
