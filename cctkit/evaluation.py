@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cctkit.config import Size
 from cctkit.data.augment import normalise
 from cctkit.data.dataset import Split
 from cctkit.data.transfer import to_device
@@ -38,17 +39,18 @@ def evaluate_split(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     policy: DevicePolicy,
+    image_size: Size | None = None,
     labels: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
 
-    labels: int64 (n,) in place of the split's, where the model orders its classes otherwise; on_batch is told (done,
-    total) after each batch and may raise to stop.
+    image_size: the model's, where it may be larger than the images'; labels: int64 (n,) in place of the split's, where the
+    model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop.
     """
     start = time.perf_counter()
-    logits = logits_of(model, split, mean=mean, std=std, policy=policy, on_batch=on_batch).cpu()
+    logits = logits_of(model, split, mean=mean, std=std, policy=policy, image_size=image_size, on_batch=on_batch).cpu()
     seconds = time.perf_counter() - start
     targets = torch.from_numpy(split.labels if labels is None else labels)
     metrics = compute_metrics(logits, targets, label_smoothing=label_smoothing)
@@ -62,6 +64,7 @@ def logits_of(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     policy: DevicePolicy,
+    image_size: Size | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
 ) -> Tensor:
     """The logits of every image of `split`, float32 (n, K) on the device; nothing here waits for it."""
@@ -71,8 +74,8 @@ def logits_of(
         for first in range(0, total, BATCH_SIZE):
             positions = np.arange(first, min(first + BATCH_SIZE, total))
             images = to_device(split.take(positions), policy.device)
-            logits = model(normalise(images, mean=mean, std=std, channels_last=policy.channels_last))
-            parts.append(logits.float())
+            images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
+            parts.append(model(images).float())
             on_batch(int(positions[-1]) + 1, total)
     return torch.cat(parts)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from cctkit.config import DataConfig
 from cctkit.data.dataset import Dataset, Split, load_dataset
+from cctkit.data.images import enlarges
 from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.models.build import build_model
@@ -75,6 +76,7 @@ def evaluate_source(
         mean=info.mean,
         std=info.std,
         policy=policy,
+        image_size=info.model.image_size,
         labels=labels,
         on_batch=lambda done, total: progress(f"evaluating on {wish.split}", done, total),
     )
@@ -124,6 +126,9 @@ def _images(
         skip_bad=stored.skip_bad,
     )
     dataset = load_dataset(config, progress=progress, notify=notify)
+    stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
+    if not enlarges(dataset.stored_size, stored_size):  # more pixels than the model saw in training
+        dataset = load_dataset(replace(config, image_size=stored_size), progress=progress, notify=notify)
     if dataset.fingerprint != info.dataset["fingerprint"] and wish.data.dataset is None:
         raise UserError(
             f"the images of {dataset.name} are not those that the model was trained with",

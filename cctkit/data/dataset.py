@@ -14,6 +14,7 @@ from cctkit.config import DataConfig, Size
 from cctkit.data.archives import archive_origin
 from cctkit.data.digits import digits_origin
 from cctkit.data.folder import folder_origin
+from cctkit.data.images import enlarges
 from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.packing import pack
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
@@ -55,7 +56,8 @@ class Split:
 class Dataset:
     """Images of K classes in up to three splits. What has the fingerprint of a named data set *is* that data set.
 
-    source: the folder or file it came from, None for a named data set; mean, std: by channel, of values in 0 to 1;
+    stored_size: of the images in the splits; where it is smaller than image_size, which the model takes, they are enlarged on
+    the device. source: the folder or file it came from, None for a named data set; mean, std: by channel, of values in 0 to 1;
     split_made: the split into train and test was made here, from `split_seed`.
     """
 
@@ -65,6 +67,7 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     image_size: Size
+    stored_size: Size
     resize_mode: Literal["crop", "squash"]
     mean: _Channels
     std: _Channels
@@ -75,6 +78,11 @@ class Dataset:
     val_fraction: float
     split_made: bool
     skipped: tuple[str, ...]
+
+    @property
+    def is_enlarged(self) -> bool:
+        """Whether the images become larger on the device."""
+        return self.stored_size != self.image_size
 
     def on(self, device: str) -> "Dataset":
         """The same data set with all of its images, of every split, in the memory of `device`."""
@@ -182,9 +190,14 @@ def _existing(name: str) -> Path:
 def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Dataset:
     """The splits and statistics of a packed file."""
     where = safe_text(place or packed.name)
-    if config.image_size not in (None, packed.image_size):
+    size = config.image_size or packed.image_size
+    if not enlarges(packed.image_size, size):
         height, width = packed.image_size
-        raise UserError(f"the packed images have {height}x{width} pixels, asked for others", where, "leave out --image-size")
+        raise UserError(
+            f"the packed images have {height}x{width} pixels, asked for fewer, or another shape",
+            where,
+            "leave out --image-size",
+        )
     named = NAME_OF_FINGERPRINT.get(packed.fingerprint) or (packed.name if place is None else None)
     parts = {role: np.flatnonzero(packed.roles == i) for i, role in enumerate(ROLES)}
     train, test, val = parts["train"], parts["test"], parts["val"]
@@ -203,7 +216,8 @@ def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Datas
         named=named is not None,
         class_names=packed.class_names,
         fingerprint=packed.fingerprint,
-        image_size=packed.image_size,
+        image_size=size,
+        stored_size=packed.image_size,
         resize_mode=packed.resize_mode,
         mean=(row and row.mean) or mean,
         std=(row and row.std) or std,

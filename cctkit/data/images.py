@@ -15,6 +15,8 @@ from cctkit.text import safe_text
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 _WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa", "La"}
+LEAST_SIDE = 32
+"""Smaller images are stored at this many pixels: augmentation moves and crops in pixels, and was made for 32."""
 _MAX_PIXELS = 64_000_000
 _LARGE_PIXELS = 8_000_000
 _LARGE = threading.Lock()  # large images are decoded one at a time, so that many cores do not mean as many gigabytes
@@ -69,6 +71,20 @@ def resized(pixels: Pixels, size: Size, mode: str) -> Pixels:
         return pixels
     box = _centre(pixels.shape[0], pixels.shape[1], size) if mode == "crop" else None
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def stored_size(native: Size, size: Size) -> Size:
+    """The size at which images, all of size `native`, are stored for a model that takes `size`.
+
+    Small ones of the model's shape stay as they are, and are enlarged on the device; others are brought to `size`.
+    """
+    kept = (max(native[0], LEAST_SIDE), max(native[1], LEAST_SIDE))
+    return kept if enlarges(kept, size) else size
+
+
+def enlarges(stored: Size, size: Size) -> bool:
+    """Whether `size` is `stored` in the same shape, or larger."""
+    return stored[0] * size[1] == stored[1] * size[0] and stored[0] <= size[0]
 
 
 def _centre(height: int, width: int, size: Size) -> tuple[float, float, float, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from cctkit.config import AugmentConfig
+from cctkit.config import AugmentConfig, Size
 from cctkit.data.augment import Batch, augment, finish
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import operators
@@ -47,12 +47,13 @@ def train_batches(
     start_step: int = 0,
     workers: int = 0,
     channels_last: bool = True,
+    image_size: Size | None = None,
     chunk_images: int = CHUNK_IMAGES,
 ) -> Iterator[Batch]:
     """The batches of an epoch from `start_step` on; the same ones for any chunk size and number of workers.
 
-    Without workers a chunk (at most `chunk_images`, in whole batches) is augmented between two steps, on CUDA where that is
-    the device; with them, ahead, on the CPU.
+    image_size: the model's, where it may be larger than the images'. Without workers a chunk (at most `chunk_images`, in
+    whole batches) is augmented between two steps, on CUDA where that is the device; with them, ahead, on the CPU.
 
     Raises: ResourceError where a worker dies, which for want of shared memory it does silently.
     """
@@ -78,6 +79,7 @@ def train_batches(
                 mean=mean,
                 std=std,
                 channels_last=channels_last,
+                image_size=image_size,
             )
 
 

@@ -15,15 +15,16 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from cctkit.config import Size
-from cctkit.data.images import resized
+from cctkit.data.images import resized, stored_size
 from cctkit.data.packed import DTYPES, KEY, SCHEMA, Packed, open_packed
-from cctkit.data.source import ROLES, BadImageError, Progress, Source
+from cctkit.data.source import ROLES, BadImageError, Pixels, Progress, Source
 from cctkit.errors import UserError
 from cctkit.rundir import full_disk_named, sync_directory
 from cctkit.text import safe_text
@@ -44,13 +45,16 @@ _Image = tuple[bytes, bytes, np.ndarray[Any, Any]]  # pixels (3, H, W), digest, 
 def pack(source: Source, path: Path, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> Packed:
     """Decode every image of `source`, bring it to `size`, write the packed file, and map it.
 
+    Where all have one size, smaller and of the same shape, they stay as they are (`stored_size`): 50,000 images of 32 x 32
+    for a model of 224 x 224 would take 7.5 GB.
+
     Raises: UserError naming broken images, unless `skip_bad`; ResourceError where the disk is full.
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
         with _beside(path) as (beside, file):
-            _write(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
+            _write_small(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
             file.flush()
             os.fsync(file.fileno())
             packed = open_packed(beside)  # before it is renamed: nobody can remove it in between
@@ -92,6 +96,40 @@ def _remove_stale(folder: Path) -> None:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             if _lock(file):
                 path.unlink()
+
+
+class _OtherSizeError(Exception):
+    """An image has another size than the first."""
+
+
+def _write_small(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> None:
+    """As the images are, where all are like the first and it is small; else, as shows at the first other one, at `size`."""
+    native = _first_size(source)
+
+    def read(i: int) -> Pixels:
+        pixels = source.read(i)
+        if pixels.shape[:2] != native:
+            raise _OtherSizeError
+        return pixels
+
+    if native is not None and (stored := stored_size(native, size)) != size:
+        with contextlib.suppress(_OtherSizeError):
+            _write(file, replace(source, read=read), size=stored, mode=mode, skip_bad=skip_bad, progress=progress)
+            return
+        file.seek(0)
+        file.truncate()
+    _write(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
+
+
+def _first_size(source: Source) -> Size | None:
+    """The size of the first image that can be read, if it is among the first few."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(min(_TRIED, len(source.ids))):
+            with contextlib.suppress(BadImageError):
+                height, width = source.read(i).shape[:2]
+                return height, width
+    return None
 
 
 def _write(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """The weights file: safetensors whose header says all that is needed to use it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cctkit.config import ModelConfig
+from cctkit.config import ModelConfig, Size
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.rundir import write_atomic
@@ -23,10 +23,19 @@ _WRAPPERS = ("_orig_mod.", "module.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upsampling:
+    """Images are brought to `stored_size` and then, on the device, to the model's: by `mode` of torch's `interpolate`."""
+
+    stored_size: Size
+    mode: Literal["bilinear"] = "bilinear"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsInfo:
     """What a weights file says about itself.
 
     mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction.
+    upsampling: None where the images were stored at the model's size; the header then does not have it.
     """
 
     model: ModelConfig
@@ -37,6 +46,7 @@ class WeightsInfo:
     dataset: Mapping[str, Any]
     recipe: str | None
     metrics: Mapping[str, float | None]
+    upsampling: Upsampling | None = None
 
 
 def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
@@ -44,7 +54,10 @@ def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo
 
     All of it is sorted JSON under one key: safetensors orders several keys at random.
     """
-    header = json.dumps({"schema_version": WEIGHTS_SCHEMA, **asdict(info)}, sort_keys=True)
+    values = asdict(info)
+    if info.upsampling is None:
+        del values["upsampling"]
+    header = json.dumps({"schema_version": WEIGHTS_SCHEMA, **values}, sort_keys=True)
     plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
     write_atomic(path, save(plain, metadata={_KEY: header}))
 
@@ -131,6 +144,7 @@ def _parse(header: dict[str, Any]) -> WeightsInfo:
             "class_names": tuple(map(str, header["class_names"])),
             "mean": _channels(header["mean"]),
             "std": _channels(header["std"]),
+            "upsampling": _upsampling(header.get("upsampling"), header["model"]["image_size"]),
         }
     )
     if len(info.class_names) != info.model.num_classes:
@@ -139,6 +153,15 @@ def _parse(header: dict[str, Any]) -> WeightsInfo:
     if missing:
         raise ValueError(f"the data set lacks {', '.join(sorted(missing))}")
     return info
+
+
+def _upsampling(values: Any, size: Sequence[int]) -> Upsampling | None:
+    if values is None:
+        return None
+    height, width = map(int, values["stored_size"])
+    if values["mode"] != "bilinear" or not 0 < height <= size[0] or not 0 < width <= size[1]:
+        raise ValueError(f"images are not enlarged from {height}x{width} by {values['mode']}")
+    return Upsampling(stored_size=(height, width))
 
 
 def _channels(values: Any) -> tuple[float, float, float]:

@@ -168,7 +168,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         epoch=epoch,
         num_images=len(dataset.train),
         batch_size=config.batch_size,
-        image_size=dataset.image_size,
+        image_size=dataset.stored_size,
         config=config.augment,
     )
     batches = train_batches(
@@ -182,6 +182,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         start_step=first,
         workers=config.data.workers,
         channels_last=job.policy.channels_last,
+        image_size=dataset.image_size,
     )
     for step in range(first, steps):
         asked = time.perf_counter()
@@ -263,6 +264,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         mean=job.dataset.mean,
         std=job.dataset.std,
         policy=job.policy,
+        image_size=job.dataset.image_size,
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
     )

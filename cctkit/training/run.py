@@ -16,7 +16,7 @@ from cctkit.data.dataset import DEFAULT_SIZE, Dataset, load_dataset
 from cctkit.errors import DiskError, InUseError, StoppedError, UserError
 from cctkit.evaluation import count_parameters, result_of
 from cctkit.models.build import build_model
-from cctkit.models.weights import WeightsInfo, save_weights
+from cctkit.models.weights import Upsampling, WeightsInfo, save_weights
 from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
 from cctkit.rundir import RunDir, default_name
@@ -214,9 +214,11 @@ def _check_against_data(config: TrainConfig, dataset: Dataset) -> None:
 
 def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy) -> str:
     height, width = dataset.image_size
+    stored_height, stored_width = dataset.stored_size
+    enlarged = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ""
     return (
         f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
-        f"{height}x{width}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+        f"{height}x{width}{enlarged}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
     )
 
 
@@ -294,6 +296,7 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
         mean=job.dataset.mean,
         std=job.dataset.std,
         resize_mode=job.dataset.resize_mode,
+        upsampling=Upsampling(stored_size=job.dataset.stored_size) if job.dataset.is_enlarged else None,
         dataset=_dataset_info(job.dataset),
         recipe=recipe_name,
         metrics={key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")},

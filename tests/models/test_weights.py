@@ -102,6 +102,10 @@ def test_another_programs_file_is_named_as_such(tmp_path: Path) -> None:
         {"model": {"name": "x"}},
         {"dataset": {}},
         {"surprise": 1},
+        {"upsampling": {"stored_size": [32, 32], "mode": "nearest"}},
+        {"upsampling": {"stored_size": [32], "mode": "bilinear"}},
+        {"upsampling": {"stored_size": [33, 32], "mode": "bilinear"}},
+        {"upsampling": "bilinear"},
     ],
 )
 def test_a_header_that_does_not_hold_together_is_refused(tmp_path: Path, change: dict[str, object]) -> None:

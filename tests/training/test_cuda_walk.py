@@ -181,8 +181,11 @@ def test_the_batches_of_an_epoch_are_made_on_the_device(
     request.getfixturevalue("faked")
     split = split_on(images_on, 96)
     with OnDevice("cuda", few_may_wait=config.auto_augment != "none" or config.crop == "resized"):
-        batches = list(train_batches(split, plan=plan, config=config, batch_size=32, device="cuda", **NORMALISED))
+        batches = list(
+            train_batches(split, plan=plan, config=config, batch_size=32, device="cuda", image_size=(64, 64), **NORMALISED)
+        )
     assert [batch.images.device.type for batch in batches] == ["cuda"] * 3
+    assert batches[0].images.shape == (32, 3, 64, 64)
     assert [batch.labels.device.type for batch in batches] == ["cuda"] * 3
 
 
