@@ -24,8 +24,9 @@ check: install
 	$(BIN)/python -m pytest tests/test_floors.py
 
 bench: install
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/cctkit bench
 	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/startup.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

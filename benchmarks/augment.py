@@ -12,62 +12,39 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
+from cctkit.bench.images import MEAN, STD, SyntheticImages
+from cctkit.bench.plain import Pictures
 from cctkit.config import AugmentConfig
 from cctkit.data.loader import CHUNK_IMAGES, train_batches
 from cctkit.data.plan import EpochPlan
 from cctkit.training.allocator import keep_memory
 
-MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+SIZE = (32, 32)
 BATCH_SIZE = 128
 
 
-class Split:
-    """Random smooth images in memory."""
-
-    def __init__(self, number: int) -> None:
-        small = torch.randint(0, 256, (number, 3, 8, 8), generator=torch.Generator().manual_seed(0))
-        self.images = torch.nn.functional.interpolate(small.float(), size=32, mode="bilinear").to(torch.uint8)
-        self.labels = np.zeros(number, dtype=np.int64)
-
-    def take(self, positions: Any) -> torch.Tensor:
-        return self.images.index_select(0, torch.from_numpy(positions))
-
-
-def image_by_image(split: Split, number: int) -> Callable[[int], int]:
-    """A turn over the first `number` images, as the published script does it."""
-    from torchvision import transforms
-
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in split.images[:number]]
-    pipeline = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+def image_by_image(images: SyntheticImages, number: int) -> Callable[[int], int]:
+    """A turn over the first `number` images, as a script with torchvision does it."""
+    pictures = Pictures(images, SIZE)
 
     def turn(_epoch: int) -> int:
         for first in range(0, number, BATCH_SIZE):
-            torch.stack([pipeline(picture) for picture in pictures[first : first + BATCH_SIZE]])
+            torch.stack([pictures[i][0] for i in range(first, min(first + BATCH_SIZE, number))])
         return number
 
     return turn
 
 
-def batched(split: Split, config: AugmentConfig, chunk_images: int) -> Callable[[int], int]:
+def batched(images: SyntheticImages, config: AugmentConfig, chunk_images: int) -> Callable[[int], int]:
     """A turn over all images: the draws, the augmentation and the batches of an epoch."""
 
     def batches(epoch: int) -> Iterator[Any]:
-        number = len(split.labels)
-        plan = EpochPlan.draw(seed=0, epoch=epoch, num_images=number, batch_size=BATCH_SIZE, image_size=(32, 32), config=config)
+        number = len(images)
+        plan = EpochPlan.draw(seed=0, epoch=epoch, num_images=number, batch_size=BATCH_SIZE, image_size=SIZE, config=config)
         return train_batches(
-            split,
+            images,
             plan=plan,
             config=config,
             batch_size=BATCH_SIZE,
@@ -91,9 +68,9 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     torch.set_num_threads(1)
-    split = Split(args.images)
+    images = SyntheticImages(args.images, SIZE, num_classes=100)
     config = AugmentConfig(auto_augment=args.auto_augment)
-    ways = {"pil": image_by_image(split, args.pil_images), "ours": batched(split, config, args.chunk_images)}
+    ways = {"pil": image_by_image(images, args.pil_images), "ours": batched(images, config, args.chunk_images)}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(args.turns + 1):
         for name, turn in ways.items():

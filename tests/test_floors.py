@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     {"errors", "text", "catalog", "config", "schedule", "score", "rundir", "predictions", "comparison", "paired", "runfiles"},
     {"models", "data", "metrics"},
-    {"training", "evaluation", "inference", "summary", "plots", "api"},
+    {"training", "evaluation", "inference", "summary", "plots", "api", "bench"},
     {"cli", "__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

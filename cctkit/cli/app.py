@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cctkit import __version__
+from cctkit.cli.bench import bench
 from cctkit.cli.compare import compare
 from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
@@ -40,6 +41,7 @@ app.command("plot-lr")(plot_lr)
 app.command()(curves)
 app.command()(models)
 app.command("import")(import_weights)
+app.command()(bench)
 
 
 def _version(wanted: bool) -> None:

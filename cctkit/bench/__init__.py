@@ -1,0 +1,1 @@
+"""The speed benchmark: plain, ours and the floor, three processes that take turns."""

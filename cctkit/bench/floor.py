@@ -1,0 +1,192 @@
+"""The floor: every matrix product and convolution of the plain step at its shape, each timed alone.
+
+Output and input lie in memory that was used before; in float32 and bf16, convolutions in both layouts; the fastest of
+all runs of the fastest form counts. Nothing that computes the same products can be faster, softmax, norms and optimizer
+left out.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cctkit.bench.clock import seconds
+from cctkit.bench.plain import plain_model
+from cctkit.bench.task import Task
+
+aten = torch.ops.aten
+Shape = tuple[int, ...]
+Run = Callable[[], object]
+
+_HOPELESS = 2.0  # a form that takes so many times the fastest's time is not tried again
+_LAUNCHES = 10  # on CUDA so many are timed at once, as one alone is mostly its launch
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Number format, layout and device that an operation is tried in."""
+
+    dtype: torch.dtype
+    layout: torch.memory_format
+    device: str
+
+    def tensor(self, shape: Shape) -> Tensor:
+        """Numbers from -1 to 1, in this form."""
+        size = torch.Size(shape)
+        numbers = torch.linspace(-1, 1, size.numel(), dtype=self.dtype, device=self.device).view(size)
+        return numbers.contiguous(memory_format=self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """An operand: its shape, and whether its last two dimensions are transposed in memory."""
+
+    shape: Shape
+    transposed: bool
+
+    @classmethod
+    def of(cls, x: Tensor) -> "Matrix":
+        return cls(tuple(x.shape), x.stride(-1) != 1 and x.stride(-2) == 1)
+
+    def made(self, form: Form) -> Tensor:
+        if not self.transposed:
+            return form.tensor(self.shape)
+        return form.tensor((*self.shape[:-2], self.shape[-1], self.shape[-2])).transpose(-2, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A matrix product, or a batch of them."""
+
+    a: Matrix
+    b: Matrix
+    layouts = (torch.contiguous_format,)
+
+    def ready(self, form: Form) -> Run:
+        a, b = self.a.made(form), self.b.made(form)
+        out = torch.matmul(a, b)
+        return lambda: torch.matmul(a, b, out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution forward; torch takes no output to write to, the allocator has the memory at hand."""
+
+    images: Shape
+    weight: Shape
+    stride: Shape
+    padding: Shape
+    layouts = (torch.contiguous_format, torch.channels_last)
+
+    def ready(self, form: Form) -> Run:
+        images, weight = form.tensor(self.images), form.tensor(self.weight)
+        return lambda: torch.conv2d(images, weight, None, self.stride, self.padding)
+
+
+@dataclass(frozen=True, slots=True)
+class ConvolutionBackward:
+    """A convolution's gradients, those that `wanted` names: of the images, of the weight."""
+
+    grad: Shape
+    forward: Convolution
+    wanted: tuple[bool, bool]
+    layouts = Convolution.layouts
+
+    def ready(self, form: Form) -> Run:
+        conv = self.forward
+        grad, images, weight = (form.tensor(shape) for shape in (self.grad, conv.images, conv.weight))
+        wanted = [*self.wanted, False]
+        return lambda: aten.convolution_backward(
+            grad, images, weight, None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1, wanted
+        )
+
+
+Operation = Product | Convolution | ConvolutionBackward
+_PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the products and convolutions that run within it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: Counter[Operation] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func in _PRODUCTS:
+            self.calls[Product(*map(Matrix.of, args[-2:]))] += 1
+        elif func is aten.convolution.default:
+            self.calls[_convolution(args[0], args[1], args[3:])] += 1
+        elif func is aten.convolution_backward.default:
+            forward = _convolution(args[1], args[2], args[4:])
+            self.calls[ConvolutionBackward(tuple(args[0].shape), forward, tuple(args[-1][:2]))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _convolution(images: Tensor, weight: Tensor, options: Any) -> Convolution:
+    stride, padding, dilation, transposed, _, groups = options[:6]
+    assert (tuple(dilation), transposed, groups) == ((1, 1), False, 1), "a convolution that no model of ours has"
+    return Convolution(tuple(images.shape), tuple(weight.shape), tuple(stride), tuple(padding))
+
+
+def record(task: Task) -> dict[str, Counter[Operation]]:
+    """The operations of a plain training `step` and of a plain `inference`, with how often each is made; nothing is
+    computed."""
+    with torch.device("meta"):
+        model = plain_model(task.architecture())
+        images = torch.empty(task.batch_size, 3, *task.architecture().image_size)
+    with _Recorder() as step:
+        model.train()(images).sum().backward()
+    with _Recorder() as inference, torch.no_grad():
+        model.eval()(images)
+    return {"step": step.calls, "inference": inference.calls}
+
+
+def forms(operation: Operation, device: str) -> Iterator[Form]:
+    """The forms that an operation is tried in."""
+    halves = (torch.bfloat16, torch.float16) if device == "cuda" else (torch.bfloat16,)
+    for dtype in (torch.float32, *halves):
+        for layout in operation.layouts:
+            yield Form(dtype, layout, device)
+
+
+class Floor:
+    """The operations of a task, and the shortest time that each was seen to take."""
+
+    def __init__(self, counts: Mapping[str, Mapping[Operation, int]], device: str) -> None:
+        self.counts = counts
+        self._forms = {each: list(forms(each, device)) for part in counts.values() for each in part}
+        self._shortest = dict.fromkeys(self._forms, float("inf"))
+
+    def measure(self, runs: int) -> dict[str, float]:
+        """Time each operation `runs` times more; the seconds of every part, by the shortest runs so far."""
+        for operation, candidates in self._forms.items():
+            times: dict[Form, float] = {}
+            for form in candidates:
+                times[form] = _shortest(operation, form, runs, self._shortest[operation])
+                self._shortest[operation] = min(self._shortest[operation], times[form])
+            self._forms[operation] = [form for form in candidates if times[form] <= _HOPELESS * min(times.values())]
+        return {name: sum(count * self._shortest[each] for each, count in part.items()) for name, part in self.counts.items()}
+
+
+def _shortest(operation: Operation, form: Form, runs: int, known: float) -> float:
+    """The shortest of `runs` runs; of a single one where that shows the form to be hopeless beside the `known`."""
+    ready = operation.ready(form)
+    launches = _LAUNCHES if form.device == "cuda" else 1
+
+    def run() -> None:
+        for _ in range(launches):
+            ready()
+
+    run()
+    shortest = float("inf")
+    for _ in range(runs):
+        shortest = min(shortest, seconds(run, form.device) / launches)
+        if shortest > _HOPELESS * known:
+            break
+    return shortest

@@ -1,0 +1,91 @@
+"""Our way: the step, the batches and the inference of `cctkit train --recipe report` and `cctkit eval`."""
+
+from collections.abc import Iterator
+
+import torch
+
+from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
+from cctkit.bench.task import Task
+from cctkit.data.augment import Batch
+from cctkit.data.loader import train_batches
+from cctkit.data.plan import EpochPlan
+from cctkit.models.build import build_model
+from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.optim import make_optimizers
+from cctkit.training.step import new_state, train_step
+
+
+def policy_of(task: Task) -> DevicePolicy:
+    """The device policy that training takes here; the CPU's where it would take MPS, which is not measured."""
+    config = task.config()
+
+    def choose(device: str) -> DevicePolicy:
+        return choose_policy(
+            device=device,
+            precision=config.precision,
+            threads=config.threads,
+            compile=config.compile,
+            dropout=config.model.attention_dropout > 0,
+        )
+
+    policy = choose(config.device)
+    return choose("cpu") if policy.device == "mps" else policy
+
+
+class OurSide:
+    """What can be timed of our way."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.config, architecture = task, task.config(), task.architecture()
+        policy = self.policy = policy_of(task)
+        self.size = architecture.image_size
+        model = policy.prepare(build_model(architecture, seed=0)).train()
+        self.state = new_state(model, make_optimizers(model, self.config), ema=None, policy=policy)
+        images = torch.randn(task.batch_size, 3, *self.size, device=policy.device)
+        self.batch = Batch(
+            images=images.contiguous(memory_format=torch.channels_last) if policy.channels_last else images,
+            labels=torch.randint(0, task.num_classes, (task.batch_size,), device=policy.device),
+        )
+        self._data: SyntheticImages | None = None
+        self._epoch = 0
+
+    def train(self, batch: Batch) -> None:
+        """One update."""
+        train_step(self.state, batch, config=self.config, policy=self.policy, lr_factor=1.0)
+
+    def infer(self, batches: int) -> None:
+        """The logits of the ready batch, so many times."""
+        model = self.state.model
+        with self.policy.evaluating(model):
+            for _ in range(batches):
+                model(self.batch.images)
+
+    def batches(self, number: int) -> Iterator[Batch]:
+        """So many batches as training draws, augments and normalises them, epoch after epoch."""
+        batch_size, config = self.task.batch_size, self.config
+        images = epoch_images(self.size, batch_size=batch_size, device=self.policy.device)
+        if self._data is None:
+            self._data = SyntheticImages(images, self.size, num_classes=self.task.num_classes)
+        while number > 0:
+            part = min(images, number * batch_size)
+            plan = EpochPlan.draw(
+                seed=config.seed,
+                epoch=self._epoch,
+                num_images=part,
+                batch_size=batch_size,
+                image_size=self.size,
+                config=config.augment,
+            )
+            yield from train_batches(
+                self._data,
+                plan=plan,
+                config=config.augment,
+                batch_size=batch_size,
+                mean=MEAN,
+                std=STD,
+                device=self.policy.device,
+                workers=config.data.workers,
+                channels_last=self.policy.channels_last,
+            )
+            number -= part // batch_size
+            self._epoch += 1
