@@ -175,7 +175,7 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "", "\0", "x" * 5000, "a\x1bb"])
 def test_a_name_of_nothing_is_an_error(name: str) -> None:
-    with pytest.raises(UserError, match="no such folder|no character of a name") as caught:
+    with pytest.raises(UserError, match=r"no such folder|no character of a name") as caught:
         load_dataset(DataConfig(dataset=name))
     assert str(caught.value).isprintable()
 

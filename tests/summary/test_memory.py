@@ -1,13 +1,10 @@
 """The predicted memory of a training step, against the allocator's figures of a real one and against hand-made counts."""
 
-from itertools import accumulate
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
+from cctkit.bench.clock import peak_bytes
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
@@ -33,18 +30,16 @@ def policy_of(dtype: str = "float32", attention: str = "plain", device: str = "c
 def measured_peak(name: str, *, batch_size: int, policy: DevicePolicy, optimizer: str = "adamw") -> int:
     """The most that the allocator held during two real steps of training, the model's own weights included."""
     config = TrainConfig.from_flat({"optimizer": optimizer})
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+
+    def steps() -> None:
         model = policy.prepare(build_model(named_config(name, num_classes=100), seed=0)).train()
         state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
         images = torch.zeros(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
         batch = Batch(images=images, labels=torch.zeros(batch_size, dtype=torch.int64))
         for _ in range(2):
             train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
-    results: Any = profiler.profiler
-    events = sorted(
-        (event.start_ns(), event.nbytes()) for event in results.kineto_results.events() if event.name() == "[memory]"
-    )
-    return max(accumulate(nbytes for _, nbytes in events))
+
+    return peak_bytes(steps, "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bf16"])

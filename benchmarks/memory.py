@@ -1,0 +1,83 @@
+"""The predicted memory of a training step beside the measured: `python benchmarks/memory.py`.
+
+Measured are the allocator's figures of two real steps on this CPU, as torch's profiler has them.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import torch
+
+from cctkit.bench.clock import peak_bytes
+from cctkit.catalog.models import named_config
+from cctkit.config import TrainConfig
+from cctkit.data.augment import Batch
+from cctkit.models.build import build_model
+from cctkit.summary.memory import memory_policy, predict_memory
+from cctkit.training.device import DevicePolicy
+from cctkit.training.optim import make_optimizers
+from cctkit.training.step import new_state, train_step
+
+MODELS = ("cct_2_3x2", "cct_4_3x2", "cct_6_3x2", "cct_6_3x1", "vit_lite_6_4")
+MB = 2**20
+
+
+def measured_bytes(name: str, *, batch_size: int, policy: DevicePolicy) -> int:
+    """The most that the allocator held during two training steps, from the building of the model on."""
+
+    def steps() -> None:
+        config = TrainConfig()
+        model = policy.prepare(build_model(named_config(name, num_classes=100), seed=0)).train()
+        state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
+        images = torch.zeros(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
+        batch = Batch(images=images, labels=torch.zeros(batch_size, dtype=torch.int64))
+        for _ in range(2):
+            train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
+
+    return peak_bytes(steps, "cpu")
+
+
+def row_of(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
+    """A row of the table."""
+    policy = memory_policy(device="cpu", dtype=dtype)
+    with torch.device("meta"):
+        model = build_model(named_config(name, num_classes=100))
+    predicted = predict_memory(model, image_size=(32, 32), batch_size=batch_size, policy=policy).peak_bytes
+    measured = measured_bytes(name, batch_size=batch_size, policy=policy)
+    return {
+        "model": name,
+        "batch_size": batch_size,
+        "dtype": policy.precision,
+        "attention": policy.attention,
+        "predicted_bytes": predicted,
+        "measured_bytes": measured,
+        "error_percent": 100 * (predicted / measured - 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", help="may be repeated; default: " + ", ".join(MODELS))
+    parser.add_argument("--batch-size", type=int, action="append", help="may be repeated; default: 32, 128")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    rows = []
+    for name in args.model or MODELS:
+        for batch_size in args.batch_size or (32, 128):
+            for dtype in ("bf16", "float32"):
+                row = row_of(name, batch_size, dtype)
+                rows.append(row)
+                if not args.json:
+                    predicted, measured = row["predicted_bytes"] / MB, row["measured_bytes"] / MB
+                    print(
+                        f"{name:12} {batch_size:4} {dtype:8} {row['attention']:8} predicted {predicted:8.1f}  measured "
+                        f"{measured:8.1f} MB  error {row['error_percent']:+.1f}%",
+                        flush=True,
+                    )
+    if args.json:
+        print(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    main()
