@@ -22,7 +22,8 @@ aten = torch.ops.aten
 Shape = tuple[int, ...]
 Run = Callable[[], object]
 
-_HOPELESS = 2.0  # a form that takes so many times the fastest's time is not tried again
+_TRIAL_RUNS = 3  # of every form
+_HOPELESS = 1.5  # one that takes so many times the fastest's time is not run again
 _LAUNCHES = 10  # on CUDA so many are timed at once, as one alone is mostly its launch
 
 
@@ -164,18 +165,18 @@ class Floor:
         self._shortest = dict.fromkeys(self._forms, float("inf"))
 
     def measure(self, runs: int) -> dict[str, float]:
-        """Time each operation `runs` times more; the seconds of every part, by the shortest runs so far."""
+        """Time each operation `runs` times more, at least 4; the seconds of every part, by the shortest runs so far."""
         for operation, candidates in self._forms.items():
-            times: dict[Form, float] = {}
-            for form in candidates:
-                times[form] = _shortest(operation, form, runs, self._shortest[operation])
-                self._shortest[operation] = min(self._shortest[operation], times[form])
-            self._forms[operation] = [form for form in candidates if times[form] <= _HOPELESS * min(times.values())]
+            trial = {form: _shortest(operation, form, _TRIAL_RUNS) for form in candidates}
+            kept = [form for form in candidates if trial[form] <= _HOPELESS * min(trial.values())]
+            more = [_shortest(operation, form, runs - _TRIAL_RUNS) for form in kept]
+            self._forms[operation] = kept
+            self._shortest[operation] = min(self._shortest[operation], *trial.values(), *more)
         return {name: sum(count * self._shortest[each] for each, count in part.items()) for name, part in self.counts.items()}
 
 
-def _shortest(operation: Operation, form: Form, runs: int, known: float) -> float:
-    """The shortest of `runs` runs; of a single one where that shows the form to be hopeless beside the `known`."""
+def _shortest(operation: Operation, form: Form, runs: int) -> float:
+    """The shortest of `runs` runs, after one to warm up."""
     ready = operation.ready(form)
     launches = _LAUNCHES if form.device == "cuda" else 1
 
@@ -184,9 +185,4 @@ def _shortest(operation: Operation, form: Form, runs: int, known: float) -> floa
             ready()
 
     run()
-    shortest = float("inf")
-    for _ in range(runs):
-        shortest = min(shortest, seconds(run, form.device) / launches)
-        if shortest > _HOPELESS * known:
-            break
-    return shortest
+    return min(seconds(run, form.device) for _ in range(runs)) / launches

@@ -63,13 +63,13 @@ def test_the_shortest_run_of_the_fastest_form_counts_as_often_as_the_step_makes_
 
     monkeypatch.setattr(Product, "ready", lambda self, form: seen.append(form.dtype) or (lambda: None))
     floor = Floor({"step": {operation: 3}, "inference": {operation: 1}}, "cpu")
-    clock([4, 3, 5, 7])  # two runs of float32, two of bf16
-    assert floor.measure(2) == {"step": 9, "inference": 3}
-    clock([2.5, 9, 6])  # bf16's first run is over twice the best: it is not run again
-    assert floor.measure(2) == {"step": 7.5, "inference": 2.5}
-    clock([3, 3])
-    assert floor.measure(2) == {"step": 7.5, "inference": 2.5}
-    assert seen == [torch.float32, torch.bfloat16] * 2 + [torch.float32]
+    clock([4, 3, 5, 3.5, 7, 4, 2.5, 6])  # three runs of float32, three of bf16, the fourth of each
+    assert floor.measure(4) == {"step": 7.5, "inference": 2.5}
+    clock([3, 4, 3, 4.6, 5, 4.7, 2, 9])  # bf16 is over 1.5 times slower: no fourth and fifth run of it
+    assert floor.measure(5) == {"step": 6, "inference": 2}
+    clock([3, 3, 3, 3])
+    assert floor.measure(4) == {"step": 6, "inference": 2}
+    assert seen == [torch.float32, torch.bfloat16] * 3 + [torch.float32] * 3
 
 
 def test_the_peak_is_the_most_that_was_allocated_at_one_time() -> None:
