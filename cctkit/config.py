@@ -306,7 +306,7 @@ class TrainConfig(Checked):
         if self.min_lr > self.lr:
             raise UserError(f"min_lr {self.min_lr} is above lr {self.lr}", "--min-lr")
         warmup = self.epochs * self.warmup_fraction if self.warmup_epochs is None else self.warmup_epochs
-        if warmup + self.cooldown_epochs > self.epochs + 1e-6:  # 0.55 of 100 is a little more than 55
+        if warmup + self.cooldown_epochs > self.epochs + 1e-6:  # 0.675 of 3 is 2.0250000000000004
             raise UserError(
                 f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
                 "--warmup-epochs, --cooldown-epochs",

@@ -242,7 +242,7 @@ def test_a_warmup_and_a_cooldown_longer_than_the_run_are_refused(values: dict[st
     "values",
     [
         {"epochs": 10, "warmup_epochs": 6, "cooldown_epochs": 4},
-        {"epochs": 100, "warmup_fraction": 0.55, "cooldown_epochs": 45},  # 100 * 0.55 is 55.00000000000001
+        {"epochs": 3, "warmup_fraction": 0.675, "cooldown_epochs": 0.975},  # 3 * 0.675 is 2.0250000000000004
         {"epochs": 1, "warmup_fraction": 0.99},
     ],
 )
