@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check bench readme clean
 
 install: .venv/installed
 
@@ -27,6 +27,9 @@ bench: install
 	$(BIN)/cctkit bench
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/startup.py
+
+readme: install  # its outputs and pictures, by the commands that it shows
+	$(BIN)/python docs/outputs.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
