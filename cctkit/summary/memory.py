@@ -236,13 +236,22 @@ def _fill_optimizers(state: TrainState) -> None:
 
 
 class _AcceleratorKernels(TorchFunctionMode):
-    """What CUDA has and a CPU has not: attention that keeps no matrix of weights, masks of a bool an element."""
+    """What CUDA has and a CPU has not: attention that keeps no matrix of weights.
+
+    Within torch's own nn.MultiheadAttention it is not seen, so that there the CPU's is counted.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
         if func is nn.functional.scaled_dot_product_attention:
-            q, k, v = args
-            return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, kwargs.get("dropout_p", 0.0))[0]
-        return func(*args, **kwargs)
+            func = _flash_attention
+        return func(*args, **(kwargs or {}))
+
+
+def _flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
+) -> Tensor:
+    """torch's kernel for CUDA, which needs no GPU where there is no data. A mask changes no size."""
+    del attn_mask
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal)[0]  # type: ignore[no-any-return]
