@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from datetime import datetime
@@ -189,6 +190,26 @@ def test_a_run_that_is_held_exits_5_and_is_free_at_once_when_its_holder_is_kille
     holder.wait()
     holder.stdout.close()
     RunDir.open(path).close()
+
+
+def test_the_lock_of_a_killed_holder_is_free_though_its_workers_live_on(tmp_path: Path) -> None:
+    """Fails with filelock 3.29, whose lock a forked process keeps."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from cctkit.rundir import RunDir\n"
+        "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); worker = os.fork()\n"
+        "if worker:\n    print(worker, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        worker = int(holder.stdout.readline())
+        holder.kill()
+        holder.wait()
+        try:
+            RunDir.open(tmp_path / "run").close()
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_metrics_survive_a_torn_last_line_and_are_cut_to_the_checkpoint(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ class PlainReporter:
 
     log_every_s = 30.0
 
-    def __init__(self, *, quiet: bool = False, stream: TextIO = sys.stderr) -> None:
-        self.quiet, self.stream = quiet, stream
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.quiet, self.stream = quiet, stream or sys.stderr
         self.estimate = Estimate()
 
     def notice(self, text: str) -> None:

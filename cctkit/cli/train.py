@@ -76,7 +76,6 @@ def train(
                 run, result = start_run(request, reporter=reporter, stop=stop, data_progress=on_data)
         finally:
             reporter.close()
-        stop.check()  # asked to while the result was written
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, result_console
 

@@ -314,4 +314,5 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
     )
     draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
     run.write_json(run.result, result)
+    job.stop.check()
     return result

@@ -1,0 +1,83 @@
+"""The one place where errors are printed: few lines, printable, with the right exit code; bugs keep their traceback."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from cctkit.cli import app
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert all(line.isprintable() for line in streams.err.splitlines())
+    return streams.err[max(0, streams.err.find("error:")) :].splitlines()  # the notices before it aside
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["curves", "x" * 5000],
+        ["eval", "x" * 5000],
+        ["train", "--config", "x" * 5000],
+        ["train", "--dataset", "x" * 5000],
+        ["train", "--dataset", "digits", "--output", "x" * 5000],
+        ["train", "--dataset", "digits", "--init", "x" * 5000],
+        ["train", "--resume", "x" * 5000],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:30],
+)
+def test_a_name_too_long_is_an_error_of_the_users(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(arguments) == 2
+    lines = printed(capsys)
+    assert len(lines) <= 3
+    assert lines[0] == "error: File name too long" or "no such" in lines[0] or "cannot" in lines[0]
+
+
+def test_what_stands_on_the_command_line_is_made_printable(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--\x1b[31m", "\u202e", os.fsdecode(b"\xff")):
+        assert app.run(["train", word]) == 2
+        assert len(printed(capsys)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "images"), 2, "error: Permission denied"),
+        (MemoryError(), 4, "error: memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), 4, "error: memory ran out"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_the_system_refuses_has_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, code: int, words: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(app, "app", fail)
+    assert app.run([]) == code
+    assert printed(capsys)[0] == words
+
+
+@pytest.mark.parametrize("bug", [OSError(errno.EBADF, "Bad file descriptor"), RuntimeError("a bug"), KeyError("a bug")])
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
+    def fail(**_: object) -> None:
+        raise bug
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(type(bug)):
+        app.run([])
+
+
+def test_a_config_file_with_values_of_any_type_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    junk = ["3", "[1]", "1979-05-27", "inf", "0x" + "f" * 5000, '"\\u0000"', "{a = 1}", "true", "-1", "[[]]"]
+    for key in ("recipe", "dataset", "image_size", "lr", "epochs", "model", "init", "flip", "auto_augment"):
+        for value in junk:
+            path = tmp_path / "c.toml"
+            path.write_text(f"dataset = 3\n{key} = {value}\n" if key != "dataset" else f"{key} = {value}\n")
+            assert app.run(["train", "--config", str(path)]) == 2, (key, value)
+            assert len(printed(capsys)) <= 3
