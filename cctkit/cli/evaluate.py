@@ -43,7 +43,7 @@ def evaluate(
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.cli.report import render_evaluation
-    from cctkit.cli.tables import print_json, result_console
+    from cctkit.cli.tables import print_json, print_wide
     from cctkit.config import DataConfig
     from cctkit.inference import Wish, evaluate_source
     from cctkit.training.stopping import StopRequest
@@ -71,4 +71,4 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        result_console().print(render_evaluation(result))
+        print_wide(lambda _: render_evaluation(result))

@@ -77,12 +77,11 @@ def train(
         finally:
             reporter.close()
     from cctkit.cli.report import render_evaluation
-    from cctkit.cli.tables import print_json, result_console
+    from cctkit.cli.tables import print_json, print_wide, result_console
 
     if as_json:
         print_json(result)
         return
-    console = result_console()
-    console.print(render_evaluation(result))
+    print_wide(lambda _: render_evaluation(result))
     path, weights = safe_text(run.path), safe_text(run.weights)
-    console.print(f"run: {path}", f"weights: {weights}", f"next: cctkit eval {path}", sep="\n", soft_wrap=True)
+    result_console().print(f"run: {path}", f"weights: {weights}", f"next: cctkit eval {path}", sep="\n", soft_wrap=True)
