@@ -116,8 +116,7 @@ def _write_small(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_
         with contextlib.suppress(_OtherSizeError):
             _write(file, replace(source, read=read), size=stored, mode=mode, skip_bad=skip_bad, progress=progress)
             return
-        file.seek(0)
-        file.truncate()
+        file.truncate(0)
     _write(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
 
 
