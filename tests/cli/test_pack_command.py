@@ -1,5 +1,6 @@
 """`cctkit pack`: one file from a folder, which other commands take for a data set."""
 
+import io
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from cctkit.cli.app import run
+from cctkit.cli.progress import PlainReporter
 from cctkit.config import DataConfig
 from cctkit.data.dataset import load_dataset
 from tests.conftest import write_images
@@ -71,3 +73,14 @@ def test_what_cannot_be_packed_is_an_error(
     assert words in error
     assert len(error.splitlines()) <= 3
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_off_a_terminal_long_work_is_told_in_a_line_now_and_then_but_not_at_its_start() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream=stream)
+    reporter.data("reading images", 0, 9000)
+    reporter.data("reading images", 10, 9000)
+    assert stream.getvalue() == ""
+    reporter.log_every_s = 0.0
+    reporter.data("reading images", 4500, 9000)
+    assert stream.getvalue() == "reading images: 4,500 of 9,000\n"
