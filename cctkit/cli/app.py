@@ -14,6 +14,7 @@ from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
 from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
+from cctkit.cli.pack import pack
 from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
@@ -40,6 +41,7 @@ app.command()(compare)
 app.command("plot-lr")(plot_lr)
 app.command()(curves)
 app.command()(models)
+app.command()(pack)
 app.command("import")(import_weights)
 app.command()(bench)
 

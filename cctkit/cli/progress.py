@@ -1,6 +1,7 @@
 """How training is shown: a live bar on a terminal, plain lines elsewhere, both on stderr."""
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -60,6 +61,7 @@ class PlainReporter:
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet, self.stream = quiet, stream or sys.stderr
         self.estimate = Estimate()
+        self.doing, self.told_s = "", 0.0
 
     def notice(self, text: str) -> None:
         self.stream.write(text + "\n")
@@ -83,7 +85,12 @@ class PlainReporter:
             self.notice(epoch_line(record, epochs))
 
     def data(self, what: str, done: int, total: int) -> None:
-        pass
+        now = time.monotonic()
+        if what != self.doing:
+            self.doing, self.told_s = what, now
+        elif now - self.told_s >= self.log_every_s and not self.quiet:
+            self.told_s = now
+            self.notice(f"{what}: {done:,} of {total:,}")
 
     def close(self) -> None:
         pass

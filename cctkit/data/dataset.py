@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import platformdirs
@@ -16,19 +16,19 @@ from cctkit.data.digits import digits_origin
 from cctkit.data.folder import folder_origin
 from cctkit.data.images import enlarges
 from cctkit.data.packed import SCHEMA, Packed, open_packed
-from cctkit.data.packing import pack
+from cctkit.data.packing import Packing, pack
+from cctkit.data.partial import partial_path, remove_stale
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
+from cctkit.data.splitting import Channels, carve, statistics
 from cctkit.data.transfer import to_device
-from cctkit.errors import ResourceError, UserError
+from cctkit.errors import DiskError, UserError
 from cctkit.text import nearest, safe_text
 
 DEFAULT_SIZE: Size = (32, 32)
 _TEST_SHARE = 0.2
 _DEFAULT = "cifar100"
-_LEAST_STD = 1 / 255  # of a channel that hardly varies: dividing by less would blow up its noise
 
 _Rows = Labels
-_Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,8 +69,8 @@ class Dataset:
     image_size: Size
     stored_size: Size
     resize_mode: Literal["crop", "squash"]
-    mean: _Channels
-    std: _Channels
+    mean: Channels
+    std: Channels
     train: Split
     val: Split | None
     test: Split | None
@@ -119,8 +119,8 @@ def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify
             return _assemble(open_packed(file), config, place=str(file))
         origin = _origin(config, progress, notify)
         return _assemble(_packed(origin, config, progress), config, place=origin.place)
-    except ResourceError as error:
-        raise ResourceError(
+    except DiskError as error:
+        raise DiskError(
             error.what, error.where, "free some space, or move what is kept with --data-dir and CCTKIT_CACHE"
         ) from error
 
@@ -133,13 +133,33 @@ def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
     try:
         return open_packed(path)
     except UserError:  # not there, or damaged
-        packed = pack(
-            origin.load(progress), path, size=size, mode=config.resize_mode, skip_bad=config.skip_bad, progress=progress
-        )
+        remove_stale(path.parent)
+        # Of one name whatever is done with bad images: what was read goes on when --skip-bad is added.
+        begun = partial_path(path.with_name(digest_of(origin.address, size, config.resize_mode)[:16]))
+        packed = pack(origin.load(progress), path, how=_packing(origin, config), progress=progress, partial=begun)
     for older in path.parent.glob(f"{place}-*"):
         if older != path:
             older.unlink(missing_ok=True)  # who has it mapped keeps it
     return packed
+
+
+def _packing(origin: Origin, config: DataConfig) -> Packing:
+    return Packing(key=origin.key, size=config.image_size or DEFAULT_SIZE, mode=config.resize_mode, skip_bad=config.skip_bad)
+
+
+def pack_dataset(config: DataConfig, path: Path, *, progress: Progress | None = None, notify: Notify | None = None) -> Packed:
+    """The data set that `config` names as the packed file `path`, which then is a data set itself.
+
+    Raises: UserError where there is no such data, it cannot be used, or `path` is there; ResourceError where the disk is full;
+    StoppedError where `progress` raises it: the next call goes on from there.
+    """
+    progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
+    if path.exists():
+        raise UserError("the output exists, and nothing is overwritten", safe_text(path), "choose another --output")
+    if config.dataset is not None and config.dataset not in DATASETS and (file := _existing(config.dataset)).is_file():
+        raise UserError("this is a file, expected a folder or the name of a data set", safe_text(file))
+    origin = _origin(config, progress, notify)
+    return pack(origin.load(progress), path, how=_packing(origin, config), progress=progress)
 
 
 def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
@@ -203,12 +223,12 @@ def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Datas
     train, test, val = parts["train"], parts["test"], parts["val"]
     made = len(train) == 0
     if made:
-        train, test = _carve(packed, parts["all"], _TEST_SHARE, (config.split_seed, 1), where)
+        train, test = carve(packed, parts["all"], _TEST_SHARE, (config.split_seed, 1), where)
     if config.val_fraction > 0:
         if len(val):
             raise UserError("there is a validation folder already", where, "leave out --val-fraction")
-        train, val = _carve(packed, train, config.val_fraction, (config.split_seed, 2), where)
-    mean, std = _statistics(packed, train)
+        train, val = carve(packed, train, config.val_fraction, (config.split_seed, 2), where)
+    mean, std = statistics(packed, train)
     row = DATASETS.get(named or "")
     return Dataset(
         name=named or packed.name,
@@ -232,42 +252,6 @@ def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Datas
 
 
 def _split(packed: Packed, rows: _Rows) -> Split:
-    return Split(packed=packed, index=rows, labels=packed.labels[rows])
-
-
-def _carve(packed: Packed, rows: _Rows, share: float, seed: tuple[int, int], where: str) -> tuple[_Rows, _Rows]:
-    """`rows` without and with a stratified `share`: of every class the same fraction, at least one image on each side.
-
-    The images are drawn in the order of their pixels' digests, so that the split is a function of the fingerprint and the
-    seed: files that are renamed or moved, and archives of the same images, are split alike.
-
-    Raises: UserError where a class has only one image.
-    """
-    generator = np.random.default_rng(seed)
-    labels = packed.labels[rows]
-    taken = []
-    for label, name in enumerate(packed.class_names):
-        of_class = rows[labels == label]
-        if len(of_class) < 2:
-            raise UserError(
-                f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", where, "add images to it"
-            )
-        number = min(max(1, round(share * len(of_class))), len(of_class) - 1)
-        drawn = generator.permutation(len(of_class))[:number]
-        taken.append(of_class[np.argsort(packed.order[of_class], kind="stable")][drawn])
-    second = np.sort(np.concatenate(taken))
-    return np.setdiff1d(rows, second), second
-
-
-def _statistics(packed: Packed, rows: _Rows) -> tuple[_Channels, _Channels]:
-    """Mean and standard deviation of the channels over all pixels of these images, of values in 0 to 1."""
-    pixels = len(rows) * packed.image_size[0] * packed.image_size[1]
-    total = packed.sums[rows].sum(axis=0) / pixels
-    mean = total[:3] / 255
-    std = np.sqrt(np.maximum(total[3:] / 255**2 - mean**2, _LEAST_STD**2))
-    return _three(mean), _three(std)
-
-
-def _three(values: np.ndarray[Any, Any]) -> _Channels:
-    red, green, blue = (round(float(value), 6) for value in values)
-    return red, green, blue
+    follow = int(rows[-1] - rows[0]) == len(rows) - 1  # then the file's own labels serve, mapped
+    labels = packed.labels[rows[0] : rows[-1] + 1] if follow else packed.labels[rows]
+    return Split(packed=packed, index=rows, labels=labels)

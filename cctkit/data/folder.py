@@ -1,5 +1,6 @@
 """A folder of images: `train/CLASS/*` beside `test/` or `val/`, or just `CLASS/*`."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cctkit.data.images import SUFFIXES, decode
-from cctkit.data.source import ROLES, Origin, Progress, Role, Source, digest_of
+from cctkit.data.source import ROLES, CompactIds, Origin, Progress, Role, Source
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -17,7 +18,28 @@ _IGNORED = {"__MACOSX"}
 _NAMED = 5
 
 _Entry = tuple[str, str, int, int]  # id (the path inside the folder), path, bytes, time of change in ns
-_Classes = dict[str, list[_Entry]]
+_Counts = dict[str, int]  # images of each class
+
+
+class _Files:
+    """All images of a folder, in order; of each only what stays: its id, and its share in the key."""
+
+    def __init__(self) -> None:
+        self.ids = CompactIds()
+        self._digest = hashlib.sha256(b"([")
+
+    def extend(self, role: Role, name: str, entries: list[_Entry]) -> None:
+        for i, entry in enumerate(entries):
+            comma = ", " if i or len(self.ids) else ""
+            self._digest.update(f"{comma}{(role, name, entry)!r}".encode())
+        self.ids.extend(entry[0] for entry in entries)
+
+    @property
+    def key(self) -> str:
+        """`source.digest_of` the list of (role, class, entry), which then never is in memory as a whole."""
+        digest = self._digest.copy()
+        digest.update(b"],)")
+        return digest.hexdigest()
 
 
 def folder_origin(folder: Path, progress: Progress) -> Origin:
@@ -26,26 +48,26 @@ def folder_origin(folder: Path, progress: Progress) -> Origin:
     Raises: UserError where there is no image, only one class, an empty class, or a class that one side lacks.
     """
     root = str(folder.resolve())
+    files = _Files()
     try:
-        parts = _parts(root)
-        entries = {role: _classes(path, root, progress) for role, path in parts}
+        counts = {role: _classes(role, path, root, files, progress) for role, path in _parts(root)}
     except OSError as error:
         raise UserError(f"the folder cannot be read: {error.strerror}", safe_text(error.filename or root)) from error
-    class_names = _common_classes(entries, root)
-    found = [(role, name, entry) for role in entries for name in class_names for entry in entries[role][name]]
-    return Origin(address=root, key=digest_of(found), place=root, load=lambda _: _source(root, class_names, found))
+    class_names = _common_classes(counts, root)
+    return Origin(address=root, key=files.key, place=root, load=lambda _: _source(root, class_names, counts, files.ids))
 
 
-def _source(root: str, class_names: tuple[str, ...], found: list[tuple[Role, str, _Entry]]) -> Source:
-    label_of = {name: label for label, name in enumerate(class_names)}
+def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts], ids: CompactIds) -> Source:
+    numbers = [counts[role][name] for role in counts for name in class_names]
+    start = root.rstrip(os.sep) + os.sep
     return Source(
         name=safe_text(os.path.basename(root), 60) or "images",
         place=root,
         class_names=class_names,
-        labels=np.array([label_of[name] for _, name, _ in found], dtype=np.int64),
-        roles=np.array([ROLES.index(role) for role, _, _ in found], dtype=np.int8),
-        ids=[entry[0] for _, _, entry in found],
-        read=lambda i: decode(found[i][2][1]),
+        labels=np.repeat(np.tile(np.arange(len(class_names), dtype=np.int64), len(counts)), numbers),
+        roles=np.repeat(np.array([ROLES.index(role) for role in counts for _ in class_names], dtype=np.int8), numbers),
+        ids=ids,
+        read=lambda i: decode(start + ids[i]),
     )
 
 
@@ -90,14 +112,16 @@ def _subfolders(folder: str) -> list[tuple[str, str]]:
         return sorted((entry.name, entry.path) for entry in found if _visible(entry.name) and entry.is_dir())
 
 
-def _classes(part: str, root: str, progress: Progress) -> _Classes:
-    """Every class folder of one side with its images."""
+def _classes(role: Role, part: str, root: str, files: _Files, progress: Progress) -> _Counts:
+    """The number of images in every class folder of one side; the images themselves go to `files`."""
     folders = _subfolders(part)
-    classes: _Classes = {}
+    counts: _Counts = {}
     for done, (name, path) in enumerate(folders):
         progress("looking for images (classes)", done, len(folders))
-        classes[name] = sorted(_images(path, root, set()))
-    return classes
+        entries = sorted(_images(path, root, set()))
+        files.extend(role, name, entries)
+        counts[name] = len(entries)
+    return counts
 
 
 def _images(folder: str, root: str, seen: set[str]) -> Iterator[_Entry]:
@@ -125,21 +149,21 @@ def _facts(entry: "os.DirEntry[str]") -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def _common_classes(entries: dict[Role, _Classes], root: str) -> tuple[str, ...]:
+def _common_classes(counts: dict[Role, _Counts], root: str) -> tuple[str, ...]:
     """The class names, the same on every side, each with images."""
     where = safe_text(root)
-    if not any(chain.from_iterable(classes.values() for classes in entries.values())):
+    if not any(chain.from_iterable(classes.values() for classes in counts.values())):
         raise UserError(
             "there is no image in a class folder in it",
             where,
             f"expected CLASS/*, or train/CLASS/* and test/CLASS/*, of {' '.join(sorted(SUFFIXES))}",
         )
-    for role, classes in entries.items():
-        if empty := [name for name, files in classes.items() if not files]:
+    for role, classes in counts.items():
+        if empty := [name for name, number in classes.items() if not number]:
             side = "" if role == "all" else f" in {role}"
             raise UserError(f"no image{side} of the class {_some(empty)}", where, "remove its folder, or fill it")
-    everything = sorted(set(chain.from_iterable(entries.values())))
-    for role, classes in entries.items():
+    everything = sorted(set(chain.from_iterable(counts.values())))
+    for role, classes in counts.items():
         if missing := [name for name in everything if name not in classes]:
             raise UserError(
                 f"{role} lacks the class {_some(missing)}, which another side has",

@@ -19,7 +19,14 @@ LEAST_SIDE = 32
 """Smaller images are stored at this many pixels: augmentation moves and crops in pixels, and was made for 32."""
 _MAX_PIXELS = 64_000_000
 _LARGE_PIXELS = 8_000_000
-_LARGE = threading.Lock()  # large images are decoded one at a time, so that many cores do not mean as many gigabytes
+_LARGE: contextlib.AbstractContextManager[object] = threading.Lock()
+"""Large images are decoded one at a time, so that many cores do not mean as many gigabytes."""
+
+
+def share_large(lock: contextlib.AbstractContextManager[object]) -> None:
+    """From now on large images are decoded under this lock: one that several processes share."""
+    global _LARGE
+    _LARGE = lock
 
 
 def decode(path: str) -> Pixels:

@@ -79,7 +79,7 @@ def open_packed(path: Path) -> Packed:
         raise UserError(
             f"this is no packed data set, or a damaged one: {safe_text(error)}",
             safe_text(path),
-            "give --dataset a folder, a name, or a file from the cache of cctkit",
+            "give --dataset a folder, a name, or a file made by cctkit pack",
         ) from error
 
 
@@ -131,9 +131,9 @@ def _check_arrays(arrays: dict[str, np.ndarray[Any, Any]], number: int, num_clas
     labels, roles, offsets = arrays["labels"], arrays["roles"], arrays["id_offsets"]
     if number == 0 or labels.min() < 0 or labels.max() >= num_classes or roles.min() < 0 or roles.max() >= len(ROLES):
         raise ValueError("a label or role is out of range")
-    if not np.isin(roles, [ROLES.index("train"), ROLES.index("all")]).any():
+    if not any((roles == ROLES.index(role)).any() for role in ("train", "all")):
         raise ValueError("it has no images to train on")
-    if offsets[0] != 0 or offsets[-1] != arrays["ids"].size or (np.diff(offsets) < 0).any():
+    if offsets[0] != 0 or offsets[-1] != arrays["ids"].size or (offsets[1:] < offsets[:-1]).any():
         raise ValueError("its ids do not fit each other")
     if not np.isfinite(arrays["sums"]).all():
         raise ValueError("its statistics are not finite")

@@ -1,109 +1,72 @@
-"""Making a packed file: every image decoded on all cores, written as it comes, the file whole or not there."""
+"""Making a packed file: its images come from all cores, as far as they are not there yet; the file is whole or not there."""
 
 import contextlib
-import hashlib
-import json
-import math
 import os
-import secrets
-import struct
-import sys
-import threading
-import time
 import warnings
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
 from cctkit.config import Size
-from cctkit.data.images import resized, stored_size
-from cctkit.data.packed import DTYPES, KEY, SCHEMA, Packed, open_packed
-from cctkit.data.source import ROLES, BadImageError, Pixels, Progress, Source
-from cctkit.errors import UserError
+from cctkit.data.decoding import BAD, decoded
+from cctkit.data.images import stored_size
+from cctkit.data.packed import SCHEMA, Packed, open_packed
+from cctkit.data.partial import Partial, hold, partial_path
+from cctkit.data.source import BadImageError, Pixels, Progress, Source, digest_of
+from cctkit.data.writing import header_of, images_at, write_rest
+from cctkit.errors import StoppedError, UserError
 from cctkit.rundir import full_disk_named, sync_directory
 from cctkit.text import safe_text
 
-_READING = "reading images"
 _TRIED = 16
-_QUICK_S = 1e-3  # an image: below that, threads lose more by waiting for each other than they win
-_CHUNK = 64
-_CHUNKS_IN_FLIGHT = 4
-_POLL_S = 0.1
 _BAD_NAMED = 3
-_ALIGNMENT = 64
-_CODES = {"uint8": "U8", "int8": "I8", "int64": "I64", "float64": "F64"}
-
-_Image = tuple[bytes, bytes, np.ndarray[Any, Any]]  # pixels (3, H, W), digest, sums (6,)
 
 
-def pack(source: Source, path: Path, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> Packed:
-    """Decode every image of `source`, bring it to `size`, write the packed file, and map it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How to pack: size in pixels; mode "crop" or "squash"; key: names the images, as `Origin.key`."""
 
-    Where all have one size, smaller and of the same shape, they stay as they are (`stored_size`): 50,000 images of 32 x 32
-    for a model of 224 x 224 would take 7.5 GB.
+    key: str
+    size: Size
+    mode: str
+    skip_bad: bool
 
-    Raises: UserError naming broken images, unless `skip_bad`; ResourceError where the disk is full.
+
+def pack(source: Source, path: Path, *, how: Packing, progress: Progress, partial: Path | None = None) -> Packed:
+    """Decode every image of `source`, bring it to a size, write the packed file, and map it.
+
+    What another start has begun, in `partial` or beside `path`, is gone on with. Where all images have one size, smaller
+    and of the same shape, they stay as they are (`stored_size`): 50,000 images of 32 x 32 for a model of 224 x 224 would
+    take 7.5 GB.
+
+    Raises: UserError naming broken images, unless they may be skipped; ResourceError where the disk is full; StoppedError.
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path.parent)
-        with _beside(path) as (beside, file):
-            _write_small(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
-            file.flush()
-            os.fsync(file.fileno())
-            packed = open_packed(beside)  # before it is renamed: nobody can remove it in between
-            os.replace(beside, path)
+        with hold(partial or partial_path(path), progress) as begun:
+            if path.exists():  # damaged, or another start was faster
+                with contextlib.suppress(UserError):
+                    packed = open_packed(path)
+                    begun.remove()
+                    return packed
+            try:
+                packed = _filled(begun, source, how, progress)
+                begun.finish(path)
+            except OSError:
+                begun.remove()
+                raise
         sync_directory(path.parent)
     return packed
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside `path`, locked while this process lives, and gone afterwards unless it was renamed."""
-    while True:
-        beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
-        with open(beside, "xb") as file:
-            try:
-                if _lock(file) and beside.exists():  # else `_remove_stale` of another process was between
-                    yield beside, file
-                    return
-            finally:
-                beside.unlink(missing_ok=True)
-
-
-def _lock(file: BinaryIO) -> bool:
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
-def _remove_stale(folder: Path) -> None:
-    """Files of packers that were killed: those that nobody holds."""
-    if sys.platform == "win32":
-        return
-    for path in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            if _lock(file):
-                path.unlink()
 
 
 class _OtherSizeError(Exception):
     """An image has another size than the first."""
 
 
-def _write_small(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> None:
-    """As the images are, where all are like the first and it is small; else, as shows at the first other one, at `size`."""
+def _filled(begun: Partial, source: Source, how: Packing, progress: Progress) -> Packed:
+    """As the images are, where all are like the first and it is small; else, as shows at the first other one, at `how.size`."""
     native = _first_size(source)
 
     def read(i: int) -> Pixels:
@@ -112,13 +75,11 @@ def _write_small(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_
             raise _OtherSizeError
         return pixels
 
-    if native is not None and (stored := stored_size(native, size)) != size:
+    small = None if native is None else stored_size(native, how.size)
+    if small is not None and small != how.size and not begun.matches(_key(how, how.size)):
         with contextlib.suppress(_OtherSizeError):
-            _write(file, replace(source, read=read), size=stored, mode=mode, skip_bad=skip_bad, progress=progress)
-            return
-        file.seek(0)
-        file.truncate()
-    _write(file, source, size=size, mode=mode, skip_bad=skip_bad, progress=progress)
+            return _at_size(begun, replace(source, read=read), how, small, progress)
+    return _at_size(begun, source, how, how.size, progress)
 
 
 def _first_size(source: Source) -> Size | None:
@@ -132,58 +93,54 @@ def _first_size(source: Source) -> Size | None:
     return None
 
 
-def _write(file: BinaryIO, source: Source, *, size: Size, mode: str, skip_bad: bool, progress: Progress) -> None:
-    """Images first, one after the other; then the small tensors; then the header, into the room that was kept for it."""
-    header: dict[str, Any] = {
-        "schema_version": SCHEMA,
-        "name": source.name,
-        "class_names": source.class_names,
-        "image_size": size,
-        "resize_mode": mode,
-        "fingerprint": "sha256:" + "0" * 64,
-    }
-    room = len(json.dumps({KEY: json.dumps(header)})) + 2048
-    room += -(8 + room) % _ALIGNMENT
-    file.seek(8 + room)
-    digests: list[bytes] = []
-    sums: list[np.ndarray[Any, Any]] = []
-    kept: list[int] = []
-    bad: list[str] = []
-    for i, found in enumerate(_decoded(source, size, mode, progress)):
-        if isinstance(found, BadImageError):
-            bad.append(f"{safe_text(source.ids[i])}: {safe_text(found)}")
-            continue
-        file.write(found[0])
-        digests.append(found[1])
-        sums.append(found[2])
-        kept.append(i)
-    _check_broken(bad, source, kept=len(kept), skip_bad=skip_bad)
-    header["fingerprint"] = "sha256:" + hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-    ids = [source.ids[i].encode("utf-8", "surrogateescape") for i in kept]
-    tensors: dict[str, np.ndarray[Any, Any]] = {
-        "labels": source.labels[kept],
-        "roles": source.roles[kept],
-        "sums": np.stack(sums),
-        "order": np.frombuffer(b"".join(digest[:8] for digest in digests), dtype="<i8"),
-        "ids": np.frombuffer(b"".join(ids), dtype=np.uint8),
-        "id_offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        "skipped": np.frombuffer("\n".join(bad).encode(), dtype=np.uint8),
-        "padding": np.zeros(-file.tell() % 8, dtype=np.uint8),
-    }
-    entries = {"images": _entry("U8", (len(kept), 3, *size), 0)}
-    start = len(kept) * 3 * size[0] * size[1]
-    for name in ("padding", *DTYPES):
-        array = tensors[name]
-        entries[name] = _entry(_CODES[array.dtype.name], array.shape, start)
-        start += array.nbytes
-        file.write(array.tobytes())
-    text = json.dumps({"__metadata__": {KEY: json.dumps(header)}, **entries}).encode()
-    file.seek(0)
-    file.write(struct.pack("<Q", room) + text.ljust(room))
+def _key(how: Packing, size: Size) -> str:
+    return digest_of(SCHEMA, how.key, size, how.mode)
 
 
-def _entry(code: str, shape: tuple[int, ...], start: int) -> dict[str, Any]:
-    return {"dtype": code, "shape": shape, "data_offsets": [start, start + math.prod(shape) * int(code[1:]) // 8]}
+def _at_size(begun: Partial, source: Source, how: Packing, size: Size, progress: Progress) -> Packed:
+    header = header_of(source, size, how.mode)
+    total, image_bytes = len(source.ids), 3 * size[0] * size[1]
+    start = begun.begin(_key(how, size), offset=images_at(header), image_bytes=image_bytes, total=total)
+    reasons = _decode_rest(begun, source, how, size, start, progress)
+    rows = begun.rows()
+    bad = [
+        f"{safe_text(source.ids[int(i)])}: {safe_text(_reason(source, int(i), reasons))}"
+        for i in np.flatnonzero(rows["state"] == BAD)
+    ]
+    _check_broken(bad, source, kept=total - len(bad), skip_bad=how.skip_bad)
+    write_rest(begun.images, source, rows, header=header, skipped="\n".join(bad))
+    begun.images.flush()
+    os.fsync(begun.images.fileno())
+    return open_packed(begun.path)  # before it is renamed: nobody can remove it in between
+
+
+def _decode_rest(begun: Partial, source: Source, how: Packing, size: Size, start: int, progress: Progress) -> dict[int, str]:
+    """Every image from `start` on; what is bad, by number, and why."""
+    reasons: dict[int, str] = {}
+    done = start
+    try:
+        for found in decoded(source, start=start, size=size, mode=how.mode, progress=progress):
+            begun.add(found)
+            reasons |= found.bad
+            done += len(found.rows)
+    except StoppedError as stop:
+        raise StoppedError(
+            stop.signal_number,
+            f"stopped; {done:,} of {len(source.ids):,} images are read, and the next start goes on from there",
+        ) from stop
+    finally:
+        begun.commit()
+    return reasons
+
+
+def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
+    """Why image `i` is bad, which an earlier start may have found."""
+    if i not in reasons:
+        try:
+            source.read(i)
+        except BadImageError as error:
+            return str(error)
+    return reasons.get(i, "it could not be read the first time")
 
 
 def _check_broken(bad: list[str], source: Source, *, kept: int, skip_bad: bool) -> None:
@@ -197,62 +154,3 @@ def _check_broken(bad: list[str], source: Source, *, kept: int, skip_bad: bool) 
         )
     if not kept:
         raise UserError("no image can be read", where)
-
-
-def _decoded(source: Source, size: Size, mode: str, progress: Progress) -> Iterator[_Image | BadImageError]:
-    """Every image, in order: one by one while that is quick, then on all cores. `progress` can stop within one image."""
-    total, i, next_s = len(source.ids), 0, 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on metadata
-        while i < total:
-            start, start_s = i, time.perf_counter()
-            for i in range(start, min(start + _TRIED, total)):
-                if time.perf_counter() >= next_s:
-                    progress(_READING, i, total)
-                    next_s = time.perf_counter() + _POLL_S
-                yield _one(source, i, size, mode)
-            i += 1
-            if time.perf_counter() - start_s > _QUICK_S * (i - start):
-                break
-        yield from _ahead(source, size, mode, range(i, total), progress)
-
-
-def _ahead(source: Source, size: Size, mode: str, rows: range, progress: Progress) -> Iterator[_Image | BadImageError]:
-    """The images of these rows, in order, decoded ahead on all cores. `progress` is called ten times a second at least."""
-    workers = os.cpu_count() or 1
-    stopped = threading.Event()
-
-    def chunk(rows: range) -> list[_Image | BadImageError]:
-        return [_one(source, i, size, mode) for i in rows if not stopped.is_set()]
-
-    waiting: deque[Future[list[_Image | BadImageError]]] = deque()
-    left, done = rows, rows.start
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            while left or waiting:
-                while left and len(waiting) < _CHUNKS_IN_FLIGHT * workers:
-                    waiting.append(pool.submit(chunk, left[:_CHUNK]))
-                    left = left[_CHUNK:]
-                progress(_READING, done, rows.stop)
-                with contextlib.suppress(NotYet):
-                    images = waiting[0].result(timeout=_POLL_S)
-                    waiting.popleft()
-                    done += len(images)
-                    yield from images
-        finally:
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-
-
-def _one(source: Source, i: int, size: Size, mode: str) -> _Image | BadImageError:
-    try:
-        pixels = np.ascontiguousarray(source.read(i))
-    except BadImageError as error:
-        return error
-    digest = hashlib.sha256(
-        json.dumps([ROLES[source.roles[i]], source.class_names[source.labels[i]], pixels.shape[:2]]).encode()
-    )
-    digest.update(pixels.data)
-    small = np.ascontiguousarray(resized(pixels, size, mode).transpose(2, 0, 1))  # (3, H, W)
-    wide = small.reshape(3, -1).astype(np.float64)
-    return small.tobytes(), digest.digest(), np.concatenate([wide.sum(1), (wide * wide).sum(1)])

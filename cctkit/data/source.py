@@ -1,9 +1,10 @@
 """What every format becomes before it is packed: images that can be read one by one, with class, role and id."""
 
 import hashlib
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -18,6 +19,31 @@ ROLES: tuple[Role, ...] = ("train", "val", "test", "all")
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 Roles = np.ndarray[Any, np.dtype[np.int8]]
+
+
+class Ids(Protocol):
+    """The ids of images, by number."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> str: ...
+
+
+class CompactIds:
+    """Ids, each in its own bytes and 8 more: as strings of a list, those of a million files are half a gigabyte."""
+
+    def __init__(self) -> None:
+        self._bytes, self._ends = bytearray(), array("q", [0])
+
+    def extend(self, ids: Iterable[str]) -> None:
+        for name in ids:
+            self._bytes += name.encode("utf-8", "surrogateescape")
+            self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int, /) -> str:
+        return self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8", "surrogateescape")
 
 
 class BadImageError(Exception):
@@ -37,7 +63,7 @@ class Source:
     class_names: tuple[str, ...]
     labels: Labels
     roles: Roles
-    ids: list[str]
+    ids: Ids
     read: Callable[[int], Pixels]
 
 

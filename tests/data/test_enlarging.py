@@ -120,6 +120,7 @@ def train(folder: Path, output: Path, image_size: int) -> dict[str, Any]:
         image_size=image_size,
         epochs=1,
         batch_size=8,
+        random_erase=1.0,  # its boxes are of the images' own size
         device="cpu",
         precision="float32",
     )

@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from cctkit.config import DataConfig
-from cctkit.data import packing
 from cctkit.data.dataset import Dataset, load_dataset
-from cctkit.data.images import decode
 from cctkit.data.packed import KEY, open_packed
-from cctkit.errors import ResourceError, StoppedError, UserError
+from cctkit.errors import ResourceError, UserError
 from tests.conftest import write_images
 
 
@@ -89,68 +85,6 @@ def test_the_fingerprint_is_of_pixels_and_classes_not_of_names_order_or_size(cac
     assert load_dataset(DataConfig(dataset=str(other), image_size=(8, 8))).fingerprint == before
     (other / "cat").rename(other / "cow")
     assert load(other).fingerprint != before
-
-
-def test_an_interrupted_packing_leaves_nothing(cache: Path, folder: Path) -> None:
-    def stop(what: str, done: int, total: int) -> None:
-        if what == "reading images":
-            raise StoppedError(2)
-
-    with pytest.raises(StoppedError):
-        load(folder, progress=stop)
-    assert list(cache.iterdir()) == []
-
-
-def test_a_packing_can_be_stopped_within_one_image(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_images(tmp_path / "many", {"cat": 200, "dog": 200}, size=(4, 4))
-    read = []
-
-    def stop(what: str, done: int, total: int) -> None:
-        if len(read) > 30:
-            raise StoppedError(15)
-
-    def slow(path: str) -> Any:
-        read.append(path)
-        time.sleep(0.01)
-        return decode(path)
-
-    monkeypatch.setattr("cctkit.data.folder.decode", slow)
-    monkeypatch.setattr(packing, "_CHUNK", 400)
-    with pytest.raises(StoppedError):
-        load(tmp_path / "many", progress=stop)
-    assert len(read) < 400
-    assert list(cache.iterdir()) == []
-
-
-@pytest.mark.parametrize(("cores", "quick_s"), [(1, 0.0), (4, 0.0), (4, 100.0)])
-def test_many_images_come_in_order_from_any_number_of_cores(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, quick_s: float
-) -> None:
-    write_images(tmp_path / "many", {"cat": 300, "dog": 100}, size=(4, 4))
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(packing, "_QUICK_S", quick_s)
-    data = load_dataset(DataConfig(dataset=str(tmp_path / "many"), image_size=(4, 4)))
-    for i, name in enumerate(data.train.ids()):
-        expected = np.asarray(Image.open(tmp_path / "many" / name)).transpose(2, 0, 1)
-        assert np.array_equal(data.train.take(np.array([i]))[0].numpy(), expected)
-
-
-def test_what_a_killed_packer_left_is_removed_and_what_a_living_one_writes_is_not(cache: Path, folder: Path) -> None:
-    cache.mkdir(parents=True)
-    (cache / ".abc.1234.tmp").write_bytes(b"half")
-    with packing._beside(cache / "other.safetensors") as (living, _):
-        load(folder)
-        assert living.exists()
-        assert not (cache / ".abc.1234.tmp").exists()
-    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
-
-
-def test_two_packers_at_once_both_get_the_images(cache: Path, folder: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: load(folder), range(4)))
-    assert len({data.fingerprint for data in found}) == 1
-    assert len({data.train.take(np.arange(len(data.train))).numpy().tobytes() for data in found}) == 1
-    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cctkit.config import AugmentConfig
+from cctkit.data import plan as plan_module
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import CIFAR10_POLICY
 
@@ -130,3 +131,35 @@ def test_a_part_is_the_plan_between_two_positions() -> None:
     assert (part.start, len(part)) == (256, 128)
     assert np.array_equal(part.order, plan.order[256:384])
     assert np.array_equal(part.weight, plan.weight[256:384])
+
+
+EVERYTHING = [
+    {},
+    {"auto_augment": "rand", "crop": "resized", "mixup": 0.8, "cutmix": 1.0, "random_erase": 0.25},
+    {"auto_augment": "none", "crop": "none", "cutmix": 1.0, "random_erase": 0.5},
+]
+
+
+@pytest.mark.parametrize("config", EVERYTHING)
+def test_the_draws_do_not_depend_on_how_many_are_made_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, config: dict[str, object]
+) -> None:
+    plans = []
+    for piece in (10**9, 7, 256):
+        monkeypatch.setattr(plan_module, "_PIECE", piece)
+        plans.append(draw(1000, **config))
+    for name in (*NAMES, "partner", "weight", "mix_box"):
+        first, *others = (getattr(plan, name) for plan in plans)
+        assert (first is None) == all(other is None for other in others)
+        assert first is None or all(other.dtype == first.dtype and np.array_equal(other, first) for other in others), name
+
+
+NAMES = ("order", "policy", "operations", "levels", "coins", "signs", "box", "flip", "erase_box", "noise_seed")
+
+
+def test_a_part_of_a_part_mixes_like_the_whole() -> None:
+    plan = draw(300, mixup=0.8, cutmix=1.0)
+    part = plan.part(100, 290).part(28, 156)
+    assert part.start == 128
+    for name in ("partner", "weight", "mix_box"):
+        assert np.array_equal(getattr(part, name), getattr(plan, name)[128:256])

@@ -1,0 +1,86 @@
+"""`cctkit pack`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pack(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="a folder of images, or the name of a data set")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="the packed file, for train --dataset FILE", show_default=False)
+    ],
+    image_size: Annotated[
+        str | None, typer.Option("--image-size", help="pixels: 224, or HEIGHTxWIDTH (default: 32)", show_default=False)
+    ] = None,
+    resize_mode: Annotated[
+        str, typer.Option("--resize-mode", help="crop the middle, or squash, images of another shape")
+    ] = "crop",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave broken images out, and list them")] = False,
+    data_dir: Annotated[
+        str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download/--no-download", help="download a named data set that is not there")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was packed as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Decode a data set once, on all cores, into one file: with it training starts at once, however many images there are.
+
+    What is stopped or killed goes on where it stopped when the same command is given again.
+    """
+    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.cli.tables import print_json, result_console
+    from cctkit.config import TrainConfig
+    from cctkit.data.dataset import pack_dataset
+    from cctkit.text import safe_text
+    from cctkit.training.stopping import StopRequest
+
+    config = TrainConfig.from_flat(
+        {
+            "dataset": dataset,
+            "image_size": image_size,
+            "resize_mode": resize_mode,
+            "skip_bad": skip_bad,
+            "data_dir": data_dir,
+            "download": download,
+        }
+    ).data
+    with StopRequest() as stop:
+        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet, stream=sys.stderr)
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            stop.check()
+            reporter.data(what, done, total)
+
+        try:
+            packed = pack_dataset(config, output, progress=on_progress, notify=reporter.notice)
+        finally:
+            reporter.close()
+    if packed.skipped and not quiet:
+        reporter.notice(f"left out {len(packed.skipped)} broken images:\n  " + "\n  ".join(packed.skipped))
+    height, width = packed.image_size
+    if as_json:
+        print_json(
+            {
+                "schema_version": 1,
+                "file": safe_text(output),
+                "num_images": len(packed.images),
+                "num_classes": len(packed.class_names),
+                "image_size": [height, width],
+                "fingerprint": packed.fingerprint,
+                "bytes": output.stat().st_size,
+                "skipped": list(packed.skipped),
+            }
+        )
+        return
+    result_console().print(
+        f"{safe_text(output)}: {len(packed.images):,} images of {len(packed.class_names)} classes, {height}x{width}, "
+        f"{output.stat().st_size / 1e6:,.0f} MB",
+        f"next: cctkit train --dataset {safe_text(output)}",
+        sep="\n",
+        soft_wrap=True,
+    )

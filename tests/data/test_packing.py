@@ -1,0 +1,324 @@
+"""Packing uses all cores, can be stopped and killed at any time, and goes on where it stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cctkit.config import DataConfig
+from cctkit.data import decoding, partial
+from cctkit.data.dataset import Dataset, load_dataset, pack_dataset
+from cctkit.data.decoding import ROW
+from cctkit.data.images import decode
+from cctkit.errors import ResourceError, StoppedError, UserError
+from tests.conftest import write_images
+
+READING = "reading images"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packed"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_images(tmp_path / "images", {"cat": 300, "dog": 100}, size=(4, 4))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The images that this process reads, which takes one process alone."""
+    paths: list[str] = []
+
+    def noted(path: str) -> Any:
+        paths.append(path)
+        return decode(path)
+
+    monkeypatch.setattr("cctkit.data.folder.decode", noted)
+    monkeypatch.setattr(decoding, "_cores", lambda: 1)
+    return paths
+
+
+def load(folder: Path, **options: Any) -> Dataset:
+    return load_dataset(DataConfig(dataset=str(folder)), **options)
+
+
+def pack(folder: Path, path: Path, *, skip_bad: bool = False, size: int = 4, **options: Any) -> bytes:
+    pack_dataset(DataConfig(dataset=str(folder), skip_bad=skip_bad, image_size=(size, size)), path, **options)
+    return path.read_bytes()
+
+
+def stop_at(number: int) -> Callable[[str, int, int], None]:
+    def progress(what: str, done: int, total: int) -> None:
+        if what == READING and done >= number:
+            raise StoppedError(2)
+
+    return progress
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is told before each image."""
+    monkeypatch.setattr(decoding, "_POLL_S", 0.0)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("cores", "alone_s"), [(1, 0.0), (3, 0.0), (3, 100.0)])
+@pytest.mark.parametrize("platform", ["linux", "other"])
+def test_many_images_come_in_order_from_any_number_of_cores(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, alone_s: float, platform: str
+) -> None:
+    if platform == "other" and sys.platform == "linux":
+        monkeypatch.setattr(decoding.sys, "platform", "darwin")
+    monkeypatch.setattr(decoding, "_cores", lambda: cores)
+    monkeypatch.setattr(decoding, "_ALONE_S", alone_s)
+    pack(folder, tmp_path / "packed")
+    data = load(tmp_path / "packed")
+    ids = data.train.ids()
+    assert len(ids) + len(data.test.ids()) == 400
+    for i in range(0, len(ids), 7):
+        expected = np.asarray(Image.open(folder / ids[i])).transpose(2, 0, 1)
+        assert np.array_equal(data.train.take(np.array([i]))[0].numpy(), expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+
+    def noted(path: str) -> Any:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.002)
+        return decode(path)
+
+    monkeypatch.setattr("cctkit.data.folder.decode", noted)
+    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
+    pack(folder, tmp_path / "packed")
+    readers = log.read_text().splitlines()
+    assert len(set(readers) - {str(os.getpid())}) == 2
+    assert not any(_runs(int(reader)) for reader in set(readers) - {str(os.getpid())})
+
+
+def test_what_is_stopped_goes_on_where_it_stopped(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
+    whole = pack(folder, tmp_path / "whole")
+    read.clear()
+    for number in (100, 300):
+        with pytest.raises(StoppedError, match=r"of 400 images are read, and the next start goes on"):
+            pack(folder, tmp_path / "packed", progress=stop_at(number))
+    assert pack(folder, tmp_path / "packed") == whole
+    # Alone, 64 images at a time are written; the first is read once more to see its size.
+    assert len(read) <= 400 + 2 * 64 + 3
+    assert names(tmp_path) == ["images", "packed", "whole"]
+
+
+def test_a_start_without_an_output_goes_on_too_and_leaves_the_cache_clean(
+    folder: Path, cache: Path, read: list[str], often: None
+) -> None:
+    with pytest.raises(StoppedError):
+        load(folder, progress=stop_at(200))
+    before = len(read)
+    data = load(folder)
+    assert len(read) - before <= 400 - 128 + 1
+    assert (len(data.train), len(data.test)) == (320, 80)
+    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+
+
+def test_another_size_or_other_images_begin_anew(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
+    for size in (4, 8):
+        with pytest.raises(StoppedError):
+            pack(folder, tmp_path / "packed", size=size, progress=stop_at(200))
+    Image.new("RGB", (4, 4)).save(folder / "cat" / "0.png")
+    read.clear()
+    assert pack(folder, tmp_path / "packed", size=3) == pack(folder, tmp_path / "again", size=3)
+    assert len(read) == 2 * 401
+
+
+def test_images_of_other_sizes_are_found_once(tmp_path: Path, read: list[str], often: None) -> None:
+    """Small images of one size are packed as they are; where the last differs, what then begins is gone on with."""
+    write_images(tmp_path / "images", {"cat": 200, "dog": 100}, size=(40, 40))
+    Image.new("RGB", (41, 40)).save(tmp_path / "images" / "dog" / "99.png")
+    done: list[int] = []
+
+    def stop(what: str, number: int, total: int) -> None:
+        done.append(number)
+        if what == READING and done.count(150) == 2:
+            raise StoppedError(2)
+
+    with pytest.raises(StoppedError):
+        pack(tmp_path / "images", tmp_path / "packed", size=80, progress=stop)
+    read.clear()
+    pack(tmp_path / "images", tmp_path / "packed", size=80)
+    assert len(read) == 300 - 128 + 1
+    assert load(tmp_path / "packed").stored_size == (80, 80)
+
+
+def test_broken_images_are_found_once(folder: Path, cache: Path, tmp_path: Path, read: list[str]) -> None:
+    for name in ("cat/7.png", "dog/99.png"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"2 broken images: cat/7\.png: no image of a known format"):
+        load(folder)
+    before = len(read)
+    data = load_dataset(DataConfig(dataset=str(folder), skip_bad=True))
+    assert len(read) - before == 3  # the first one, and the broken ones for what is wrong with them
+    assert data.skipped == ("cat/7.png: no image of a known format", "dog/99.png: no image of a known format")
+    assert len(data.train) + len(data.test) == 398
+    assert pack(folder, tmp_path / "once", skip_bad=True, size=32) == next(cache.glob("*.safetensors")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda images, journal: journal.write_bytes(b""),
+        lambda images, journal: journal.write_bytes(b"0" * 64 + journal.read_bytes()[64:]),
+        lambda images, journal: journal.write_bytes(journal.read_bytes()[: 64 + 10 * ROW.itemsize + 5]),
+        lambda images, journal: journal.write_bytes(journal.read_bytes()[: 64 + 9 * ROW.itemsize] + bytes(40 * ROW.itemsize)),
+        lambda images, journal: journal.write_bytes(journal.read_bytes() + b"\1" * 500 * ROW.itemsize),
+        lambda images, journal: images.write_bytes(images.read_bytes()[:-1000]),
+        lambda images, journal: images.write_bytes(images.read_bytes() + b"x" * 100_000),
+        lambda images, journal: images.unlink(),
+    ],
+)
+def test_a_journal_cut_off_by_a_power_failure_does_no_harm(
+    folder: Path, tmp_path: Path, often: None, spoil: Callable[[Path, Path], Any]
+) -> None:
+    whole = pack(folder, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        pack(folder, tmp_path / "packed", progress=stop_at(200))
+    spoil(tmp_path / "packed.part", tmp_path / "packed.part.rows")
+    assert pack(folder, tmp_path / "packed") == whole
+    assert names(tmp_path) == ["images", "packed", "whole"]
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from cctkit.config import DataConfig
+from cctkit.data import dataset, decoding, folder, partial
+
+def slow(path, decode=folder.decode):
+    with open("readers", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(0.005)
+    return decode(path)
+
+folder.decode, decoding._ALONE_S, decoding._CHUNK, decoding._cores, partial._COMMIT_EVERY_S = slow, 0.0, 8, lambda: 2, 0.0
+dataset.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("packed"))
+"""
+
+
+def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: Path, read: list[str]) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], cwd=tmp_path)
+    journal = tmp_path / "packed.part.rows"
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.stat().st_size < 64 + 100 * ROW.itemsize:
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    known = (journal.stat().st_size - 64) // ROW.itemsize
+    assert pack(folder, tmp_path / "packed") == pack(folder, tmp_path / "whole")
+    assert len(read) - 401 == 400 - known + 1
+    readers = set(map(int, (tmp_path / "readers").read_text().split())) - {killed.pid}
+    assert readers
+    while any(_runs(reader) for reader in readers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = os.getpid()
+
+    def dying(path: str) -> Any:
+        if path.endswith("dog/50.png") and os.getpid() != here:
+            os._exit(9)
+        return decode(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cctkit.data.folder.decode", dying)
+        patch.setattr(decoding, "_cores", lambda: 2)
+        patch.setattr(decoding, "_ALONE_S", 0.0)
+        with pytest.raises(ResourceError, match="for want of memory"):
+            pack(folder, tmp_path / "packed")
+    assert (tmp_path / "packed.part.rows").stat().st_size >= 64 + 64 * ROW.itemsize
+    assert pack(folder, tmp_path / "packed") == pack(folder, tmp_path / "whole")
+
+
+def test_a_packing_can_be_stopped_within_one_chunk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    log.touch()
+
+    def slow(path: str) -> Any:
+        with log.open("a") as file:
+            file.write("x")
+        time.sleep(0.01)
+        return decode(path)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if log.stat().st_size > 80:
+            raise StoppedError(15)
+
+    monkeypatch.setattr("cctkit.data.folder.decode", slow)
+    monkeypatch.setattr(decoding, "_CHUNK", 64)
+    monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
+    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    with pytest.raises(StoppedError):
+        pack(folder, tmp_path / "packed", progress=stop)
+    assert log.stat().st_size < 64 + 2 * 64
+
+
+def test_two_starts_at_once_read_the_images_once(folder: Path, cache: Path, read: list[str]) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load(folder), range(4)))
+    assert len({data.fingerprint for data in found}) == 1
+    assert len({data.train.take(np.arange(len(data.train))).numpy().tobytes() for data in found}) == 1
+    assert len(read) <= 401 + 400  # a start may look for the finished file, and then find nobody to wait for
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_what_was_begun_a_week_ago_is_removed_from_the_cache(folder: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    for name in ("old", "young", "held"):
+        for suffix in ("part", "part.rows"):
+            (cache / f"{name}.{suffix}").write_bytes(b"half")
+    week = time.time() - partial._KEPT_S - 60
+    os.utime(cache / "old.part", (week, week))
+    os.utime(cache / "held.part", (week, week))
+    with partial.hold(cache / "held.part", lambda *_: None):
+        load(folder)
+    left = [name for name in names(cache) if "part" in name]
+    assert left == ["held.part", "held.part.rows", "young.part", "young.part.rows"]
+    assert len(names(cache)) == 5
+
+
+def test_an_output_that_exists_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "packed").write_text("mine")
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        pack(folder, tmp_path / "packed")
+    assert (tmp_path / "packed").read_text() == "mine"
+    with pytest.raises(UserError, match="expected a folder"):
+        pack(tmp_path / "packed", tmp_path / "other")
