@@ -60,7 +60,7 @@ def pack(source: Source, path: Path, *, size: Size, mode: str, skip_bad: bool, p
             packed = open_packed(beside)  # before it is renamed: nobody can remove it in between
             os.replace(beside, path)
         sync_directory(path.parent)
-    return packed
+    return replace(packed, path=path)
 
 
 @contextlib.contextmanager
