@@ -83,7 +83,8 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
         before = state.sums.clone()
     assert not state.diverged
     weights = b"".join(weight.detach().numpy().tobytes() for weight in state.model.parameters())
-    return {"losses": losses, "seen": seen, "weights": hashlib.sha256(weights).hexdigest()}
+    digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
+    return {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
 
 
 def evaluate(ranks: Ranks, total: int) -> str:

@@ -19,9 +19,9 @@ from cctkit.cli.app import run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # Without dropout, whose masks differ between ranks.
-TRAIN = ["-m", "cctkit", "train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "63"]
+TRAIN = ["-m", "cctkit", "train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "126"]
 TRAIN += ["--precision", "float32", "--attention-dropout", "0", "--drop-path", "0", "--ema", "0.9", "--mixup", "0.5"]
-TRAIN += ["--epochs", "8", "--threads", "1", "--optimizer", "muon", "--accumulate", "2"]
+TRAIN += ["--epochs", "6", "--threads", "1", "--optimizer", "muon"]  # of 12 steps
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -89,9 +89,10 @@ def test_all_ranks_hold_the_same_weights_the_same_each_time(found: Any, ranks: s
     assert found[ranks][0]["again"] == found[ranks][0]["float32"]
 
 
-def test_the_masks_differ_between_ranks(found: Any) -> None:
-    masked = [np.array(found[ranks][0]["masked"]["losses"][0]) for ranks in ("1", "2", "3")]
-    assert all(np.abs(masked[i] - masked[j]).max() > 1e-4 for i, j in ((0, 1), (0, 2), (1, 2)))
+def test_the_masks_differ_between_ranks_and_those_of_the_first_are_those_of_one(found: Any) -> None:
+    seeds = [each["masked"]["seed_of_masks"] for each in found["3"]]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == found["1"][0]["masked"]["seed_of_masks"]
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
@@ -121,14 +122,14 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks."""
     path = tmp_path_factory.mktemp("unbroken") / "run"
     out, err = finish(launch(2, *TRAIN, "-o", path))
-    assert out.count("top-1") == 1
-    assert [err.count(f"epoch {epoch}/8") for epoch in range(1, 9)] == [1] * 8
+    assert out.count("weights: ") == 1
+    assert [err.count(f"epoch {epoch}/6") for epoch in range(1, 7)] == [1] * 6
     return path
 
 
 def test_a_killed_rank_costs_nothing_with_max_restarts(unbroken: Path, tmp_path: Path) -> None:
     process = launch(2, *TRAIN, "-o", tmp_path / "run", restarts=1)
-    until((tmp_path / "run" / "checkpoints" / "step-000000023").is_dir)
+    until((tmp_path / "run" / "checkpoints" / "step-000000012").is_dir)
     os.kill(_worker(process.pid, rank=1), signal.SIGKILL)
     _, err = finish(process)
     assert f"resuming {tmp_path / 'run'}" in err
@@ -147,7 +148,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two ranks whose launcher was told to stop in the midst of it."""
     path = tmp_path_factory.mktemp("stopped") / "run"
     process = launch(2, *TRAIN, "-o", path)
-    until((path / "checkpoints" / "step-000000046").is_dir)
+    until((path / "checkpoints" / "step-000000012").is_dir)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1  # torchrun's own
@@ -159,7 +160,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_of_two_ranks_goes_on_under_one_and_three(ranks: int, unbroken: Path, stopped: Path, tmp_path: Path) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     done = len(lines(stopped))
-    assert 2 <= done < 8
+    assert 1 <= done < 6
     _, err = finish(launch(ranks, "-m", "cctkit", "train", "--resume", tmp_path / "run"))
     assert f"number of processes is {ranks}, it was 2" in err
     after, expected = lines(tmp_path / "run"), lines(unbroken)
