@@ -6,6 +6,7 @@ from typing import Any
 
 from cctkit.config import DataConfig
 from cctkit.inference import Wish, evaluate_source
+from cctkit.training.distributed import connected
 from cctkit.training.loop import Progress
 from cctkit.training.run import Request, start_run
 from cctkit.training.stopping import StopRequest
@@ -27,10 +28,15 @@ def fit(*, output: str | Path | None = None, recipe: str | None = None, **settin
 
     `fit(model="cct_2_3x2", dataset="folder/of/images", epochs=10, output="runs/mine")`
 
+    Under torchrun all its processes train together; where one of them fails, the others raise ElsewhereError.
+
     Raises: UserError and its kinds.
     """
     request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None)
-    _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None)
+    with connected() as ranks:
+        _, result = start_run(
+            request, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None, ranks=ranks
+        )
     return result
 
 

@@ -42,6 +42,14 @@ class InUseError(UserError):
     exit_code = 5
 
 
+class ElsewhereError(Exception):
+    """Another process of the job has failed, with this exit code, and says why; a message tells only what is seen here."""
+
+    def __init__(self, exit_code: int, message: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class StoppedError(Exception):
     """SIGINT or SIGTERM asked the program to stop; what there was to save is saved. Exit code 128 + signal."""
 

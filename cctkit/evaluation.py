@@ -15,6 +15,7 @@ from cctkit.data.dataset import Split
 from cctkit.data.transfer import to_device
 from cctkit.metrics import Metrics, compute_metrics
 from cctkit.training.device import DevicePolicy
+from cctkit.training.distributed import ALONE, Ranks
 
 # Fixed, so that `eval` repeats the figures of training to the last digit.
 BATCH_SIZE = 250
@@ -43,14 +44,18 @@ def evaluate_split(
     labels: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     on_batch: Callable[[int, int], None] = lambda *_: None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
 
     image_size: the model's, where it may be larger than the images'; labels: int64 (n,) in place of the split's, where the
-    model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop.
+    model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop. With several
+    ranks each evaluates its share of the batches, and all have the whole result.
     """
     start = time.perf_counter()
-    logits = logits_of(model, split, mean=mean, std=std, policy=policy, image_size=image_size, on_batch=on_batch).cpu()
+    logits = logits_of(
+        model, split, mean=mean, std=std, policy=policy, image_size=image_size, on_batch=on_batch, ranks=ranks
+    ).cpu()
     seconds = time.perf_counter() - start
     targets = torch.from_numpy(split.labels if labels is None else labels)
     metrics = compute_metrics(logits, targets, label_smoothing=label_smoothing)
@@ -66,18 +71,21 @@ def logits_of(
     policy: DevicePolicy,
     image_size: Size | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
-    """The logits of every image of `split`, float32 (n, K) on the device; nothing here waits for it."""
+    """The logits of every image of `split`, float32 (n, K) on the device; with one rank nothing here waits for it."""
     parts: list[Tensor] = []
     total = len(split)
+    mine = ranks.share(range(0, total, BATCH_SIZE))  # whole batches, so that the logits are those of one rank
     with policy.evaluating(model):
-        for first in range(0, total, BATCH_SIZE):
-            positions = np.arange(first, min(first + BATCH_SIZE, total))
-            images = to_device(split.take(positions), policy.device)
-            images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
-            parts.append(model(images).float())
-            on_batch(int(positions[-1]) + 1, total)
-    return torch.cat(parts)
+        for stop in range(BATCH_SIZE * ranks.size, total + BATCH_SIZE * ranks.size, BATCH_SIZE * ranks.size):
+            for first in mine[len(parts) : len(parts) + 1]:
+                positions = np.arange(first, min(first + BATCH_SIZE, total))
+                images = to_device(split.take(positions), policy.device)
+                images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
+                parts.append(model(images).float())
+            on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
+    return ranks.joined(parts, total=total)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -21,6 +21,7 @@ from cctkit.text import safe_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LOCK = ".cctkit.lock"
+DEFAULT_ROOT = Path("runs")
 # What a start that was killed before its first step can have left beside its lock; `config.json` is written last.
 _UNBEGUN = re.compile(r"env\.json|\.(env|config)\.json\.[0-9]+\.tmp")
 
@@ -69,8 +70,11 @@ class RunDir(RunPaths):
 
     __slots__ = ("_lock", "_made", "_written")
 
-    def __init__(self, path: Path, lock: FileLock, *, made: Sequence[Path] = (), written: Iterable[Path] = ()) -> None:
-        """made: the directories that had to be made, innermost first; written: the files in them that are this run's."""
+    def __init__(self, path: Path, lock: FileLock | None, *, made: Sequence[Path] = (), written: Iterable[Path] = ()) -> None:
+        """made: the directories that had to be made, innermost first; written: the files in them that are this run's.
+
+        lock: None where another process of the job holds it.
+        """
         super().__init__(path)
         object.__setattr__(self, "_lock", lock)
         object.__setattr__(self, "_made", made)
@@ -102,6 +106,11 @@ class RunDir(RunPaths):
             raise UserError("this is no run directory: it has no config.json", safe_text(path))
         return cls(path, _locked(path))
 
+    @classmethod
+    def of_another(cls, path: Path) -> "RunDir":
+        """The run that another process of the job holds: to name it, not to write in it."""
+        return cls(path, None)
+
     def __enter__(self) -> "RunDir":
         return self
 
@@ -110,10 +119,13 @@ class RunDir(RunPaths):
 
     def close(self) -> None:
         """Let go of the lock."""
-        self._lock.release()  # type: ignore[attr-defined]
+        if self._lock is not None:  # type: ignore[attr-defined]
+            self._lock.release()  # type: ignore[attr-defined]
 
     def discard(self) -> None:
         """Remove a run that has not begun, and nothing but what it wrote itself; let go of it."""
+        if self._lock is None:  # type: ignore[attr-defined]
+            return
         for file in (*self._written, self.path / _LOCK):  # type: ignore[attr-defined]
             file.unlink(missing_ok=True)
         _remove_directories(self._made)  # type: ignore[attr-defined]
@@ -256,7 +268,7 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def default_name(dataset: str, model: str, now: datetime, root: Path = Path("runs")) -> Path:
+def default_name(dataset: str, model: str, now: datetime, root: Path = DEFAULT_ROOT) -> Path:
     """`runs/<dataset>-<model>-<time>`, in characters that every file system takes; numbered where it is taken."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{dataset}-{model}")[:80] + now.strftime("-%Y%m%d-%H%M%S")
     names = (root / (stem + (f"-{i}" if i else "")) for i in range(1000))

@@ -18,7 +18,7 @@ from cctkit.cli.pack import pack
 from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
-from cctkit.errors import ResourceError, StoppedError, UserError
+from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError
 from cctkit.text import safe_text
 
 # Of the click that Typer uses, which newer versions carry within themselves.
@@ -75,12 +75,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _print_error(error.what, error.where, error.remedy)
         return error.exit_code
+    except ElsewhereError as error:
+        if str(error):
+            _print_error(str(error), None, None)
+        return error.exit_code
     except StoppedError as stop:
         _print(str(stop))
         return stop.exit_code
     except _UsageError as error:
         context = getattr(error, "ctx", None)
-        _print_error(error.format_message(), None, f"see {context.command_path if context else 'cctkit'} --help")
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of a job have the same command line
+            _print_error(error.format_message(), None, f"see {context.command_path if context else 'cctkit'} --help")
         return UserError.exit_code
     except (typer.Abort, KeyboardInterrupt):
         _print("stopped")

@@ -1,7 +1,10 @@
 """`cctkit train`."""
 
+import contextlib
+import io
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +12,7 @@ import typer
 
 from cctkit.cli.options import with_settings
 from cctkit.config import MAIN, RUN, read_toml
-from cctkit.errors import UserError
+from cctkit.errors import ElsewhereError, UserError
 from cctkit.text import safe_text
 
 
@@ -45,10 +48,10 @@ def train(
     if amp is not None:
         flags = {"precision": "auto" if amp else "float32", **flags}
     if resume is not None:
-        for name, value in {"--recipe": recipe, "--config": config, "--output": output}.items():
-            if value is not None:
-                raise UserError(f"{name} cannot be given with --resume: a resumed run keeps its settings", "command line")
-    file_values = read_toml(config) if config else {}
+        with first_of_machine_tells():
+            _check_alone({"--recipe": recipe, "--config": config, "--output": output})
+    with first_of_machine_tells():
+        file_values = read_toml(config) if config else {}
     file_recipe = file_values.pop("recipe", None)
     recipe = recipe or (None if file_recipe is None else str(file_recipe))
 
@@ -56,11 +59,14 @@ def train(
 
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.training.distributed import connected, launch_of_job
     from cctkit.training.run import Request, resume_run, start_run
     from cctkit.training.stopping import StopRequest
 
-    with StopRequest() as stop:
-        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
+    with StopRequest(launched=launch_of_job() is not None) as stop, connected() as ranks:
+        reporter = LiveReporter() if ranks.first and sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
+        if not ranks.first:
+            reporter = PlainReporter(quiet=True, stream=io.StringIO())
 
         def on_data(what: str, done: int, total: int) -> None:
             stop.check()
@@ -68,14 +74,16 @@ def train(
 
         try:
             if resume is not None:
-                run, result = resume_run(resume, flags, reporter=reporter, stop=stop, data_progress=on_data)
+                run, result = resume_run(resume, flags, reporter=reporter, stop=stop, data_progress=on_data, ranks=ranks)
             else:
                 request = Request(
                     flags=flags, file_values=file_values, file_name=str(config or ""), recipe=recipe, output=output
                 )
-                run, result = start_run(request, reporter=reporter, stop=stop, data_progress=on_data)
+                run, result = start_run(request, reporter=reporter, stop=stop, data_progress=on_data, ranks=ranks)
         finally:
             reporter.close()
+    if not ranks.first:
+        return
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, print_wide, result_console
 
@@ -85,3 +93,20 @@ def train(
     print_wide(lambda _: render_evaluation(result))
     path, weights = safe_text(run.path), safe_text(run.weights)
     result_console().print(f"run: {path}", f"weights: {weights}", f"next: cctkit eval {path}", sep="\n", soft_wrap=True)
+
+
+def _check_alone(others: Mapping[str, object]) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(f"{name} cannot be given with --resume: a resumed run keeps its settings", "command line")
+
+
+@contextlib.contextmanager
+def first_of_machine_tells() -> Iterator[None]:
+    """Until the processes of a job are connected: what the command line or a file of it has wrong, one of them tells."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        raise ElsewhereError(error.exit_code) from error

@@ -17,12 +17,14 @@ from cctkit.data.transfer import to_device
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
     """What a step takes: images float (B, 3, H, W), normalised; labels int64 (B,); where images are mixed, the partner's
-    label and the own label's share, float32 (B,)."""
+    label and the own label's share, float32 (B,). count: what the mean over these images counts in the mean over all ranks,
+    1 where there is one."""
 
     images: Tensor
     labels: Tensor
     partner_labels: Tensor | None = None
     weight: Tensor | None = None
+    count: float = 1.0
 
 
 def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, fill: Sequence[float] | None = None) -> Tensor:
@@ -108,6 +110,7 @@ def finish(
     std: Sequence[float],
     channels_last: bool,
     image_size: Size | None = None,
+    count: float = 1.0,
 ) -> Batch:
     """One batch from its augmented uint8 images: normalised, erased and mixed where the plan says so, then enlarged.
 
@@ -119,7 +122,7 @@ def finish(
         _erase(out, plan)
     partner = weight = None
     if plan.partner is not None and plan.weight is not None:
-        partner = plan.partner - plan.start
+        partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
         _mix(out, plan, partner)
         weight = to_device(torch.from_numpy(plan.weight), out.device)
     return Batch(
@@ -127,6 +130,7 @@ def finish(
         labels=labels,
         partner_labels=None if partner is None else _select(labels, partner),
         weight=weight,
+        count=count,
     )
 
 

@@ -125,6 +125,14 @@ def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify
         ) from error
 
 
+def load_packed(path: Path, config: DataConfig, *, place: str | None) -> Dataset:
+    """The data set that another process has loaded from `place` as `config` names it, from its packed file.
+
+    Raises: UserError where the file is gone.
+    """
+    return _assemble(open_packed(path), config, place=place)
+
+
 def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
     """The images from the cache, or decoded into it; then what they were like before is removed."""
     size = config.image_size or DEFAULT_SIZE

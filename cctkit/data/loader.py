@@ -17,6 +17,7 @@ from cctkit.config import AugmentConfig, Size
 from cctkit.data.augment import Batch, augment, finish
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import operators
+from cctkit.data.shard import share_of_batch
 from cctkit.data.transfer import to_device
 from cctkit.errors import ResourceError
 
@@ -49,37 +50,45 @@ def train_batches(
     channels_last: bool = True,
     image_size: Size | None = None,
     chunk_images: int = CHUNK_IMAGES,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
     """The batches of an epoch from `start_step` on; the same ones for any chunk size and number of workers.
 
     image_size: the model's, where it may be larger than the images'. Without workers a chunk (at most `chunk_images`, in
-    whole batches) is augmented between two steps, on CUDA where that is the device; with them, ahead, on the CPU.
+    whole batches) is augmented between two steps, on CUDA where that is the device; with them, ahead, on the CPU. With
+    several `ranks` a batch is the share of `rank`, each image as it would be with one.
 
     Raises: ResourceError where a worker dies, which for want of shared memory it does silently.
     """
-    spans = _spans(len(plan), batch_size, start_step, _room(split, plan, chunk_images, workers))
+    spans = _spans(len(plan), batch_size, start_step, ranks * _room(split, plan, chunk_images, workers))
     chunks = _Chunks(
         split=split,
         plan=plan,
         config=config,
         fill=[round(255 * value) for value in mean],
         spans=spans,
+        batch_size=batch_size,
+        rank=rank,
+        ranks=ranks,
         device=device if torch.device(device).type == "cuda" and workers == 0 else "cpu",
         shared=workers > 0,
     )
-    for (start, stop), images in zip(spans, _prepared(chunks, workers), strict=True):
+    for i, images in enumerate(_prepared(chunks, workers)):
         images = to_device(images, device)
-        labels = to_device(torch.from_numpy(split.labels[plan.order[start:stop]]), device)
-        for first in range(0, stop - start, batch_size):
-            last = min(first + batch_size, stop - start)
+        labels = to_device(torch.from_numpy(split.labels[plan.order[chunks.rows(i)]]), device)
+        last = 0
+        for rows, count in chunks.shares(i):
+            first, last = last, last + len(rows)
             yield finish(
                 images[first:last],
                 labels[first:last],
-                plan=plan.part(start + first, start + last),
+                plan=plan.at(rows),
                 mean=mean,
                 std=std,
                 channels_last=channels_last,
                 image_size=image_size,
+                count=count,
             )
 
 
@@ -105,14 +114,29 @@ class _Chunks(TorchDataset[Tensor]):
     config: AugmentConfig
     fill: Sequence[float]
     spans: list[tuple[int, int]]
+    batch_size: int
+    rank: int
+    ranks: int
     device: str
     shared: bool
 
     def __len__(self) -> int:
         return len(self.spans)
 
+    def shares(self, i: int) -> list[tuple[np.ndarray[Any, Any], float]]:
+        """Of each batch in chunk i, the positions that this rank computes, and what they count."""
+        start, stop = self.spans[i]
+        return [
+            share_of_batch(first, min(first + self.batch_size, stop), rank=self.rank, ranks=self.ranks)
+            for first in range(start, stop, self.batch_size)
+        ]
+
+    def rows(self, i: int) -> np.ndarray[Any, Any]:
+        """The positions that this rank computes of chunk i."""
+        return np.concatenate([rows for rows, _ in self.shares(i)])
+
     def __getitem__(self, i: int) -> Tensor:
-        plan = self.plan.part(*self.spans[i])
+        plan = self.plan.at(self.rows(i))
         images = to_device(self.split.take(plan.order), self.device)
         images = augment(images, plan=plan, config=self.config, fill=self.fill)
         # In shared memory already here, where a failure reaches the trainer: in the queue's thread it would be lost.

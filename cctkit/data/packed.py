@@ -54,6 +54,7 @@ class Packed:
     id_blob: np.ndarray[Any, np.dtype[np.uint8]]
     id_offsets: np.ndarray[Any, np.dtype[np.int64]]
     skipped: tuple[str, ...]
+    path: Path
 
     def ids(self, rows: Labels) -> list[str]:
         """The ids of some images."""
@@ -74,7 +75,7 @@ def open_packed(path: Path) -> Packed:
                 raise ValueError("it is of another program")
             header = json.loads(metadata[KEY])
             arrays = {name: file.get_tensor(name).numpy() for name in DTYPES}
-            return _checked(header, file.get_tensor("images"), arrays)
+            return _checked(header, file.get_tensor("images"), arrays, path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"this is no packed data set, or a damaged one: {safe_text(error)}",
@@ -83,7 +84,7 @@ def open_packed(path: Path) -> Packed:
         ) from error
 
 
-def _checked(header: dict[str, Any], images: torch.Tensor, arrays: dict[str, np.ndarray[Any, Any]]) -> Packed:
+def _checked(header: dict[str, Any], images: torch.Tensor, arrays: dict[str, np.ndarray[Any, Any]], path: Path) -> Packed:
     """The packed file, where all holds that later code relies on.
 
     Raises: ValueError, KeyError or TypeError.
@@ -114,6 +115,7 @@ def _checked(header: dict[str, Any], images: torch.Tensor, arrays: dict[str, np.
         id_blob=arrays["ids"],
         id_offsets=arrays["id_offsets"],
         skipped=tuple(skipped.split("\n")) if skipped else (),
+        path=path,
     )
 
 

@@ -58,7 +58,7 @@ def pack(source: Source, path: Path, *, how: Packing, progress: Progress, partia
                 begun.remove()
                 raise
         sync_directory(path.parent)
-    return packed
+    return replace(packed, path=path)
 
 
 class _OtherSizeError(Exception):

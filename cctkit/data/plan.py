@@ -101,6 +101,15 @@ class EpochPlan:
         }
         return EpochPlan(**arrays, start=self.start + start, mix=self.mix)
 
+    def at(self, rows: Array) -> "EpochPlan":
+        """These positions of this plan, ascending: a rank's share of a batch, or of several."""
+        arrays: dict[str, Any] = {
+            item.name: None if (array := getattr(self, item.name)) is None else array[rows]
+            for item in dataclasses.fields(self)
+            if item.name != "start"
+        }
+        return EpochPlan(**arrays, start=self.start + int(rows[0]))
+
     @classmethod
     def draw(
         cls, *, seed: int, epoch: int, num_images: int, batch_size: int, image_size: Size, config: AugmentConfig

@@ -101,10 +101,9 @@ def choose_policy(
     else:
         attention = in_evaluation = "fused"
         chosen = _accelerator_precision(kind) if precision == "auto" else precision
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if chosen == "fp16" and kind != "cuda":
         raise UserError("fp16 needs a CUDA device", "--precision", "use bf16 or float32")
-    return DevicePolicy(
+    policy = DevicePolicy(
         device=kind,
         precision=chosen,  # type: ignore[arg-type]
         attention=attention,
@@ -112,6 +111,20 @@ def choose_policy(
         threads=torch.get_num_threads(),
         compile=compile,
     )
+    apply_policy(policy)
+    return policy
+
+
+def apply_policy(policy: DevicePolicy) -> None:
+    """Set what holds for the whole process: torch's number of threads, and TF32 on CUDA.
+
+    Raises: UserError where the device is not there.
+    """
+    _device(policy.device)
+    if policy.threads != torch.get_num_threads():
+        torch.set_num_threads(policy.threads)
+    if policy.device != "cpu":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def available_device() -> str:

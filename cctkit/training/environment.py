@@ -14,6 +14,7 @@ import cctkit
 from cctkit.models.attention import PATHS
 from cctkit.runfiles import NUMBER, Shape, read_object
 from cctkit.training.device import DevicePolicy, cpu_name
+from cctkit.training.distributed import launch_of_job
 
 _PIXELS: Shape = ({"mean": None, "std": None}, {"mean": [NUMBER] * 3, "std": [NUMBER] * 3})
 _SHAPE: dict[str, Shape] = {
@@ -33,7 +34,7 @@ _SHAPE: dict[str, Shape] = {
 """What is read again of `env.json`."""
 
 
-def environment(policy: DevicePolicy) -> dict[str, Any]:
+def environment(policy: DevicePolicy, *, ranks: int = 1) -> dict[str, Any]:
     """What the exactness of a resumed run depends on."""
     return {
         "cctkit": cctkit.__version__,
@@ -44,6 +45,8 @@ def environment(policy: DevicePolicy) -> dict[str, Any]:
         "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
         "policy": asdict(policy),
+        "ranks": ranks,
+        "launch": launch_of_job(),
         "command": sys.argv[1:],
     }
 
@@ -56,9 +59,11 @@ def read_environment(path: Path) -> dict[str, Any]:
     return read_object(path, _SHAPE)
 
 
-def differences(env: Mapping[str, Any], policy: DevicePolicy) -> list[str]:
+def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1) -> list[str]:
     """In words, what differs from the machine that the run began on."""
-    now = environment(policy)
+    now = environment(policy, ranks=ranks)
     pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
     pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
+    kept = env.get("ranks")
+    pairs["number of processes"] = kept if type(kept) is int else 1, ranks
     return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]

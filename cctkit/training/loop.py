@@ -19,8 +19,9 @@ from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
 from cctkit.rundir import RunDir
 from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
-from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
+from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cctkit.training.device import DevicePolicy
+from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.optim import make_optimizers
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
@@ -66,6 +67,7 @@ class Job:
     reporter: Reporter
     stop: StopRequest = field(default_factory=StopRequest)
     model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
+    ranks: Ranks = ALONE
 
     @property
     def steps(self) -> int:
@@ -95,7 +97,7 @@ def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise _out_of_memory(job) from error
-        job.run.append_metrics(record)
+        job.ranks.by_first(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
         history.add(record, state.result)
         state.sums.zero_()
         save(job, state, history)
@@ -127,15 +129,25 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     if config.ema is not None:
         average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
         ema = AveragedModel(model, device=torch.device(policy.device), multi_avg_fn=average, use_buffers=True)
-    state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy)
+    state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
-    found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice) if resume else None
+    found = _newest_checkpoint(job) if resume else None
     if found is None:
         save(job, state, history)
     else:
-        history = unpack(found, state, steps=job.steps)
-    job.run.keep_metrics(history.epochs_done)
+        with job.ranks.agreeing():
+            history = unpack(found, state, steps=job.steps)
+    job.ranks.by_first(lambda: job.run.keep_metrics(history.epochs_done))
     return state, history
+
+
+def _newest_checkpoint(job: Job) -> Checkpoint | None:
+    """What the first rank reads, for all: the others may be on machines that do not see the run."""
+    found: Checkpoint | None = None
+    with job.ranks.agreeing():
+        if job.ranks.first:
+            found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice)
+    return job.ranks.checkpoint_of_first(found)
 
 
 def count_trainable(model: nn.Module) -> int:
@@ -145,8 +157,12 @@ def count_trainable(model: nn.Module) -> int:
 
 def save(job: Job, state: TrainState, history: History) -> None:
     """Write a checkpoint of everything that training changes."""
-    tensors, values = pack(state, history)
-    save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values)
+
+    def write() -> None:
+        tensors, values = pack(state, history)
+        save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values)
+
+    job.ranks.by_first(write)
 
 
 def _stops_early(job: Job, history: History) -> bool:
@@ -183,6 +199,8 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         workers=config.data.workers,
         channels_last=job.policy.channels_last,
         image_size=dataset.image_size,
+        rank=job.ranks.rank,
+        ranks=job.ranks.size,
     )
     for step in range(first, steps):
         asked = time.perf_counter()
@@ -190,9 +208,14 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         waited += time.perf_counter() - asked
         factor = lr_factor(state.step, job.schedule)
         train_step(state, batch, config=config, policy=job.policy, lr_factor=factor)
-        images += len(batch.labels)
+        images += min((step + 1) * config.batch_size, len(dataset.train)) - step * config.batch_size
         now = time.perf_counter()
-        if now - last_log >= job.reporter.log_every_s or step + 1 == steps:
+        stop_number, log, save_now = job.ranks.largest(
+            job.stop.signal_number or 0,
+            now - last_log >= job.reporter.log_every_s or step + 1 == steps,
+            now - last_save >= _CHECKPOINT_EVERY_S,
+        )
+        if log:
             last_log = now
             loss = _read_back(state)
             job.reporter.progress(
@@ -207,8 +230,9 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
                     step_s=(now - start) / (step + 1 - first),
                 )
             )
-        job.stop.check()
-        if now - last_save >= _CHECKPOINT_EVERY_S:
+        if stop_number:
+            raise StoppedError(stop_number)
+        if save_now:
             last_save = now
             save(job, state, history)
     seconds = time.perf_counter() - start
@@ -255,7 +279,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
     """Evaluate on a held-out split of the job's data set; a stop request is raised between two batches."""
 
     def on_batch(done: int, total: int) -> None:
-        job.stop.check()
+        job.ranks.check(job.stop)
         job.reporter.evaluating(name, done, total)
 
     return evaluate_split(
@@ -267,6 +291,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         image_size=job.dataset.image_size,
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
+        ranks=job.ranks,
     )
 
 

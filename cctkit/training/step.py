@@ -1,5 +1,6 @@
 """One training step: forward, loss, backward, clip, update. Nothing is read back from the device."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
 from cctkit.models.dropout import use_generator
 from cctkit.training.device import DevicePolicy
+from cctkit.training.distributed import ALONE, Ranks, unsynced
 from cctkit.training.optim import set_lr
 
 _NORMS_KEPT = 64
@@ -31,10 +33,13 @@ class TrainState:
     sums: Tensor  # of the running epoch, float64: loss, smoothed loss, correct, images
     diverged: Tensor  # bool: an update was withheld
     step: int = 0
-    forward: nn.Module = field(init=False)  # the model, or its compiled form
+    ranks: Ranks = ALONE
+    parallel: nn.Module = field(init=False)  # the model, or what averages its gradients over the ranks
+    forward: nn.Module = field(init=False)  # that, or its compiled form
+    rehearsed: bool = False  # by several ranks, before the first step of this process
 
     def __post_init__(self) -> None:
-        self.forward = self.model
+        self.forward = self.parallel = self.model
 
     @property
     def result(self) -> nn.Module:
@@ -42,7 +47,14 @@ class TrainState:
         return self.ema.module if self.ema is not None else self.model
 
 
-def new_state(model: nn.Module, optimizers: list[Optimizer], *, ema: AveragedModel | None, policy: DevicePolicy) -> TrainState:
+def new_state(
+    model: nn.Module,
+    optimizers: list[Optimizer],
+    *,
+    ema: AveragedModel | None,
+    policy: DevicePolicy,
+    ranks: Ranks = ALONE,
+) -> TrainState:
     """The state before the first step."""
     generator = torch.Generator()
     use_generator(model, generator)
@@ -55,9 +67,11 @@ def new_state(model: nn.Module, optimizers: list[Optimizer], *, ema: AveragedMod
         norms=torch.full((_NORMS_KEPT,), float("nan"), device=policy.device),
         sums=torch.zeros(4, dtype=torch.float64, device=policy.device),
         diverged=torch.zeros((), dtype=torch.bool, device=policy.device),
+        ranks=ranks,
     )
+    state.forward = state.parallel = ranks.parallel(model, policy)
     if policy.compile:
-        state.forward = torch.compile(model)  # type: ignore[assignment]
+        state.forward = torch.compile(state.parallel)  # type: ignore[assignment]
     return state
 
 
@@ -72,18 +86,34 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     A loss or gradient that is not finite, or a gradient norm a thousand times the running median, withholds the update
     and sets `state.diverged`.
     """
-    _seed_masks(state, step_seed(config.seed, state.step), policy)
+    size = len(batch.labels)
+    part = -(-size // config.accumulate)
+    if state.ranks.size > 1 and not state.rehearsed:
+        _rehearse(state, batch.images[:part], policy)
+    _seed_masks(state, step_seed(config.seed, state.step, state.ranks.rank), policy)
     set_lr(state.optimizers, lr_factor)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
-    size = len(batch.labels)
-    part = -(-size // config.accumulate)
-    loss_is_finite = torch.ones_like(state.diverged)
+    sums, loss_is_finite = torch.zeros_like(state.sums), torch.ones_like(state.diverged)
     for start in range(0, size, part):
-        loss = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
-        loss_is_finite &= loss.isfinite()
+        with unsynced(state.parallel) if start + part < size else nullcontext():
+            found = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
+        sums += found if batch.count else 0
+        loss_is_finite &= found[1].isfinite()
+    sums, loss_is_finite = state.ranks.summed(sums, loss_is_finite)
+    state.sums += sums
     _update(state, loss_is_finite, config=config)
     state.step += 1
+
+
+def _rehearse(state: TrainState, images: Tensor, policy: DevicePolicy) -> None:
+    """Walk the model once and forget it. After its first backward pass torch lays the gradients out anew, and three ranks or
+    more sum them in another order from then on: so that a resumed run does as an unbroken one, that is before any step.
+    """
+    with policy.autocast():
+        logits = state.forward(images)
+    logits.sum().backward()
+    state.rehearsed = True
 
 
 def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
@@ -95,7 +125,7 @@ def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
 
 
 def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConfig, policy: DevicePolicy) -> Tensor:
-    """Add the gradients of a part of the batch; return its mean smoothed loss."""
+    """Add the gradients of a part of the batch; return what it adds to the epoch's sums."""
     with policy.autocast():
         logits = state.forward(batch.images[part])
     labels = batch.labels[part]
@@ -103,11 +133,10 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
     weight = None if batch.weight is None else batch.weight[part]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     plain, smoothed, correct = losses(logits, labels, partner, weight, label_smoothing=config.label_smoothing)
-    share = len(labels) / len(batch.labels)
+    share = batch.count * len(labels) / len(batch.labels)
     state.scaler.scale(smoothed.mean() * share).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        state.sums += torch.stack([plain.sum(), smoothed.sum(), correct.sum(), torch.ones_like(plain).sum()]).double()
-    return smoothed.detach().mean()
+        return torch.stack([plain.sum(), smoothed.sum(), correct.sum(), torch.ones_like(plain).sum()]).double()
 
 
 def losses(

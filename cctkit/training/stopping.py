@@ -9,9 +9,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """A context in which the first signal only sets `signal_number`; a second one stops the program at once."""
+    """A context in which the first signal only sets `signal_number`; a second one stops the program at once.
 
-    def __init__(self) -> None:
+    launched: the signal comes twice by itself, to the process group and from the launcher, which kills after 30 s.
+    """
+
+    def __init__(self, *, launched: bool = False) -> None:
+        self.launched = launched
         self.signal_number: int | None = None
         self._before: dict[int, object] = {}
 
@@ -25,8 +29,9 @@ class StopRequest:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         self.signal_number = number
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if not self.launched:
+            for each in _SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
 
     def check(self) -> None:
         """Where there is nothing to save: stop now if asked to.

@@ -1,0 +1,269 @@
+"""Several processes that train one model: who they are, what they tell each other, and torch's engine around the model.
+
+`torchrun` starts them and `torch.distributed` connects them: gloo between the hosts, NCCL beside it between CUDA devices.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cctkit.config import DataConfig
+from cctkit.data.dataset import Dataset, load_dataset, load_packed
+from cctkit.data.source import Notify, Progress
+from cctkit.errors import ElsewhereError, StoppedError, UserError
+from cctkit.models.weights import stored
+from cctkit.text import safe_text
+from cctkit.training.checkpoint import Checkpoint
+from cctkit.training.device import DevicePolicy, apply_policy
+from cctkit.training.stopping import StopRequest
+
+_LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process among the `size` of its job, and how it talks to the others. Alone it talks to nobody.
+
+    rank: 0 is the one that writes and reports; local_rank: on its machine, of local_size; restarts: how often torchrun has
+    started the job anew. Whoever calls a method, all have to call it, in the same order.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restarts: int = 0
+    hosts: Any = None  # the process group of host tensors
+    devices: Any = None  # that of the devices' tensors
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def everyone(self, value: Any) -> list[Any]:
+        """The JSON value of every rank."""
+        return [json.loads(data) for data in self.bytes_of_all(json.dumps(value).encode())]
+
+    def bytes_of_all(self, data: bytes) -> list[bytes]:
+        """The bytes of every rank."""
+        if self.size == 1:
+            return [data]
+        own = torch.tensor([len(data)])
+        lengths = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(lengths, own, group=self.hosts)
+        longest = max(int(length) for length in lengths)
+        padded = torch.frombuffer(bytearray(data.ljust(max(1, longest), b"\0")), dtype=torch.uint8)
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded, group=self.hosts)
+        return [each[: int(length)].numpy().tobytes() for each, length in zip(found, lengths, strict=True)]
+
+    def bytes_of_first(self, data: bytes) -> bytes:
+        """What rank 0 gives; what others give is not looked at."""
+        if self.size == 1:
+            return data
+        length = torch.tensor([len(data)])
+        dist.broadcast(length, group_src=0, group=self.hosts)
+        sent = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.first and data else None
+        tensor = torch.empty(int(length), dtype=torch.uint8) if sent is None else sent
+        if len(tensor):
+            dist.broadcast(tensor, group_src=0, group=self.hosts)
+        return tensor.numpy().tobytes()
+
+    def checkpoint_of_first(self, found: Checkpoint | None) -> Checkpoint | None:
+        """The checkpoint that rank 0 gives."""
+        if self.size == 1:
+            return found
+        facts: list[Any] = self.by_first(
+            lambda: [] if found is None else [str(found.path), found.step, found.state, list(found.tensors)]
+        )
+        if not facts:
+            return None
+        path, step, state, names = facts
+        parts = ((name, save(stored(found.tensors[name])) if found else b"") for name in names)
+        tensors = {name: load(self.bytes_of_first(data)) for name, data in parts}
+        return Checkpoint(path=Path(path), step=step, tensors=tensors, state=state)
+
+    @contextlib.contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """A part without talk between ranks: what the user has caused on one of them ends it on all.
+
+        The first rank that has an error raises it; the others raise ElsewhereError, which is not printed.
+        """
+        error: UserError | StoppedError | None = None
+        try:
+            yield
+        except (UserError, StoppedError) as caught:
+            error = caught
+        codes = self.everyone(error.exit_code if error else 0)
+        guilty = next((rank for rank, code in enumerate(codes) if code), None)
+        if guilty == self.rank and error is not None:
+            raise error
+        if guilty is not None:
+            raise ElsewhereError(codes[guilty])
+
+    def by_first(self, work: Callable[[], _T]) -> _T:
+        """Let rank 0 alone do it, the others wait; all return its JSON value, and its error ends all."""
+        value = None
+        with self.agreeing():
+            if self.first:
+                value = work()
+        if self.size == 1:
+            return value  # type: ignore[return-value]
+        return json.loads(self.bytes_of_first(json.dumps(value).encode()))  # type: ignore[no-any-return]
+
+    def first_of_machine_first(self, work: Callable[[], _T]) -> _T:
+        """Let one process of each machine do it before the others: what it has downloaded is there for them."""
+        with self.agreeing():
+            value = work() if self.local_rank == 0 else None
+        with self.agreeing():
+            return work() if value is None else value
+
+    def largest(self, *values: int) -> list[int]:
+        """By place, the largest of all ranks' whole numbers: what any of them asks for."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.hosts)
+        return [int(value) for value in tensor]
+
+    def check(self, stop: StopRequest) -> None:
+        """Stop where any of the ranks was asked to, all at the same place.
+
+        Raises: StoppedError.
+        """
+        (number,) = self.largest(stop.signal_number or 0)
+        if number:
+            raise StoppedError(number)
+
+    def summed(self, sums: Tensor, ok: Tensor) -> tuple[Tensor, Tensor]:
+        """`sums` (n,) float64 over all ranks, and whether all are `ok` (bool); on the device, without waiting for it."""
+        if self.size == 1:
+            return sums, ok
+        together = torch.cat([sums, (~ok).to(sums.dtype).view(1)])
+        dist.all_reduce(together, group=self.devices)
+        return together[:-1], together[-1] == 0
+
+    def share(self, items: Sequence[_T]) -> Sequence[_T]:
+        """Every rank's own stretch of `items`; together and in order they are all of them."""
+        first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return items[first:last]
+
+    def joined(self, parts: list[Tensor], *, total: int) -> Tensor:
+        """Every rank's parts, float32 (n, K), one below the other: (total, K), of several ranks on the CPU."""
+        if self.size == 1:
+            return torch.cat(parts)
+        data = b"".join(self.bytes_of_all(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)))
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(total, -1)
+
+    def policy(self, choose: Callable[[], DevicePolicy]) -> DevicePolicy:
+        """What rank 0 chooses, applied here: a CPU is measured once, and all compute alike.
+
+        Raises: UserError where this machine has not the device, or not one for each of its ranks.
+        """
+        policy = DevicePolicy(**self.by_first(lambda: asdict(choose())))
+        with self.agreeing():
+            if self.size > 1 and policy.device == "cuda":
+                _take_device(self.local_rank, self.local_size)
+            if not self.first:
+                apply_policy(policy)
+        return policy
+
+    def on(self, policy: DevicePolicy) -> "Ranks":
+        """The same ranks with a way to talk between their devices."""
+        if self.size == 1 or self.devices is not None:
+            return self
+        return replace(self, devices=dist.new_group(backend="nccl") if policy.device == "cuda" else self.hosts)
+
+    def parallel(self, model: nn.Module, policy: DevicePolicy) -> nn.Module:
+        """`model` with its gradients averaged over the ranks."""
+        if self.size == 1:
+            return model
+        device_ids = [torch.cuda.current_device()] if policy.device == "cuda" else None
+        return DistributedDataParallel(model, device_ids=device_ids, process_group=self.devices, gradient_as_bucket_view=True)
+
+
+ALONE = Ranks()
+
+
+def unsynced(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """While gradients are only accumulated: without telling them to the other ranks."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[Ranks]:
+    """The ranks that the launcher's environment names, connected; alone where there is none.
+
+    Raises: ElsewhereError where another rank is lost.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    rank, size, local_rank, local_size, restarts = (
+        int(os.environ.get(name, "1" if "WORLD" in name else "0")) for name in names
+    )
+    ranks = Ranks(rank=rank, size=size, local_rank=local_rank, local_size=local_size, restarts=restarts)
+    if size == 1:
+        yield ranks
+        return
+    dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+    try:
+        yield replace(ranks, hosts=dist.group.WORLD)
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        message = f"rank {rank} has lost another process of the job: {error}" if local_rank == 0 else ""
+        raise ElsewhereError(1, message) from error
+    dist.destroy_process_group()  # after an error the end of the process does it: others may be lost
+
+
+def load_once(ranks: Ranks, config: DataConfig, *, progress: Progress, notify: Notify) -> Dataset:
+    """`load_dataset`, by one process of each machine; the others wait, and map the same packed file.
+
+    Raises: UserError where the machines' images differ.
+    """
+    dataset = None
+    with ranks.agreeing():
+        if ranks.local_rank == 0:
+            dataset = load_dataset(config, progress=progress, notify=notify)
+    found = (str(dataset.train.packed.path), dataset.source, dataset.fingerprint) if dataset is not None else None
+    everywhere = ranks.everyone(found)
+    with ranks.agreeing():
+        if dataset is None:
+            path, place, _ = everywhere[ranks.rank - ranks.local_rank]
+            dataset = load_packed(Path(path), config, place=place)
+        if dataset.fingerprint != everywhere[0][2]:
+            raise UserError(f"the images of {dataset.name} differ from the first machine's", safe_text(platform.node()))
+    return dataset
+
+
+def launch_of_job() -> list[Any] | None:
+    """What tells this start of torchrun, with all of its restarts, from every other; None where it is not torchrun's."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return [os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid(), sys.argv[1:]]
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _take_device(local_rank: int, local_size: int) -> None:
+    there = torch.cuda.device_count()
+    if there < local_size:
+        raise UserError(
+            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local_rank)

@@ -1,0 +1,167 @@
+"""What three processes find out for `test_distributed.py`: `torchrun --nproc-per-node 3 -m tests.training.ranks OUT.json`.
+
+The first one, two and three of them form a job of their own in turn, and do the same training steps and evaluation.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from cctkit.catalog.models import named_config
+from cctkit.config import TrainConfig
+from cctkit.data.loader import train_batches
+from cctkit.data.plan import EpochPlan
+from cctkit.data.shard import share_of_batch
+from cctkit.errors import DivergedError, ElsewhereError, UserError
+from cctkit.evaluation import logits_of
+from cctkit.models.build import build_model
+from cctkit.training.checkpoint import Checkpoint
+from cctkit.training.device import DevicePolicy
+from cctkit.training.distributed import Ranks
+from cctkit.training.optim import make_optimizers
+from cctkit.training.step import TrainState, new_state, train_step
+
+POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
+IMAGES, BATCH, STEPS = 27, 13, 10  # the last batch of an epoch is one image: fewer than the ranks
+OPTIONS = {"mixup": 0.5, "cutmix": 1.0, "random_erase": 0.25, "accumulate": 2, "clip_grad": 1.0}
+QUIET = {"attention_dropout": 0.0, "drop_path": 0.0, "dropout": 0.0}
+
+
+class Images:
+    """A split held in memory."""
+
+    def __init__(self, number: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (number, 3, 8, 8), dtype=torch.uint8, generator=generator)
+        self.labels = np.arange(number) % 5
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, positions: Any) -> torch.Tensor:
+        return self.images[torch.from_numpy(positions)]
+
+
+def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype) -> TrainState:
+    rates = {name: getattr(config.model, name) for name in QUIET}
+    model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
+    model = POLICY.prepare(model).to(dtype).train()
+    return new_state(model, make_optimizers(model, config), ema=None, policy=POLICY, ranks=ranks)
+
+
+def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
+    """Ten steps: the losses of all images of each, and what every position of every batch had for an image."""
+    config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
+    state, split = state_of(config, ranks, dtype), Images(IMAGES)
+    losses, seen, before = [], {}, state.sums.clone()
+    for step in range(STEPS):
+        epoch, at = divmod(step, -(-IMAGES // BATCH))
+        if at == 0:
+            plan = EpochPlan.draw(
+                seed=0, epoch=epoch, num_images=IMAGES, batch_size=BATCH, image_size=(8, 8), config=config.augment
+            )
+            stream = train_batches(
+                split, plan=plan, config=config.augment, batch_size=BATCH, mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu",
+                rank=ranks.rank, ranks=ranks.size,
+            )  # fmt: skip
+        batch = next(stream)
+        rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=ranks.rank, ranks=ranks.size)
+        for row, image, label in zip(rows, batch.images, batch.labels, strict=True):
+            if batch.count:
+                seen[f"{epoch} {row}"] = hashlib.sha256(image.contiguous().numpy().tobytes() + bytes([label])).hexdigest()
+        batch.images.data = batch.images.to(dtype)
+        train_step(state, batch, config=config, policy=POLICY, lr_factor=1.0)
+        losses.append(((state.sums - before) / (state.sums[3] - before[3])).tolist()[:3])
+        before = state.sums.clone()
+    assert not state.diverged
+    weights = b"".join(weight.detach().numpy().tobytes() for weight in state.model.parameters())
+    digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
+    return {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
+
+
+def evaluate(ranks: Ranks, total: int) -> str:
+    """The digest of the logits, and how often the ranks could have been stopped."""
+    model = state_of(TrainConfig(), Ranks(), torch.float32).model
+    calls: list[tuple[int, int]] = []
+
+    def on_batch(done: int, of: int) -> None:
+        calls.append((done, of))
+        ranks.largest(done)  # would hang, were it not called as often by all
+
+    logits = logits_of(
+        model, Images(total), mean=(0.5,) * 3, std=(0.2,) * 3, policy=POLICY, on_batch=on_batch, ranks=ranks  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert calls[-1] == (total, total)
+    return hashlib.sha256(logits.numpy().tobytes()).hexdigest()
+
+
+def outcome(work: Callable[[], Any]) -> str:
+    try:
+        return str(work())
+    except (UserError, ElsewhereError) as error:
+        return f"{type(error).__name__} {error.exit_code} {error}"
+
+
+def agree(ranks: Ranks) -> list[str]:
+    """What each rank ends with when rank 1 has an error of the user's, then when all have one."""
+
+    def one() -> None:
+        with ranks.agreeing():
+            if ranks.rank == 1:
+                raise UserError("a fault")
+
+    def every() -> None:
+        with ranks.agreeing():
+            raise DivergedError(f"of rank {ranks.rank}")
+
+    def first() -> str:
+        return ranks.by_first(lambda: f"by rank {ranks.rank}")
+
+    return [outcome(work) for work in (one, every, first)]
+
+
+def checkpoint(ranks: Ranks) -> str:
+    """A checkpoint that only rank 0 can read, as this rank has it."""
+    tensors = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "best": {}}
+    own = Checkpoint(path=Path("somewhere"), step=3, tensors=tensors, state={"step": 3}) if ranks.first else None
+    found = ranks.checkpoint_of_first(own)
+    assert found is not None
+    shown = {name: {key: tensor.tolist() for key, tensor in part.items()} for name, part in found.tensors.items()}
+    return json.dumps([str(found.path), found.step, shown, found.state], sort_keys=True)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, found = int(os.environ["RANK"]), {}
+    for size in (1, 2, 3):
+        group = dist.new_group(range(size))
+        if rank >= size:
+            continue
+        ranks = Ranks(rank=rank, size=size, hosts=group, devices=group)
+        own = {
+            "float64": train(ranks, torch.float64, optimizer="muon"),
+            "float32": train(ranks, torch.float32),
+            "again": train(ranks, torch.float32),
+            "masked": train(ranks, torch.float32, dropout=0.1, drop_path=0.1),
+            "logits": {str(total): evaluate(ranks, total) for total in (1, 250, 251, 700, 1001)},
+            "agreed": agree(ranks),
+            "checkpoint": checkpoint(ranks),
+            "none": ranks.checkpoint_of_first(None),
+        }
+        found[size] = ranks.everyone(own)
+    if rank == 0:
+        Path(sys.argv[1]).write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Several ranks over gloo: they compute what one does, agree on how to end, and leave one run that goes on."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cctkit.cli.app import run
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+# Without dropout, whose masks differ between ranks.
+TRAIN = ["-m", "cctkit", "train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "126"]
+TRAIN += ["--precision", "float32", "--attention-dropout", "0", "--drop-path", "0", "--ema", "0.9", "--mixup", "0.5"]
+TRAIN += ["--epochs", "6", "--threads", "1", "--optimizer", "muon"]  # of 12 steps
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def launch(ranks: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
+    command = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts), *map(str, arguments)]
+    environment = {**ENVIRONMENT, "CCTKIT_CACHE": os.environ["CCTKIT_CACHE"]}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a run, without what depends on the clock."""
+    clock = {"images_per_s", "input_percent", "train_seconds"}
+    text = (path / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in text]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """By the number of ranks, what each of them found: see `ranks.py`."""
+    path = tmp_path_factory.mktemp("ranks") / "found.json"
+    finish(launch(3, "-m", "tests.training.ranks", path))
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("ranks", ["2", "3"])
+def test_every_image_of_every_batch_is_what_it_is_with_one_rank(found: Any, ranks: str) -> None:
+    together: dict[str, str] = {}
+    for each in found[ranks]:
+        assert not together.keys() & each["float32"]["seen"].keys()
+        together |= each["float32"]["seen"]
+    assert together == found["1"][0]["float32"]["seen"]
+    assert len(together) == 10 // 3 * 27 + 13
+
+
+@pytest.mark.parametrize("ranks", ["2", "3"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_the_losses_are_those_of_one_rank(found: Any, ranks: str, dtype: str, tolerance: float) -> None:
+    expected = np.array(found["1"][0][dtype]["losses"])
+    assert np.ptp(expected[:, 0]) > 0.1
+    for each in found[ranks]:
+        assert np.abs(np.array(each[dtype]["losses"]) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("ranks", ["2", "3"])
+def test_all_ranks_hold_the_same_weights_the_same_each_time(found: Any, ranks: str) -> None:
+    for name in ("float64", "float32", "masked"):
+        assert len({each[name]["weights"] for each in found[ranks]}) == 1
+    assert found[ranks][0]["again"] == found[ranks][0]["float32"]
+
+
+def test_the_masks_differ_between_ranks_and_those_of_the_first_are_those_of_one(found: Any) -> None:
+    seeds = [each["masked"]["seed_of_masks"] for each in found["3"]]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == found["1"][0]["masked"]["seed_of_masks"]
+
+
+@pytest.mark.parametrize("ranks", ["2", "3"])
+def test_a_sharded_evaluation_is_bit_for_bit_that_of_one_rank(found: Any, ranks: str) -> None:
+    assert all(each["logits"] == found["1"][0]["logits"] for each in found[ranks])
+
+
+@pytest.mark.parametrize("ranks", ["2", "3"])
+def test_what_one_rank_has_wrong_ends_all_and_one_of_them_tells(found: Any, ranks: str) -> None:
+    one, every, first = zip(*(each["agreed"] for each in found[ranks]), strict=True)
+    assert [outcome.split()[0] for outcome in one] == ["ElsewhereError", "UserError", "ElsewhereError"][: int(ranks)]
+    assert [outcome.split()[0] for outcome in every] == ["DivergedError", "ElsewhereError", "ElsewhereError"][: int(ranks)]
+    assert {outcome.split()[1] for outcome in one} == {"2"}
+    assert {outcome.split()[1] for outcome in every} == {"3"}
+    assert set(first) == {"by rank 0"}
+
+
+def test_a_checkpoint_that_only_the_first_rank_sees_reaches_all(found: Any) -> None:
+    each = [rank for ranks in found.values() for rank in ranks]
+    assert len({rank["checkpoint"] for rank in each}) == 1
+    assert json.loads(each[0]["checkpoint"])[2] == {"best": {}, "model": {"a": [[0, 1, 2], [3, 4, 5]], "b": 7}}
+    assert all(rank["none"] is None for rank in each)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks."""
+    path = tmp_path_factory.mktemp("unbroken") / "run"
+    out, err = finish(launch(2, *TRAIN, "-o", path))
+    assert out.count("weights: ") == 1
+    assert [err.count(f"epoch {epoch}/6") for epoch in range(1, 7)] == [1] * 6
+    return path
+
+
+def test_a_killed_rank_costs_nothing_with_max_restarts(unbroken: Path, tmp_path: Path) -> None:
+    process = launch(2, *TRAIN, "-o", tmp_path / "run", restarts=1)
+    until((tmp_path / "run" / "checkpoints" / "step-000000012").is_dir)
+    os.kill(_worker(process.pid, rank=1), signal.SIGKILL)
+    _, err = finish(process)
+    assert f"resuming {tmp_path / 'run'}" in err
+    assert "Traceback" not in err
+    assert sha256(tmp_path / "run" / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
+    assert lines(tmp_path / "run") == lines(unbroken)
+
+
+def _worker(launcher: int, *, rank: int) -> int:
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return next(int(child) for child in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks whose launcher was told to stop in the midst of it."""
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    process = launch(2, *TRAIN, "-o", path)
+    until((path / "checkpoints" / "step-000000012").is_dir)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1  # torchrun's own
+    assert err.count("stopped; all is saved, go on with: cctkit train --resume") == 1
+    return path
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_run_of_two_ranks_goes_on_under_one_and_three(ranks: int, unbroken: Path, stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "run")
+    done = len(lines(stopped))
+    assert 1 <= done < 6
+    _, err = finish(launch(ranks, "-m", "cctkit", "train", "--resume", tmp_path / "run"))
+    assert f"number of processes is {ranks}, it was 2" in err
+    after, expected = lines(tmp_path / "run"), lines(unbroken)
+    assert after[:done] == expected[:done]
+    for name in ("train_loss", "test_loss", "train_top1_percent"):
+        np.testing.assert_allclose([each[name] for each in after], [each[name] for each in expected], rtol=1e-3)
+
+
+def test_a_fault_is_told_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = launch(2, *TRAIN, "-o", tmp_path / "run", "--batch-size", "3")
+    _, err = process.communicate(timeout=60)
+    assert err.count("error: a batch of 3 images for 2 processes together: some would have none") == 1
+    assert err.count("Traceback") == 1  # torchrun's own
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("local_rank", "told"), [("0", True), ("1", False)])
+@pytest.mark.parametrize(
+    "arguments", [["--epochz", "1"], ["--config", "no-such.toml"], ["--resume", "a", "--output", "b"]], ids=str
+)
+def test_before_the_ranks_are_connected_the_first_of_a_machine_tells(
+    arguments: list[str], local_rank: str, told: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert run(["train", *arguments]) == 2
+    assert bool(capsys.readouterr().err) == told
