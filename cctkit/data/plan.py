@@ -44,7 +44,8 @@ class EpochPlan:
     coins: float32 (N, 2), uniform; an operation is applied where its coin is at most its probability. signs: bool (N, 2),
     whether its magnitude is negative.
     box: int16 (N, 4), the crop's top, left, height and width, in the padded image where it is padded. flip: bool.
-    erase_box: int16 (N, 4), height 0 for none; noise_seed: int64. start: the first position, of a part; mix: of all batches.
+    erase_box: int16 (N, 4), height 0 for none; noise_seed: int64. start: the first position, of a part; mix: of all batches;
+    places: int64 (N,), the positions where they do not follow each other, of a rank's share.
     """
 
     order: Array
@@ -59,6 +60,7 @@ class EpochPlan:
     erase_box: Array | None = None
     noise_seed: Array | None = None
     mix: Mix | None = None
+    places: Array | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -85,7 +87,7 @@ class EpochPlan:
 
     @property
     def _position(self) -> Array:
-        return np.arange(self.start, self.start + len(self))
+        return np.arange(self.start, self.start + len(self)) if self.places is None else self.places
 
     @property
     def _batch(self) -> Array:
@@ -106,9 +108,9 @@ class EpochPlan:
         arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[rows]
             for item in dataclasses.fields(self)
-            if item.name != "start"
+            if item.name not in ("start", "places", "mix")
         }
-        return EpochPlan(**arrays, start=self.start + int(rows[0]))
+        return EpochPlan(**arrays, places=self._position[rows], mix=self.mix)
 
     @classmethod
     def draw(
