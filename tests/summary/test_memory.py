@@ -71,8 +71,8 @@ def test_the_parts_of_a_linear_model_are_those_of_a_hand() -> None:
     # Two moments and a counter; the trainer's 64 norms (float32), 4 sums (float64) and one flag.
     assert memory.optimizer_bytes == 2 * weights + 4 + 64 * 4 + 4 * 8 + 1
     flattened = 8 * 48 * 4  # a copy: the images are channels_last
-    # Images, labels, logits, and the step's flag of a finite loss.
-    assert memory.activations_bytes == 8 * 48 * 4 + flattened + 8 * 8 + 8 * 10 * 4 + 1
+    # Images, labels, logits, and the step's own sums and flag of a finite loss.
+    assert memory.activations_bytes == 8 * 48 * 4 + flattened + 8 * 8 + 8 * 10 * 4 + 4 * 8 + 1
     assert memory.peak_bytes >= weights + memory.optimizer_bytes + memory.activations_bytes
 
 
