@@ -176,8 +176,8 @@ class Ranks:
         """
         policy = DevicePolicy(**self.by_first(lambda: asdict(choose())))
         with self.agreeing():
-            if self.size > 1 and policy.device == "cuda":
-                _take_device(self.local_rank, self.local_size)
+            if self.size > 1:
+                _take_device(policy.device, self.local_rank, self.local_size)
             if not self.first:
                 apply_policy(policy)
         return policy
@@ -260,7 +260,11 @@ def _is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def _take_device(local_rank: int, local_size: int) -> None:
+def _take_device(kind: str, local_rank: int, local_size: int) -> None:
+    if kind == "mps":
+        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
+    if kind != "cuda":
+        return
     there = torch.cuda.device_count()
     if there < local_size:
         raise UserError(
