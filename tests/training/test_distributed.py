@@ -165,8 +165,9 @@ def test_a_run_of_two_ranks_goes_on_under_one_and_three(ranks: int, unbroken: Pa
     assert f"number of processes is {ranks}, it was 2" in err
     after, expected = lines(tmp_path / "run"), lines(unbroken)
     assert after[:done] == expected[:done]
-    for name in ("train_loss", "test_loss", "train_top1_percent"):
-        np.testing.assert_allclose([each[name] for each in after], [each[name] for each in expected], rtol=1e-3)
+    # Sums in another order: the losses differ by rounding, and by that a few images are taken for another class.
+    for name, rtol, atol in (("train_loss", 1e-3, 0), ("test_loss", 1e-3, 0), ("train_top1_percent", 0, 0.5)):
+        np.testing.assert_allclose([each[name] for each in after], [each[name] for each in expected], rtol=rtol, atol=atol)
 
 
 def test_a_fault_is_told_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
