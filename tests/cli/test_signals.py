@@ -114,16 +114,17 @@ def test_an_evaluation_that_is_stopped_leaves_the_run_as_it_was(
     assert contents(tmp_path) == before
 
 
-# Of the two epochs: 2 evaluations of 2 splits each, and one at the end; 6 steps an epoch; 6 files a checkpoint.
+# What is called, in which call the signal comes, and the step that is saved then. Of the two epochs: 2 evaluations of 2
+# splits each, and one at the end; 6 steps an epoch; 6 files a checkpoint, then 7 with the best weights.
 MOMENTS = {
-    "the first checkpoint": ("training.checkpoint", "write_synced", 2),
-    "a step": ("training.loop", "train_step", 8),
-    "an evaluation": ("evaluation", "to_device", 2),
-    "a checkpoint's first file": ("training.checkpoint", "write_synced", 7),
-    "a checkpoint's manifest": ("training.checkpoint", "write_synced", 12),
-    "the last checkpoint": ("training.checkpoint", "write_synced", 16),
-    "the weights": ("models.weights", "write_atomic", 1),
-    "the predictions": ("predictions", "write_atomic", 1),
+    "the first checkpoint": ("training.checkpoint", "write_synced", 2, 1),
+    "a step": ("training.loop", "train_step", 8, 8),
+    "an evaluation": ("evaluation", "to_device", 2, 6),
+    "a checkpoint's first file": ("training.checkpoint", "write_synced", 7, 7),
+    "a checkpoint's manifest": ("training.checkpoint", "write_synced", 12, 7),
+    "the last checkpoint": ("training.checkpoint", "write_synced", 16, 12),
+    "the weights": ("models.weights", "write_atomic", 1, 12),
+    "the predictions": ("predictions", "write_atomic", 1, 12),
 }
 
 
@@ -134,12 +135,13 @@ def test_once_training_has_begun_everything_is_saved(
     import importlib
 
     number, code = (signal.SIGINT, 130) if sorted(MOMENTS).index(moment) % 2 else (signal.SIGTERM, 143)
-    module, name, at = MOMENTS[moment]
+    module, name, at, step = MOMENTS[moment]
     sent = send(number, importlib.import_module(f"cctkit.{module}"), name, at)
     assert run([*TRAIN, "-o", str(tmp_path / "run")]) == code
     assert sent == [number]
     assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().err
     assert not list((tmp_path / "run").rglob("*tmp*"))
+    assert max((tmp_path / "run" / "checkpoints").iterdir()).name == f"step-{step:09}"
     assert run(["train", "--resume", str(tmp_path / "run"), "--quiet"]) == 0
     assert weights(tmp_path / "run") == weights(unbroken)
 
