@@ -7,7 +7,9 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -18,6 +20,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from cctkit.config import DataConfig
@@ -31,6 +35,7 @@ from cctkit.training.device import DevicePolicy, apply_policy
 from cctkit.training.stopping import StopRequest
 
 _LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
+_POLL_S = 0.02
 _T = TypeVar("_T")
 
 
@@ -218,15 +223,43 @@ def connected() -> Iterator[Ranks]:
     if size == 1:
         yield ranks
         return
-    dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
+    store, _, _ = next(rendezvous("env://"))
+    store = PrefixStore(_name_of_start(store, rank, size), store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
+    ranks = replace(ranks, hosts=dist.group.WORLD)
+    (restarts,) = ranks.largest(restarts)  # each machine counts its own
     try:
-        yield replace(ranks, hosts=dist.group.WORLD)
+        yield replace(ranks, restarts=restarts)
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         message = f"rank {rank} has lost another process of the job: {error}" if local_rank == 0 else ""
         raise ElsewhereError(1, message) from error
     dist.destroy_process_group()  # after an error the end of the process does it: others may be lost
+
+
+def _name_of_start(store: Store, rank: int, size: int) -> str:
+    """A name for this start of the job, from rank 0, the same on all ranks.
+
+    torchrun's store outlives a start, and what an earlier one has left there, torch would take for addresses of this one.
+    So each rank asks under a name of its own, until rank 0 has answered it; whatever else is in the store is not looked at.
+    """
+    own = secrets.token_hex(8)
+    if rank > 0:
+        store.set(f"cctkit/asks/{rank}", own)
+        store.wait([f"cctkit/answer/{own}"])
+        name: str = store.get(f"cctkit/answer/{own}").decode()
+        store.set(f"cctkit/heard/{name}/{rank}", "")
+        return name
+    waiting = set(range(1, size))
+    while waiting:
+        for other in sorted(waiting):
+            if store.check([f"cctkit/heard/{own}/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"cctkit/asks/{other}"]):
+                store.set(f"cctkit/answer/{store.get(f'cctkit/asks/{other}').decode()}", own)
+        time.sleep(_POLL_S)
+    return own
 
 
 def load_once(ranks: Ranks, config: DataConfig, *, progress: Progress, notify: Notify) -> Dataset:

@@ -22,7 +22,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # Without dropout, whose masks differ between ranks.
 TRAIN = ["-m", "cctkit", "train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "126"]
 TRAIN += ["--precision", "float32", "--attention-dropout", "0", "--drop-path", "0", "--ema", "0.9", "--mixup", "0.5"]
-TRAIN += ["--epochs", "6", "--threads", "1", "--optimizer", "muon"]  # of 12 steps
+TRAIN += ["--epochs", "6", "--threads", "1", "--optimizer", "adamw"]  # of 12 steps
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -129,7 +129,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_killed_rank_costs_nothing_with_max_restarts(unbroken: Path, tmp_path: Path) -> None:
-    process = launch(2, *TRAIN, "-o", tmp_path / "run", restarts=3)  # gloo may need a second try to connect anew
+    process = launch(2, *TRAIN, "-o", tmp_path / "run", restarts=1)
     until((tmp_path / "run" / "checkpoints" / "step-000000012").is_dir)
     os.kill(_worker(process.pid, rank=1), signal.SIGKILL)
     _, err = finish(process)
