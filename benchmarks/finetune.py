@@ -28,9 +28,10 @@ from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config import AugmentConfig, DataConfig
 from cctkit.data.augment import normalise
-from cctkit.data.dataset import Dataset, Split, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
+from cctkit.data.splits import Dataset, Split
 from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style

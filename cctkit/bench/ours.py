@@ -84,7 +84,7 @@ class OurSide:
                 mean=MEAN,
                 std=STD,
                 device=self.policy.device,
-                workers=config.data.workers,
+                workers=config.data.workers or 0,
                 channels_last=self.policy.channels_last,
             )
             number -= part // batch_size

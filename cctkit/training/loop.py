@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.dataset import Dataset, Split
 from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
+from cctkit.data.splits import Dataset, Split
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
@@ -73,6 +73,11 @@ class Job:
     def steps(self) -> int:
         """Steps of one epoch."""
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
+
+    @property
+    def workers(self) -> int:
+        """Processes that read images, beside this one."""
+        return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
 
     @property
     def schedule(self) -> Schedule:
@@ -186,6 +191,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         batch_size=config.batch_size,
         image_size=dataset.stored_size,
         config=config.augment,
+        read_size=dataset.train.image_size,
     )
     batches = train_batches(
         dataset.train,
@@ -196,9 +202,10 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         std=dataset.std,
         device=job.policy.device,
         start_step=first,
-        workers=config.data.workers,
+        workers=job.workers,
         channels_last=job.policy.channels_last,
         image_size=dataset.image_size,
+        chunk_images=dataset.chunk_images,
         rank=job.ranks.rank,
         ranks=job.ranks.size,
     )
@@ -292,6 +299,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
         ranks=job.ranks,
+        workers=job.workers if job.dataset.is_streamed else 0,
     )
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
 from cctkit.config import ModelConfig, TrainConfig, settings
-from cctkit.data.dataset import DEFAULT_SIZE, Dataset
+from cctkit.data.dataset import DEFAULT_SIZE
+from cctkit.data.splits import Dataset
 from cctkit.errors import DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
 from cctkit.models.build import build_model
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
@@ -289,10 +290,10 @@ def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
 def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> str:
     height, width = dataset.image_size
     stored_height, stored_width = dataset.stored_size
-    enlarged = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ""
+    how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
     return (
         f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
-        f"{height}x{width}{enlarged}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+        f"{height}x{width}{how}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
     )
 
@@ -336,7 +337,8 @@ def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
 
 def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
     """Train to the end, evaluate, and write what is left of it."""
-    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.config.data.workers))
+    job = replace(job, dataset=job.dataset.for_training(job.config.augment.crop))
+    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))
     state, history = fit(job, resume=resume)
     test = job.dataset.test
     assert test is not None

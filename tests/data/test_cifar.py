@@ -21,7 +21,8 @@ from cctkit.catalog.datasets import DATASETS, Archive
 from cctkit.config import DataConfig
 from cctkit.data import dataset
 from cctkit.data.cifar import unpickle
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 
 NAMES = ["zebra", "ant", "bee"]  # not sorted: a folder's classes are

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.images import decode
 from cctkit.data.source import BadImageError
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from tests.conftest import write_images
 

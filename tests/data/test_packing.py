@@ -16,9 +16,10 @@ from PIL import Image
 
 from cctkit.config import DataConfig
 from cctkit.data import decoding, partial
-from cctkit.data.dataset import Dataset, load_dataset, pack_dataset
+from cctkit.data.dataset import load_dataset, pack_dataset
 from cctkit.data.decoding import ROW
 from cctkit.data.images import decode
+from cctkit.data.splits import Dataset
 from cctkit.errors import ResourceError, StoppedError, UserError
 from tests.conftest import write_images
 
@@ -47,7 +48,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return decode(path)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
-    monkeypatch.setattr(decoding, "_cores", lambda: 1)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 1)
     return paths
 
 
@@ -85,7 +86,7 @@ def test_many_images_come_in_order_from_any_number_of_cores(
 ) -> None:
     if platform == "other" and sys.platform == "linux":
         monkeypatch.setattr(decoding.sys, "platform", "darwin")
-    monkeypatch.setattr(decoding, "_cores", lambda: cores)
+    monkeypatch.setattr(decoding, "available_cores", lambda: cores)
     monkeypatch.setattr(decoding, "_ALONE_S", alone_s)
     pack(folder, tmp_path / "packed")
     data = load(tmp_path / "packed")
@@ -107,7 +108,7 @@ def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monk
         return decode(path)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
     monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
     pack(folder, tmp_path / "packed")
     readers = log.read_text().splitlines()
@@ -217,7 +218,8 @@ def slow(path, decode=folder.decode):
     time.sleep(0.005)
     return decode(path)
 
-folder.decode, decoding._ALONE_S, decoding._CHUNK, decoding._cores, partial._COMMIT_EVERY_S = slow, 0.0, 8, lambda: 2, 0.0
+folder.decode, decoding.available_cores = slow, lambda: 2
+decoding._ALONE_S, decoding._CHUNK, partial._COMMIT_EVERY_S = 0.0, 8, 0.0
 dataset.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("packed"))
 """
 
@@ -260,7 +262,7 @@ def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_k
 
     with monkeypatch.context() as patch:
         patch.setattr("cctkit.data.folder.decode", dying)
-        patch.setattr(decoding, "_cores", lambda: 2)
+        patch.setattr(decoding, "available_cores", lambda: 2)
         patch.setattr(decoding, "_ALONE_S", 0.0)
         with pytest.raises(ResourceError, match="for want of memory"):
             pack(folder, tmp_path / "packed")
@@ -285,7 +287,7 @@ def test_a_packing_can_be_stopped_within_one_chunk(folder: Path, tmp_path: Path,
     monkeypatch.setattr("cctkit.data.folder.decode", slow)
     monkeypatch.setattr(decoding, "_CHUNK", 64)
     monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
     with pytest.raises(StoppedError):
         pack(folder, tmp_path / "packed", progress=stop)
     assert log.stat().st_size < 64 + 2 * 64
