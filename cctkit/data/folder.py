@@ -32,7 +32,8 @@ class _Files:
         for i, entry in enumerate(entries):
             comma = ", " if i or len(self.ids) else ""
             self._digest.update(f"{comma}{(role, name, entry)!r}".encode())
-            self._listing.update(f"{(role, name, entry[0], entry[2])!r}".encode())
+        listed = "\0".join([role, name, *(f"{entry[0]}\0{entry[2]}" for entry in entries), ""])
+        self._listing.update(listed.encode("utf-8", "surrogateescape"))
         self.ids.extend(entry[0] for entry in entries)
 
     @property

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cctkit.config import Size
+from cctkit.data.mapped import announce
 from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.data.transfer import to_device
 from cctkit.errors import UserError
@@ -59,6 +60,7 @@ class Packed:
 
     def take(self, rows: Labels) -> torch.Tensor:
         """These images: uint8 (b, 3, H, W), a copy, on the device where the images are."""
+        announce(self.images, rows)
         return self.images.index_select(0, to_device(torch.from_numpy(rows), self.images.device))
 
     def ids(self, rows: Labels) -> list[str]:
