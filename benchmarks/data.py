@@ -96,7 +96,8 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
     from cctkit.config import DataConfig
     from cctkit.data.dataset import load_dataset
     from cctkit.errors import StoppedError
-    from cctkit.training.run import Request, start_run
+    from cctkit.training.prepare import Request
+    from cctkit.training.run import start_run
     from cctkit.training.stopping import StopRequest
 
     stop = StopRequest()

@@ -60,7 +60,8 @@ def train(
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.training.distributed import connected, launch_of_job
-    from cctkit.training.run import Request, resume_run, start_run
+    from cctkit.training.prepare import Request
+    from cctkit.training.run import resume_run, start_run
     from cctkit.training.stopping import StopRequest
 
     with StopRequest(launched=launch_of_job() is not None) as stop, connected() as ranks:
