@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cctkit.config import Size
 from cctkit.data.augment import normalise
 from cctkit.data.dataset import Split
 from cctkit.data.transfer import to_device
 from cctkit.metrics import Metrics, compute_metrics
+from cctkit.size import Size
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
 

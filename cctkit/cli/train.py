@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from cctkit.cli.options import with_settings
-from cctkit.config import MAIN, RUN, read_toml
+from cctkit.config import MAIN, RUN
+from cctkit.config_files import read_toml
 from cctkit.errors import ElsewhereError, UserError
 from cctkit.text import safe_text
 

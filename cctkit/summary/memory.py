@@ -19,11 +19,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cctkit.config import Size, TrainConfig
+from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
 from cctkit.errors import UserError
 from cctkit.models.attention import PATHS
 from cctkit.models.build import set_path
+from cctkit.size import Size
 from cctkit.summary.clone import without_data
 from cctkit.summary.walk import first_line
 from cctkit.text import safe_text
