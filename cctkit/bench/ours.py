@@ -7,10 +7,10 @@ import torch
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
 from cctkit.data.augment import Batch
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
 from cctkit.models.build import build_model
-from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training import prepare
+from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import new_state, train_step
 
@@ -18,18 +18,8 @@ from cctkit.training.step import new_state, train_step
 def policy_of(task: Task) -> DevicePolicy:
     """The device policy that training takes here; the CPU's where it would take MPS, which is not measured."""
     config = task.config()
-
-    def choose(device: str) -> DevicePolicy:
-        return choose_policy(
-            device=device,
-            precision=config.precision,
-            threads=config.threads,
-            compile=config.compile,
-            dropout=config.model.attention_dropout > 0,
-        )
-
-    policy = choose(config.device)
-    return choose("cpu") if policy.device == "mps" else policy
+    policy = prepare.policy_of(config)
+    return prepare.policy_of(config.replace(device="cpu")) if policy.device == "mps" else policy
 
 
 class OurSide:
@@ -62,29 +52,21 @@ class OurSide:
 
     def batches(self, number: int) -> Iterator[Batch]:
         """So many batches as training draws, augments and normalises them, epoch after epoch."""
-        batch_size, config = self.task.batch_size, self.config
+        batch_size = self.task.batch_size
         images = epoch_images(self.size, batch_size=batch_size, device=self.policy.device)
         if self._data is None:
             self._data = SyntheticImages(images, self.size, num_classes=self.task.num_classes)
         while number > 0:
             part = min(images, number * batch_size)
-            plan = EpochPlan.draw(
-                seed=config.seed,
+            yield from epoch_batches(
+                self._data,
+                config=self.config,
                 epoch=self._epoch,
                 num_images=part,
-                batch_size=batch_size,
-                image_size=self.size,
-                config=config.augment,
-            )
-            yield from train_batches(
-                self._data,
-                plan=plan,
-                config=config.augment,
-                batch_size=batch_size,
+                stored_size=self.size,
                 mean=MEAN,
                 std=STD,
                 device=self.policy.device,
-                workers=config.data.workers,
                 channels_last=self.policy.channels_last,
             )
             number -= part // batch_size
