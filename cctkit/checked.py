@@ -50,16 +50,16 @@ def option(
     )
 
 
-def _choices(hint: Any) -> tuple[Any, ...]:
+def choices_of(hint: Any) -> tuple[Any, ...]:
     """The permitted values of a `Literal[...]` or `Literal[...] | None` annotation."""
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
-    return next((choices for part in typing.get_args(hint) if (choices := _choices(part))), ())
+    return next((choices for part in typing.get_args(hint) if (choices := choices_of(part))), ())
 
 
 def base_type(hint: Any) -> type:
     """The scalar type behind an annotation: `float | None` -> float, `Literal["a", "b"]` -> str."""
-    if choices := _choices(hint):
+    if choices := choices_of(hint):
         return type(choices[0])
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -87,7 +87,7 @@ def checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> An
         raise UserError(f"{name} is {value}, expected a finite number", flag)
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{name} is {safe_text(repr(value))}, in which a NUL is no character of a name", flag)
-    choices = _choices(hint)
+    choices = choices_of(hint)
     if choices and value not in choices:
         raise UserError(f"{name} is {safe_text(repr(value))}, expected one of: {', '.join(choices)}", flag)
     for words, bound in bounds.items():
