@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import gc
 import json
 import os
 import platform
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -52,7 +54,7 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0
-    hosts: Any = None  # the process group of host tensors
+    hosts: Any = None  # the process group of host tensors, where it is not the default one
     devices: Any = None  # that of the devices' tensors
 
     @property
@@ -189,9 +191,9 @@ class Ranks:
 
     def on(self, policy: DevicePolicy) -> "Ranks":
         """The same ranks with a way to talk between their devices."""
-        if self.size == 1 or self.devices is not None:
+        if self.size == 1 or self.devices is not None or policy.device != "cuda":
             return self
-        return replace(self, devices=dist.new_group(backend="nccl") if policy.device == "cuda" else self.hosts)
+        return replace(self, devices=dist.new_group(backend="nccl"))
 
     def parallel(self, model: nn.Module, policy: DevicePolicy) -> nn.Module:
         """`model` with its gradients averaged over the ranks."""
@@ -226,16 +228,28 @@ def connected() -> Iterator[Ranks]:
     store, _, _ = next(rendezvous("env://"))
     store = PrefixStore(_name_of_start(store, rank, size), store)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
-    ranks = replace(ranks, hosts=dist.group.WORLD)
-    (restarts,) = ranks.largest(restarts)  # each machine counts its own
     try:
+        (restarts,) = ranks.largest(restarts)  # each machine counts its own
         yield replace(ranks, restarts=restarts)
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         message = f"rank {rank} has lost another process of the job: {error}" if local_rank == 0 else ""
         raise ElsewhereError(1, message) from error
-    dist.destroy_process_group()  # after an error the end of the process does it: others may be lost
+    except (UserError, StoppedError, ElsewhereError) as error:
+        traceback.clear_frames(error.__traceback__)
+        _disconnect()
+        raise
+    _disconnect()
+
+
+def _disconnect() -> None:
+    """End gloo's threads, which live as long as anything that holds a process group; DDP is such a thing, in a cycle.
+
+    A thread that frees a tensor while the interpreter ends would wait for it, and abort the process.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, size: int) -> str:

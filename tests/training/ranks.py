@@ -5,7 +5,6 @@ The first one, two and three of them form a job of their own in turn, and do the
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from cctkit.evaluation import logits_of
 from cctkit.models.build import build_model
 from cctkit.training.checkpoint import Checkpoint
 from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import Ranks
+from cctkit.training.distributed import Ranks, connected
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import TrainState, new_state, train_step
 
@@ -134,31 +133,32 @@ def checkpoint(ranks: Ranks) -> str:
     return json.dumps([str(found.path), found.step, shown, found.state], sort_keys=True)
 
 
+def of_first(size: int, ranks: Ranks) -> list[Any] | None:
+    """What each of the first `size` ranks finds out; None on the others."""
+    group = dist.new_group(range(size))
+    if ranks.rank >= size:
+        return None
+    job = Ranks(rank=ranks.rank, size=size, hosts=group, devices=group)
+    own = {
+        "float64": train(job, torch.float64, optimizer="muon"),
+        "float32": train(job, torch.float32),
+        "again": train(job, torch.float32),
+        "masked": train(job, torch.float32, dropout=0.1, drop_path=0.1),
+        "logits": {str(total): evaluate(job, total) for total in (1, 250, 251, 700, 1001)},
+        "agreed": agree(job),
+        "checkpoint": checkpoint(job),
+        "none": job.checkpoint_of_first(None),
+    }
+    return job.everyone(own)
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank, found = int(os.environ["RANK"]), {}
-    for size in (1, 2, 3):
-        group = dist.new_group(range(size))
-        if rank >= size:
-            continue
-        ranks = Ranks(rank=rank, size=size, hosts=group, devices=group)
-        own = {
-            "float64": train(ranks, torch.float64, optimizer="muon"),
-            "float32": train(ranks, torch.float32),
-            "again": train(ranks, torch.float32),
-            "masked": train(ranks, torch.float32, dropout=0.1, drop_path=0.1),
-            "logits": {str(total): evaluate(ranks, total) for total in (1, 250, 251, 700, 1001)},
-            "agreed": agree(ranks),
-            "checkpoint": checkpoint(ranks),
-            "none": ranks.checkpoint_of_first(None),
-        }
-        found[size] = ranks.everyone(own)
-    if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
-    dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # with several groups the end of the interpreter may meet gloo's threads still at work, and abort
+    with connected() as ranks:
+        found = {size: of_first(size, ranks) for size in (1, 2, 3)}
+        if ranks.first:
+            Path(sys.argv[1]).write_text(json.dumps(found))
+        ranks.everyone(None)
 
 
 if __name__ == "__main__":
