@@ -22,12 +22,6 @@ from tests.conftest import write_images
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
-
-
 def folder_of(place: Path, *, size: tuple[int, int], number: int = 8, seed: int = 0) -> Path:
     for side, first in (("train", seed), ("test", seed + 1)):
         write_images(place / side, {"cat": number, "dog": number}, size=size, seed=first)
