@@ -150,7 +150,7 @@ def _images(
 def _split(dataset: Dataset, name: str) -> Split:
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     if name not in splits:
-        raise UserError(f"unknown split {safe_text(name)!r}, expected test, val or train", "--split")
+        raise UserError(f"unknown split '{safe_text(name)}', expected test, val or train", "--split")
     split = splits[name]
     if split is None:
         there = ", ".join(key for key, value in splits.items() if value is not None)

@@ -8,7 +8,7 @@ import platformdirs
 
 from cctkit.catalog.datasets import DATASETS, NAME_OF_FINGERPRINT
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from cctkit.config import DataConfig, Size
+from cctkit.config import DataConfig
 from cctkit.data.archives import archive_origin
 from cctkit.data.digits import digits_origin
 from cctkit.data.folder import folder_origin
@@ -21,6 +21,7 @@ from cctkit.data.splits import Dataset, Split
 from cctkit.data.splitting import carve, statistics
 from cctkit.data.streamed import Streamed, open_streamed
 from cctkit.errors import DiskError, UserError
+from cctkit.size import Size
 from cctkit.text import nearest, safe_text
 
 DEFAULT_SIZE: Size = (32, 32)

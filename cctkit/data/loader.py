@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.config import AugmentConfig, Size
+from cctkit.config import AugmentConfig
 from cctkit.data.augment import Batch, augment, finish
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import operators
 from cctkit.data.reading import Rows, images_at_once, read_ahead
 from cctkit.data.shard import share_of_batch
 from cctkit.data.transfer import to_device
+from cctkit.size import Size
 
 CHUNK_IMAGES = 4096
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cctkit.config import Size
 from cctkit.data.mapped import announce
 from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.data.transfer import to_device
 from cctkit.errors import UserError
+from cctkit.size import Size
 from cctkit.text import safe_text
 
 KEY = "cctkit.packed"

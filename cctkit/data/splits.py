@@ -5,13 +5,13 @@ from typing import Literal
 
 import torch
 
-from cctkit.config import Size
 from cctkit.data.decoding import available_cores
 from cctkit.data.loader import CHUNK_IMAGES
 from cctkit.data.packed import Packed
 from cctkit.data.source import Labels
 from cctkit.data.splitting import Channels
 from cctkit.data.streamed import Streamed
+from cctkit.size import Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

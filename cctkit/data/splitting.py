@@ -33,7 +33,7 @@ def carve(store: Packed | Streamed, rows: Labels, share: float, seed: tuple[int,
         of_class = rows[places]
         if len(of_class) < 2:
             raise UserError(
-                f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", where, "add images to it"
+                f"class '{safe_text(name)}' has {len(of_class)} image to split, expected at least 2", where, "add images to it"
             )
         number = min(max(1, round(share * len(of_class))), len(of_class) - 1)
         drawn = generator.permutation(len(of_class))[:number]

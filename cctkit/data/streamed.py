@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.config import Size
 from cctkit.data.images import decode, resized
 from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
+from cctkit.size import Size
 from cctkit.text import safe_text
 
 _KIND = "files:"

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
 from cctkit.data.splits import Dataset, Split
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
@@ -184,27 +183,20 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     waited, images = 0.0, 0
     if first == steps:  # stopped while evaluating
         return {}
-    plan = EpochPlan.draw(
-        seed=config.seed,
+    batches = epoch_batches(
+        dataset.train,
+        config=config,
         epoch=epoch,
         num_images=len(dataset.train),
-        batch_size=config.batch_size,
-        image_size=dataset.stored_size,
-        config=config.augment,
+        stored_size=dataset.stored_size,
         read_size=dataset.train.image_size,
-    )
-    batches = train_batches(
-        dataset.train,
-        plan=plan,
-        config=config.augment,
-        batch_size=config.batch_size,
         mean=dataset.mean,
         std=dataset.std,
         device=job.policy.device,
+        image_size=dataset.image_size,
+        channels_last=job.policy.channels_last,
         start_step=first,
         workers=job.workers,
-        channels_last=job.policy.channels_last,
-        image_size=dataset.image_size,
         chunk_images=dataset.chunk_images,
         rank=job.ranks.rank,
         ranks=job.ranks.size,

@@ -24,12 +24,6 @@ from tests.conftest import write_images
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_images(tmp_path / "images", {"cat": 6, "dog": 6})
     return tmp_path / "images"
