@@ -149,11 +149,8 @@ def folder_twice(folder: Path, images: int) -> dict[str, Any]:
     result_of(worker("folder", folder / "images", images))
     first, *later = (json.loads(result_of(worker("opening", folder / "images", env=environment))) for _ in range(6))
     again = min(later, key=lambda one: one["ready_s"])
-    say(
-        f"a folder of {images:,} PNG files: {first['ready_s']:.1f} s the first time, later {again['ready_s']:.2f} s, the best of "
-        f"{len(later)}, of which {again['processor_s']:.2f} s the processor's ({again['first_batch_s']:.2f} s with the first "
-        "batch augmented)"
-    )
+    say(f"a folder of {images:,} PNG files: {first['ready_s']:.1f} s the first time; later, the best of {len(later)}:")
+    say("{ready_s:.2f} s, {processor_s:.2f} s of a processor, {first_batch_s:.2f} s to the first batch".format_map(again))
     return {"images": images, "first": first, "again": again}
 
 
