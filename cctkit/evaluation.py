@@ -16,6 +16,7 @@ from cctkit.data.transfer import to_device
 from cctkit.metrics import Metrics, compute_metrics
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
+from cctkit.training.parallel import is_sharded
 
 # Fixed, so that `eval` repeats the figures of training to the last digit.
 BATCH_SIZE = 250
@@ -77,13 +78,20 @@ def logits_of(
     parts: list[Tensor] = []
     total = len(split)
     mine = ranks.share(range(0, total, BATCH_SIZE))  # whole batches, so that the logits are those of one rank
-    with policy.evaluating(model):
+    sharded = is_sharded(model)
+
+    def forward(first: int, last: int) -> Tensor:
+        images = to_device(split.take(np.arange(first, min(last, total))), policy.device)
+        images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
+        return model(images).float()  # type: ignore[no-any-return]
+
+    with policy.evaluating(model, keeps_weights=not sharded):
         for stop in range(BATCH_SIZE * ranks.size, total + BATCH_SIZE * ranks.size, BATCH_SIZE * ranks.size):
-            for first in mine[len(parts) : len(parts) + 1]:
-                positions = np.arange(first, min(first + BATCH_SIZE, total))
-                images = to_device(split.take(positions), policy.device)
-                images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
-                parts.append(model(images).float())
+            if len(parts) < len(mine):
+                first = mine[len(parts)]
+                parts.append(forward(first, first + BATCH_SIZE))
+            elif sharded:
+                forward(0, 1)  # to give the others this rank's part of the weights
             on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
     return ranks.joined(parts, total=total)
 

@@ -68,13 +68,16 @@ class DevicePolicy:
         return dataset.on(self.device) if dataset.train.packed.images.nbytes <= free_bytes * _HELD_SHARE else dataset
 
     @contextlib.contextmanager
-    def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """`model` in evaluation mode, without gradients, and as it was afterwards."""
+    def evaluating(self, model: nn.Module, *, keeps_weights: bool = True) -> Iterator[None]:
+        """`model` in evaluation mode, without gradients, and as it was afterwards.
+
+        keeps_weights: False where a forward pass makes tensors that training goes on with, as FSDP2's first one does.
+        """
         was_training = model.training
         model.eval()
         set_path(model, self.attention_in_evaluation)
         try:
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode() if keeps_weights else torch.no_grad(), self.autocast():
                 yield
         finally:
             set_path(model, self.attention)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who they are, what they tell each other, and torch's engine around the model.
+"""Several processes that train one model: who they are, and what they tell each other.
 
 `torchrun` starts them and `torch.distributed` connects them: gloo between the hosts, NCCL beside it between CUDA devices.
 """
@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from cctkit.config import DataConfig
 from cctkit.data.dataset import Dataset, load_dataset, load_packed
@@ -193,20 +192,8 @@ class Ranks:
             return self
         return replace(self, devices=dist.new_group(backend="nccl") if policy.device == "cuda" else self.hosts)
 
-    def parallel(self, model: nn.Module, policy: DevicePolicy) -> nn.Module:
-        """`model` with its gradients averaged over the ranks."""
-        if self.size == 1:
-            return model
-        device_ids = [torch.cuda.current_device()] if policy.device == "cuda" else None
-        return DistributedDataParallel(model, device_ids=device_ids, process_group=self.devices, gradient_as_bucket_view=True)
-
 
 ALONE = Ranks()
-
-
-def unsynced(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """While gradients are only accumulated: without telling them to the other ranks."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

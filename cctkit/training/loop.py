@@ -23,6 +23,8 @@ from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.optim import make_optimizers
+from cctkit.training.parallel import shard
+from cctkit.training.shards import save_shards, whole
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 from cctkit.training.stopping import StopRequest
@@ -75,6 +77,11 @@ class Job:
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
 
     @property
+    def shards(self) -> bool:
+        """Whether the weights are shared out over the ranks."""
+        return self.config.shard and self.ranks.size > 1
+
+    @property
     def schedule(self) -> Schedule:
         return schedule_of(self.config, self.steps)
 
@@ -118,7 +125,9 @@ def _out_of_memory(job: Job) -> ResourceError:
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
     config, policy = job.config, job.policy
-    model = policy.prepare(job.model or build_model(job.model_config, seed=config.seed))
+    model = job.model or build_model(job.model_config, seed=config.seed)
+    if not job.shards:
+        model = policy.prepare(model)
     if config.freeze == "backbone":
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
@@ -128,7 +137,11 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     ema = None
     if config.ema is not None:
         average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-        ema = AveragedModel(model, device=torch.device(policy.device), multi_avg_fn=average, use_buffers=True)
+        device = None if job.shards else torch.device(policy.device)
+        ema = AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
+    if job.shards:
+        for each in (model, ema.module) if ema is not None else (model,):
+            shard(each, policy, job.ranks)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
     found = _newest_checkpoint(job) if resume else None
@@ -157,10 +170,15 @@ def count_trainable(model: nn.Module) -> int:
 
 def save(job: Job, state: TrainState, history: History) -> None:
     """Write a checkpoint of everything that training changes."""
+    folder = job.run.checkpoints
+    if job.shards:
+        tensors, values = pack(state, history)
+        save_shards(folder, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
+        return
 
     def write() -> None:
         tensors, values = pack(state, history)
-        save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values)
+        save_checkpoint(folder, step=state.step, tensors=tensors, state=values)
 
     job.ranks.by_first(write)
 
@@ -296,5 +314,6 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
 
 
 def result_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The weights of the result, by the published names."""
-    return {name: tensor.detach().cpu() for name, tensor in state.result.state_dict().items()}
+    """The weights of the result, by the published names, on the first rank; all have to call it."""
+    gathered = ((name, whole(tensor.detach())) for name, tensor in state.result.state_dict().items())
+    return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}

@@ -21,7 +21,7 @@ from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.distributed import ALONE, Ranks, launch_of_job, load_once
 from cctkit.training.environment import differences, environment, read_environment
-from cctkit.training.loop import Job, Reporter, evaluate, fit
+from cctkit.training.loop import Job, Reporter, evaluate, fit, result_tensors
 from cctkit.training.result import dataset_info, write_result
 from cctkit.training.stopping import StopRequest
 
@@ -60,7 +60,7 @@ def start_run(
         dataset, resolved, recipe_name = _load(request, early, policy, reporter, data_progress, ranks)
         config = resolved.config
         with ranks.agreeing():
-            _check_against_data(config, dataset, ranks)
+            _check_against_data(config, dataset, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             if ranks.first:
                 run = run or _run_by_default_name(dataset.name, config.model.model)
@@ -115,7 +115,8 @@ def resume_run(
             config = _resumed(TrainConfig.from_flat(values, where=str(run.config)), flags, path)
         policy = ranks.policy(lambda: _kept_policy(config, env["policy"]))
         ranks = ranks.on(policy)
-        for difference in differences(env, policy, ranks=ranks.size):
+        sharded = config.shard and ranks.size > 1
+        for difference in differences(env, policy, ranks=ranks.size, sharded=sharded):
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
         dataset = load_once(ranks, config.data, progress=data_progress, notify=lambda _: None)
         with ranks.agreeing():
@@ -123,7 +124,7 @@ def resume_run(
                 raise UserError(
                     f"the images of {dataset.name} are not those that the run began with", str(path), "restore them"
                 )
-            _check_ranks(config, ranks)
+            _check_ranks(config, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             reporter.notice(f"resuming {safe_text(path)}")
         model = None
@@ -254,12 +255,12 @@ def _normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Datase
     return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def _check_against_data(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+def _check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> None:
     """What only the data can tell.
 
     Raises: UserError.
     """
-    _check_ranks(config, ranks)
+    _check_ranks(config, policy, ranks)
     images = len(dataset.train)
     if config.batch_size > images:
         raise UserError(
@@ -273,7 +274,7 @@ def _check_against_data(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> 
         raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
 
 
-def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
+def _check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: Ranks) -> None:
     """--batch-size is that of all ranks together, dealt in pairs: see `share_of_batch`.
 
     Raises: UserError.
@@ -284,6 +285,8 @@ def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
             "--batch-size",
             f"at least {2 * ranks.size}",
         )
+    if config.shard and ranks.size > 1 and policy.precision == "fp16":  # each would find a scale of its own
+        raise UserError("fp16 does not go with --shard", "--precision", "use bf16 or float32")
 
 
 def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> str:
@@ -294,6 +297,7 @@ def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy:
         f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
         f"{height}x{width}{enlarged}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
+        + (f", {'sharded' if ranks.size > 1 else 'not sharded: there is but one process'}" if config.shard else "")
     )
 
 
@@ -310,7 +314,7 @@ def _write_settings(
     values = resolved.config.flat()
     run.write_json(
         run.env,
-        environment(policy, ranks=ranks.size)
+        environment(policy, ranks=ranks.size, sharded=resolved.config.shard and ranks.size > 1)
         | {"dataset": dataset_info(dataset) | {"skipped": list(dataset.skipped)}, "init": report},
     )
     run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
@@ -341,6 +345,7 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
     test = job.dataset.test
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")
-    result = job.ranks.by_first(lambda: write_result(job, recipe_name, state, history, evaluation))
+    weights = result_tensors(state)
+    result = job.ranks.by_first(lambda: write_result(job, recipe_name, state, history, evaluation, weights))
     job.ranks.check(job.stop)
     return result

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
@@ -27,6 +28,8 @@ from cctkit.training.checkpoint import Checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import Ranks
 from cctkit.training.optim import make_optimizers
+from cctkit.training.parallel import shard
+from cctkit.training.shards import own_part, whole
 from cctkit.training.step import TrainState, new_state, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
@@ -53,8 +56,12 @@ class Images:
 def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
     model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model = POLICY.prepare(model).to(dtype).train()
-    return new_state(model, make_optimizers(model, config), ema=None, policy=POLICY, ranks=ranks)
+    model, ema = model.to(dtype).train(), None
+    if config.ema is not None:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+    for each in (model, ema.module) if ema is not None else (model,):
+        shard(each, POLICY, ranks) if config.shard else POLICY.prepare(each)
+    return new_state(model, make_optimizers(model, config), ema=ema, policy=POLICY, ranks=ranks)
 
 
 def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
@@ -82,14 +89,17 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
         losses.append(((state.sums - before) / (state.sums[3] - before[3])).tolist()[:3])
         before = state.sums.clone()
     assert not state.diverged
-    weights = b"".join(weight.detach().numpy().tobytes() for weight in state.model.parameters())
+    weights = b"".join(whole(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
     digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
-    return {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
+    norms = [float(whole(weight.detach()).norm()) for weight in state.result.parameters()]
+    moments = [each for optimizer in state.optimizers for values in optimizer.state.values() for each in values.values()]
+    held = sum(own_part(each).numel() for each in (*state.model.parameters(), *state.result.parameters(), *moments))
+    return {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed, "norms": norms, "held": held}
 
 
-def evaluate(ranks: Ranks, total: int) -> str:
+def evaluate(ranks: Ranks, total: int, *, shard: bool = False) -> str:
     """The digest of the logits, and how often the ranks could have been stopped."""
-    model = state_of(TrainConfig(), Ranks(), torch.float32).model
+    model = state_of(TrainConfig(shard=shard), ranks if shard else Ranks(), torch.float32).model
     calls: list[tuple[int, int]] = []
 
     def on_batch(done: int, of: int) -> None:
@@ -157,6 +167,16 @@ def main() -> None:
             "checkpoint": checkpoint(ranks),
             "none": ranks.checkpoint_of_first(None),
         }
+        if size > 1:
+            averaged = {"ema": 0.5, "layer_decay": 0.8}
+            own |= {
+                "ddp64": train(ranks, torch.float64, **averaged),
+                "ddp32": train(ranks, torch.float32, **averaged),
+                "sharded64": train(ranks, torch.float64, shard=True, **averaged),
+                "sharded32": train(ranks, torch.float32, shard=True, **averaged),
+                "sharded32 again": train(ranks, torch.float32, shard=True, **averaged),
+                "sharded logits": {str(total): evaluate(ranks, total, shard=True) for total in (1, 250, 700, 1001)},
+            }
         found[size] = ranks.everyone(own)
     if rank == 0:
         Path(sys.argv[1]).write_text(json.dumps(found))

@@ -29,6 +29,16 @@ def test_it_comes_back_and_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert len(differences(read_environment(path), POLICY)) == 1
 
 
+def test_another_number_of_processes_and_weights_shared_out_are_differences() -> None:
+    assert differences(environment(POLICY, ranks=2, sharded=True), POLICY, ranks=2, sharded=True) == []
+    before_sharding = {name: value for name, value in environment(POLICY, ranks=2).items() if name != "sharded"}
+    assert differences(before_sharding, POLICY, ranks=2) == []
+    assert differences(before_sharding, POLICY, ranks=3, sharded=True) == [
+        "number of processes is 3, it was 2",
+        "--shard is on, it was off",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [
