@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test ranks check bench readme clean
+.PHONY: install demo test check bench readme clean
 
 install: .venv/installed
 
@@ -16,9 +16,6 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
-
-ranks: install  # several processes over gloo, which at times fails for reasons of its own: not a part of `test`
-	$(BIN)/python -m pytest -m ranks
 
 check: install
 	$(BIN)/ruff format --check .

@@ -96,7 +96,8 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
     from cctkit.config import DataConfig
     from cctkit.data.dataset import load_dataset
     from cctkit.errors import StoppedError
-    from cctkit.training.run import Request, start_run
+    from cctkit.training.prepare import Request
+    from cctkit.training.run import start_run
     from cctkit.training.stopping import StopRequest
 
     stop = StopRequest()
@@ -132,30 +133,23 @@ def turns(path: Path, model: str, batch_size: int) -> None:
     from cctkit.config import DataConfig, TrainConfig
     from cctkit.data.augment import Batch
     from cctkit.data.dataset import load_dataset
-    from cctkit.data.loader import train_batches
-    from cctkit.data.plan import EpochPlan
+    from cctkit.data.epoch import epoch_batches
     from cctkit.models.build import build_model
     from cctkit.training.device import choose_policy
     from cctkit.training.optim import make_optimizers
     from cctkit.training.step import new_state, train_step
 
-    dataset, config, policy = load_dataset(DataConfig(dataset=str(path))), TrainConfig(), choose_policy()
+    dataset, policy = load_dataset(DataConfig(dataset=str(path))), choose_policy()
+    config = TrainConfig(batch_size=batch_size)
 
     def stream() -> Iterator[Batch]:
         for epoch in itertools.count():
-            plan = EpochPlan.draw(
-                seed=0,
+            yield from epoch_batches(
+                dataset.train,
+                config=config,
                 epoch=epoch,
                 num_images=len(dataset.train),
-                batch_size=batch_size,
-                image_size=dataset.stored_size,
-                config=config.augment,
-            )
-            yield from train_batches(
-                dataset.train,
-                plan=plan,
-                config=config.augment,
-                batch_size=batch_size,
+                stored_size=dataset.stored_size,
                 mean=dataset.mean,
                 std=dataset.std,
                 device=policy.device,

@@ -9,19 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cctkit.config import Size
 from cctkit.data.augment import normalise
 from cctkit.data.dataset import Split
 from cctkit.data.transfer import to_device
 from cctkit.metrics import Metrics, compute_metrics
+from cctkit.models.depth import is_embedding
+from cctkit.size import Size
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.parallel import is_sharded
 
 # Fixed, so that `eval` repeats the figures of training to the last digit.
 BATCH_SIZE = 250
-
-_EMBEDDINGS = ("positional_emb", "class_emb", "pos_embedding", "class_token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,7 +98,7 @@ def logits_of(
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Weights of the model: all, and without its position and class embeddings (what torchsummary sees of these models)."""
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
-    embeddings = sum(size for name, size in sizes.items() if name.rpartition(".")[2] in _EMBEDDINGS)
+    embeddings = sum(size for name, size in sizes.items() if is_embedding(name))
     return {"total": sum(sizes.values()), "without_embeddings": sum(sizes.values()) - embeddings}
 
 

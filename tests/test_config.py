@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from cctkit.config import (
-    TrainConfig,
-    base_type,
-    flag_name,
-    settings,
-)
+from cctkit.checked import base_type, flag_name
+from cctkit.config import TrainConfig, settings
 from cctkit.errors import UserError
 
 SETTINGS = {item.name: (item, hint) for item, hint in settings()}

@@ -9,19 +9,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cctkit.config import (
-    BOUNDED,
-    AugmentConfig,
-    DataConfig,
-    ModelOptions,
-    TrainConfig,
-    base_type,
-    parse_size,
-    read_toml,
-    settings,
-    to_toml,
-)
+from cctkit.checked import base_type
+from cctkit.config import BOUNDED, AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
+from cctkit.config_files import read_toml, to_toml
 from cctkit.errors import UserError
+from cctkit.size import parse_size
 
 SETTINGS = {item.name: (item, hint) for item, hint in settings()}
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config import ModelConfig, ModelOptions, Size, flag_name, parse_size
+from cctkit.checked import flag_name
+from cctkit.config import ModelConfig, ModelOptions
 from cctkit.errors import UserError
+from cctkit.size import Size, parse_size
 from cctkit.text import nearest, safe_text
 
 

@@ -48,7 +48,7 @@ def bench(
     from cctkit.bench.task import MODELS, Task
     from cctkit.cli.progress import PlainReporter
     from cctkit.cli.tables import print_json, print_wide
-    from cctkit.config import parse_size
+    from cctkit.size import parse_size
 
     size = None if image_size is None else parse_size(image_size)
     tasks = [

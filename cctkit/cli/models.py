@@ -23,7 +23,7 @@ def models(
         int | None,
         typer.Option(
             "--num-classes",
-            help="classes to count with [default: 100 at 32 pixels, as the report; else the published]",
+            help="classes to count with (default: 100 at 32 pixels, as the report; else the published)",
             min=1,
             show_default=False,
         ),

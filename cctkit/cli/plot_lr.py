@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cctkit.config import TrainConfig, read_toml
+from cctkit.config import TrainConfig
+from cctkit.config_files import read_toml
 from cctkit.errors import UserError
 from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 from cctkit.text import safe_text

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cctkit.cli.options import with_settings
-from cctkit.config import MODEL, parse_size
+from cctkit.config import MODEL
 from cctkit.errors import UserError
+from cctkit.size import parse_size
 from cctkit.text import safe_text
 
 if TYPE_CHECKING:

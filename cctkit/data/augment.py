@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.config import AugmentConfig, Size
+from cctkit.config import AugmentConfig
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import Array, apply, groups_by, operations_of, operators
 from cctkit.data.transfer import to_device
+from cctkit.size import Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import platformdirs
 import torch
 
 from cctkit.catalog.datasets import DATASETS, NAME_OF_FINGERPRINT
-from cctkit.config import DataConfig, Size
+from cctkit.config import DataConfig
 from cctkit.data.archives import archive_origin
 from cctkit.data.digits import digits_origin
 from cctkit.data.folder import folder_origin
@@ -22,6 +22,7 @@ from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_o
 from cctkit.data.splitting import Channels, carve, statistics
 from cctkit.data.transfer import to_device
 from cctkit.errors import DiskError, UserError
+from cctkit.size import Size
 from cctkit.text import nearest, safe_text
 
 DEFAULT_SIZE: Size = (32, 32)

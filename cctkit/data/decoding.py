@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from cctkit.config import Size
 from cctkit.data import images
 from cctkit.data.images import resized
 from cctkit.data.source import ROLES, BadImageError, Progress, Source
 from cctkit.errors import ResourceError
+from cctkit.size import Size
 
 _READING = "reading images"
 _ALONE_S = 0.5  # what takes no longer is not worth the start of other processes

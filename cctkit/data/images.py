@@ -8,8 +8,8 @@ import threading
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cctkit.config import Size
 from cctkit.data.source import BadImageError, Pixels
+from cctkit.size import Size
 from cctkit.text import safe_text
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}

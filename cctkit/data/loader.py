@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from cctkit.config import AugmentConfig, Size
+from cctkit.config import AugmentConfig
 from cctkit.data.augment import Batch, augment, finish
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import operators
 from cctkit.data.shard import share_of_batch
 from cctkit.data.transfer import to_device
 from cctkit.errors import ResourceError
+from cctkit.size import Size
 
 CHUNK_IMAGES = 4096
 _CHUNK_BYTES = 32 * 2**20

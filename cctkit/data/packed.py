@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cctkit.config import Size
 from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.errors import UserError
+from cctkit.size import Size
 from cctkit.text import safe_text
 
 KEY = "cctkit.packed"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cctkit.config import Size
 from cctkit.data.decoding import BAD, decoded
 from cctkit.data.images import stored_size
 from cctkit.data.packed import SCHEMA, Packed, open_packed
@@ -18,6 +17,7 @@ from cctkit.data.source import BadImageError, Pixels, Progress, Source, digest_o
 from cctkit.data.writing import header_of, images_at, write_rest
 from cctkit.errors import StoppedError, UserError
 from cctkit.rundir import full_disk_named, sync_directory
+from cctkit.size import Size
 from cctkit.text import safe_text
 
 _TRIED = 16

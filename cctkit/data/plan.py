@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cctkit.config import AugmentConfig, Size
+from cctkit.config import AugmentConfig
+from cctkit.size import Size
 
 Array = np.ndarray[Any, Any]
 

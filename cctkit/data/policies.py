@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.config import Size
 from cctkit.data.plan import EpochPlan
+from cctkit.size import Size
 
 Array = np.ndarray[Any, Any]
 

@@ -41,7 +41,7 @@ class TransformerClassifier(nn.Module):
         if not self.pools:
             x = torch.cat((self.class_emb.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1)  # (B, N + 1, D)
         if self.positional_emb is not None:
-            x = x + self.positional_emb
+            x = x + self.positional_emb.to(x.dtype)  # a residual stream in bf16 is half the memory to move
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)

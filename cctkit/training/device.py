@@ -130,6 +130,23 @@ def apply_policy(policy: DevicePolicy) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
+def take_device(kind: str, local_rank: int, local_size: int) -> None:
+    """Take one of this machine's devices for this process, which is one of several on it.
+
+    Raises: UserError where there is none for it.
+    """
+    if kind == "mps":
+        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
+    if kind != "cuda":
+        return
+    there = torch.cuda.device_count()
+    if there < local_size:
+        raise UserError(
+            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local_rank)
+
+
 def available_device() -> str:
     """The best device that this machine has."""
     return next(kind for kind, there in _devices().items() if there)

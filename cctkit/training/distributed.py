@@ -4,12 +4,14 @@
 """
 
 import contextlib
+import gc
 import json
 import os
 import platform
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -30,7 +32,7 @@ from cctkit.errors import ElsewhereError, StoppedError, UserError
 from cctkit.models.weights import stored
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.device import DevicePolicy, apply_policy
+from cctkit.training.device import DevicePolicy, apply_policy, take_device
 from cctkit.training.stopping import StopRequest
 
 _LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
@@ -51,7 +53,7 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0
-    hosts: Any = None  # the process group of host tensors
+    hosts: Any = None  # the process group of host tensors, where it is not the default one
     devices: Any = None  # that of the devices' tensors
 
     @property
@@ -181,16 +183,16 @@ class Ranks:
         policy = DevicePolicy(**self.by_first(lambda: asdict(choose())))
         with self.agreeing():
             if self.size > 1:
-                _take_device(policy.device, self.local_rank, self.local_size)
+                take_device(policy.device, self.local_rank, self.local_size)
             if not self.first:
                 apply_policy(policy)
         return policy
 
     def on(self, policy: DevicePolicy) -> "Ranks":
         """The same ranks with a way to talk between their devices."""
-        if self.size == 1 or self.devices is not None:
+        if self.size == 1 or self.devices is not None or policy.device != "cuda":
             return self
-        return replace(self, devices=dist.new_group(backend="nccl") if policy.device == "cuda" else self.hosts)
+        return replace(self, devices=dist.new_group(backend="nccl"))
 
 
 ALONE = Ranks()
@@ -213,16 +215,28 @@ def connected() -> Iterator[Ranks]:
     store, _, _ = next(rendezvous("env://"))
     store = PrefixStore(_name_of_start(store, rank, size), store)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
-    ranks = replace(ranks, hosts=dist.group.WORLD)
-    (restarts,) = ranks.largest(restarts)  # each machine counts its own
     try:
+        (restarts,) = ranks.largest(restarts)  # each machine counts its own
         yield replace(ranks, restarts=restarts)
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         message = f"rank {rank} has lost another process of the job: {error}" if local_rank == 0 else ""
         raise ElsewhereError(1, message) from error
-    dist.destroy_process_group()  # after an error the end of the process does it: others may be lost
+    except (UserError, StoppedError, ElsewhereError) as error:
+        traceback.clear_frames(error.__traceback__)
+        _disconnect()
+        raise
+    _disconnect()
+
+
+def _disconnect() -> None:
+    """End gloo's threads, which live as long as anything that holds a process group; DDP is such a thing, in a cycle.
+
+    A thread that frees a tensor while the interpreter ends would wait for it, and abort the process.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, size: int) -> str:
@@ -278,16 +292,3 @@ def launch_of_job() -> list[Any] | None:
 
 def _is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def _take_device(kind: str, local_rank: int, local_size: int) -> None:
-    if kind == "mps":
-        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
-    if kind != "cuda":
-        return
-    there = torch.cuda.device_count()
-    if there < local_size:
-        raise UserError(
-            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
-        )
-    torch.cuda.set_device(local_rank)

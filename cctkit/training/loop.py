@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.dataset import Dataset, Split
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
@@ -23,8 +21,8 @@ from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.optim import make_optimizers
-from cctkit.training.parallel import shard
-from cctkit.training.shards import save_shards, whole
+from cctkit.training.parallel import is_sharded, placed
+from cctkit.training.shards import save_shards
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 from cctkit.training.stopping import StopRequest
@@ -77,11 +75,6 @@ class Job:
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
 
     @property
-    def shards(self) -> bool:
-        """Whether the weights are shared out over the ranks."""
-        return self.config.shard and self.ranks.size > 1
-
-    @property
     def schedule(self) -> Schedule:
         return schedule_of(self.config, self.steps)
 
@@ -126,22 +119,13 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
     config, policy = job.config, job.policy
     model = job.model or build_model(job.model_config, seed=config.seed)
-    if not job.shards:
-        model = policy.prepare(model)
     if config.freeze == "backbone":
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
         job.reporter.notice(
             f"the backbone is frozen, without dropout; the head trains, by AdamW: {trained:,} of {total:,} weights"
         )
-    ema = None
-    if config.ema is not None:
-        average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-        device = None if job.shards else torch.device(policy.device)
-        ema = AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
-    if job.shards:
-        for each in (model, ema.module) if ema is not None else (model,):
-            shard(each, policy, job.ranks)
+    model, ema = placed(model, config=config, policy=policy, ranks=job.ranks)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
     found = _newest_checkpoint(job) if resume else None
@@ -171,7 +155,7 @@ def count_trainable(model: nn.Module) -> int:
 def save(job: Job, state: TrainState, history: History) -> None:
     """Write a checkpoint of everything that training changes."""
     folder = job.run.checkpoints
-    if job.shards:
+    if is_sharded(state.model):
         tensors, values = pack(state, history)
         save_shards(folder, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
         return
@@ -197,26 +181,18 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     waited, images = 0.0, 0
     if first == steps:  # stopped while evaluating
         return {}
-    plan = EpochPlan.draw(
-        seed=config.seed,
+    batches = epoch_batches(
+        dataset.train,
+        config=config,
         epoch=epoch,
         num_images=len(dataset.train),
-        batch_size=config.batch_size,
-        image_size=dataset.stored_size,
-        config=config.augment,
-    )
-    batches = train_batches(
-        dataset.train,
-        plan=plan,
-        config=config.augment,
-        batch_size=config.batch_size,
+        stored_size=dataset.stored_size,
         mean=dataset.mean,
         std=dataset.std,
         device=job.policy.device,
-        start_step=first,
-        workers=config.data.workers,
-        channels_last=job.policy.channels_last,
         image_size=dataset.image_size,
+        channels_last=job.policy.channels_last,
+        start_step=first,
         rank=job.ranks.rank,
         ranks=job.ranks.size,
     )
@@ -311,9 +287,3 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         on_batch=on_batch,
         ranks=job.ranks,
     )
-
-
-def result_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The weights of the result, by the published names, on the first rank; all have to call it."""
-    gathered = ((name, whole(tensor.detach())) for name, tensor in state.result.state_dict().items())
-    return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}

@@ -12,7 +12,7 @@ from cctkit.errors import UserError
 from cctkit.runfiles import NUMBER, Shape, fault
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.shards import shared_as
+from cctkit.training.shards import shared_as, whole
 from cctkit.training.step import TrainState
 
 _VALUES: dict[str, Shape] = {
@@ -104,6 +104,12 @@ def _shared_as(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Te
     """The whole `tensors` as `module` has those of their names: shared out over the ranks, or as they are."""
     own = module.state_dict()
     return {name: shared_as(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
+
+
+def result_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The weights of the result, by the published names, on the first rank; all have to call it."""
+    gathered = ((name, whole(tensor.detach())) for name, tensor in state.result.state_dict().items())
+    return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
+from rich.text import Text
 
 from cctkit.cli import app
 
@@ -81,3 +83,12 @@ def test_a_config_file_with_values_of_any_type_is_an_error(tmp_path: Path, capsy
             path.write_text(f"dataset = 3\n{key} = {value}\n" if key != "dataset" else f"{key} = {value}\n")
             assert app.run(["train", "--config", str(path)]) == 2, (key, value)
             assert len(printed(capsys)) <= 3
+
+
+def test_no_part_of_a_help_text_is_taken_for_markup() -> None:
+    group = typer.main.get_command(app.app)
+    texts = [command.help for command in group.commands.values()]  # type: ignore[attr-defined]
+    texts += [parameter.help for command in group.commands.values() for parameter in command.params]  # type: ignore[attr-defined]
+    shown = {text: Text.from_markup(text).plain for text in texts if text}
+    assert len(shown) > 100
+    assert [text for text, plain in shown.items() if plain != text] == []

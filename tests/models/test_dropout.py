@@ -40,7 +40,6 @@ def test_the_byte_threshold_is_the_probability_in_256ths(p: float, threshold: in
 
 
 def test_every_byte_of_a_draw_is_uniform() -> None:
-    """`random_()` without a range never sets the top bit of a word, which would bias every eighth byte."""
     values = random_bytes((80_000,), torch.Generator().manual_seed(0)).view(-1, 8).double()
     means = values.mean(dim=0)
     assert (means - 127.5).abs().max().item() < 5 * 73.9 / 10_000**0.5  # five standard errors

@@ -5,7 +5,6 @@ The first one, two and three of them form a job of their own in turn, and do the
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,27 +13,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
 from cctkit.data.shard import share_of_batch
 from cctkit.errors import DivergedError, ElsewhereError, UserError
 from cctkit.evaluation import logits_of
 from cctkit.models.build import build_model
-from cctkit.training.checkpoint import Checkpoint
+from cctkit.training.checkpoint import Checkpoint, load_checkpoint
 from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import Ranks
+from cctkit.training.distributed import Ranks, connected
 from cctkit.training.optim import make_optimizers
-from cctkit.training.parallel import shard
-from cctkit.training.shards import own_part, whole
+from cctkit.training.parallel import placed
+from cctkit.training.shards import own_part, save_shards, whole
+from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 IMAGES, BATCH, STEPS = 27, 13, 10  # the last batch of an epoch is one image: fewer than the ranks
 OPTIONS = {"mixup": 0.5, "cutmix": 1.0, "random_erase": 0.25, "accumulate": 2, "clip_grad": 1.0}
+AVERAGED = {"ema": 0.5, "layer_decay": 0.8}
+FOLDER = Path(sys.argv[-1]).parent
 QUIET = {"attention_dropout": 0.0, "drop_path": 0.0, "dropout": 0.0}
 
 
@@ -56,28 +56,24 @@ class Images:
 def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
     model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model, ema = model.to(dtype).train(), None
-    if config.ema is not None:
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    for each in (model, ema.module) if ema is not None else (model,):
-        shard(each, POLICY, ranks) if config.shard else POLICY.prepare(each)
+    model, ema = placed(model.to(dtype).train(), config=config, policy=POLICY, ranks=ranks)
     return new_state(model, make_optimizers(model, config), ema=ema, policy=POLICY, ranks=ranks)
 
 
 def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
-    """Ten steps: the losses of all images of each, and what every position of every batch had for an image."""
+    """Ten steps: the losses of all images of each, and what every position of every batch had for an image.
+
+    With `shard` the state is then kept as a checkpoint of all ranks.
+    """
     config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
     state, split = state_of(config, ranks, dtype), Images(IMAGES)
     losses, seen, before = [], {}, state.sums.clone()
     for step in range(STEPS):
         epoch, at = divmod(step, -(-IMAGES // BATCH))
         if at == 0:
-            plan = EpochPlan.draw(
-                seed=0, epoch=epoch, num_images=IMAGES, batch_size=BATCH, image_size=(8, 8), config=config.augment
-            )
-            stream = train_batches(
-                split, plan=plan, config=config.augment, batch_size=BATCH, mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu",
-                rank=ranks.rank, ranks=ranks.size,
+            stream = epoch_batches(
+                split, config=config, epoch=epoch, num_images=IMAGES, stored_size=(8, 8), mean=(0.5,) * 3, std=(0.2,) * 3,
+                device="cpu", rank=ranks.rank, ranks=ranks.size,
             )  # fmt: skip
         batch = next(stream)
         rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=ranks.rank, ranks=ranks.size)
@@ -89,12 +85,39 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
         losses.append(((state.sums - before) / (state.sums[3] - before[3])).tolist()[:3])
         before = state.sums.clone()
     assert not state.diverged
+    if config.shard:
+        tensors, values = pack(state, History())
+        save_shards(FOLDER / f"{ranks.size}", step=STEPS, tensors=tensors, state=values, ranks=ranks)
     weights = b"".join(whole(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
     digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
+    found = {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
+    if config.ema is None:
+        return found
     norms = [float(whole(weight.detach()).norm()) for weight in state.result.parameters()]
-    moments = [each for optimizer in state.optimizers for values in optimizer.state.values() for each in values.values()]
-    held = sum(own_part(each).numel() for each in (*state.model.parameters(), *state.result.parameters(), *moments))
-    return {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed, "norms": norms, "held": held}
+    held = sum(own_part(each).numel() for each in tensors_of(state))
+    return found | {"norms": norms, "held": held, "state": digest_of(state)}
+
+
+def digest_of(state: TrainState) -> str:
+    return hashlib.sha256(b"".join(whole(each).numpy().tobytes() for each in tensors_of(state))).hexdigest()
+
+
+def tensors_of(state: TrainState) -> list[torch.Tensor]:
+    """The weights, their average, and the optimizers' moments."""
+    (optimizer,) = state.optimizers
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments = [optimizer.state[weight][key] for weight in weights for key in ("step", "exp_avg", "exp_avg_sq")]
+    return [each.detach() for each in (*state.model.parameters(), *state.result.parameters(), *moments)]
+
+
+def resumed(ranks: Ranks, *, of: int, **options: Any) -> str:
+    """The digest of the state that the checkpoint of so many ranks brings these to."""
+    config = TrainConfig.from_flat({**QUIET, **AVERAGED, **options})
+    state = state_of(config, ranks if config.shard else Ranks(), torch.float32)
+    found = load_checkpoint(FOLDER / f"{of}", warn=print)
+    assert found is not None
+    unpack(found, state, steps=STEPS)
+    return digest_of(state)
 
 
 def evaluate(ranks: Ranks, total: int, *, shard: bool = False) -> str:
@@ -148,41 +171,47 @@ def checkpoint(ranks: Ranks) -> str:
     return json.dumps([str(found.path), found.step, shown, found.state], sort_keys=True)
 
 
+def of_first(size: int, ranks: Ranks) -> list[Any] | None:
+    """What each of the first `size` ranks finds out; None on the others."""
+    group = dist.new_group(range(size))
+    if ranks.rank >= size:
+        return None
+    job = Ranks(rank=ranks.rank, size=size, hosts=group, devices=group)
+    own = {
+        "float64": train(job, torch.float64, optimizer="muon"),
+        "float32": train(job, torch.float32),
+        "again": train(job, torch.float32),
+        "masked": train(job, torch.float32, dropout=0.1, drop_path=0.1),
+        "logits": {str(total): evaluate(job, total) for total in (1, 250, 251, 700, 1001)},
+        "agreed": agree(job),
+        "checkpoint": checkpoint(job),
+        "none": job.checkpoint_of_first(None),
+    }
+    if size > 1:
+        own |= sharded(job)
+    return job.everyone(own)
+
+
+def sharded(ranks: Ranks) -> dict[str, Any]:
+    """What `--shard` comes to, beside DDP; and, of two ranks and of three, their checkpoint under each number of them."""
+    return {
+        "ddp64": train(ranks, torch.float64, **AVERAGED),
+        "ddp32": train(ranks, torch.float32, **AVERAGED),
+        "sharded64": train(ranks, torch.float64, shard=True, **AVERAGED),
+        "sharded32": train(ranks, torch.float32, shard=True, **AVERAGED),
+        "sharded32 again": train(ranks, torch.float32, shard=True, **AVERAGED),
+        "sharded logits": {str(total): evaluate(ranks, total, shard=True) for total in (1, 250, 700, 1001)},
+        "resumed": {of: [resumed(ranks, of=of, shard=shard) for shard in (False, True)] for of in range(2, ranks.size + 1)},
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank, found = int(os.environ["RANK"]), {}
-    for size in (1, 2, 3):
-        group = dist.new_group(range(size))
-        if rank >= size:
-            continue
-        ranks = Ranks(rank=rank, size=size, hosts=group, devices=group)
-        own = {
-            "float64": train(ranks, torch.float64, optimizer="muon"),
-            "float32": train(ranks, torch.float32),
-            "again": train(ranks, torch.float32),
-            "masked": train(ranks, torch.float32, dropout=0.1, drop_path=0.1),
-            "logits": {str(total): evaluate(ranks, total) for total in (1, 250, 251, 700, 1001)},
-            "agreed": agree(ranks),
-            "checkpoint": checkpoint(ranks),
-            "none": ranks.checkpoint_of_first(None),
-        }
-        if size > 1:
-            averaged = {"ema": 0.5, "layer_decay": 0.8}
-            own |= {
-                "ddp64": train(ranks, torch.float64, **averaged),
-                "ddp32": train(ranks, torch.float32, **averaged),
-                "sharded64": train(ranks, torch.float64, shard=True, **averaged),
-                "sharded32": train(ranks, torch.float32, shard=True, **averaged),
-                "sharded32 again": train(ranks, torch.float32, shard=True, **averaged),
-                "sharded logits": {str(total): evaluate(ranks, total, shard=True) for total in (1, 250, 700, 1001)},
-            }
-        found[size] = ranks.everyone(own)
-    if rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))
-    dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # with several groups the end of the interpreter may meet gloo's threads still at work, and abort
+    with connected() as ranks:
+        found = {size: of_first(size, ranks) for size in (1, 2, 3)}
+        if ranks.first:
+            Path(sys.argv[1]).write_text(json.dumps(found))
+        ranks.everyone(None)
 
 
 if __name__ == "__main__":

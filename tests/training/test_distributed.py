@@ -17,7 +17,6 @@ import pytest
 
 from cctkit.cli.app import run
 
-pytestmark = pytest.mark.ranks
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # Without dropout, whose masks differ between ranks.
 TRAIN = ["-m", "cctkit", "train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "126"]

@@ -19,14 +19,13 @@ from cctkit.models.weights import read_weights
 from cctkit.training.checkpoint import load_checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import Ranks
-from cctkit.training.run import _check_ranks
+from cctkit.training.prepare import check_ranks
 from tests.training.test_distributed import TRAIN, finish, launch, lines, sha256
 
 # The best of the epochs by validation is among what is shared out, and the average of the weights.
 SHARDED = [*TRAIN, "--shard", "--val-fraction", "0.2", "--epochs", "4", "--accumulate", "2"]  # of 10 steps
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", ["2", "3"])
 @pytest.mark.parametrize(("bits", "tolerance"), [("64", 1e-9), ("32", 1e-5)])
 def test_the_losses_are_those_of_ddp(found: Any, ranks: str, bits: str, tolerance: float) -> None:
@@ -37,21 +36,18 @@ def test_the_losses_are_those_of_ddp(found: Any, ranks: str, bits: str, toleranc
         assert sharded["seen"] == ddp["seen"]
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_the_average_of_the_weights_is_that_of_ddp_too(found: Any, ranks: str) -> None:
     for each in found[ranks]:
         np.testing.assert_allclose(each["sharded64"]["norms"], each["ddp64"]["norms"], rtol=0, atol=1e-9)
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_the_same_ranks_compute_the_same_bits_each_time(found: Any, ranks: str) -> None:
     assert len({each["sharded32"]["weights"] for each in found[ranks]}) == 1
     assert all(each["sharded32"] == each["sharded32 again"] for each in found[ranks])
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_each_rank_holds_its_share_of_weights_average_and_moments(found: Any, ranks: str) -> None:
     held, all_of_it = [each["sharded64"]["held"] for each in found[ranks]], found[ranks][0]["ddp64"]["held"]
@@ -59,12 +55,18 @@ def test_each_rank_holds_its_share_of_weights_average_and_moments(found: Any, ra
     assert sum(held) >= all_of_it
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_an_evaluation_is_bit_for_bit_that_of_one_rank_even_where_some_have_no_batch(found: Any, ranks: str) -> None:
     for each in found[ranks]:
         assert len(each["sharded logits"]) == 4
         assert each["sharded logits"].items() <= found["1"][0]["logits"].items()
+
+
+@pytest.mark.parametrize(("of", "ranks"), [("2", "2"), ("2", "3"), ("3", "3")])
+def test_a_checkpoint_goes_on_under_any_number_of_ranks_and_without_sharding(found: Any, of: str, ranks: str) -> None:
+    saved = {each["sharded32"]["state"] for each in found[of]}
+    assert len(saved) == 1
+    assert {digest for each in found[ranks] for digest in each["resumed"][of]} == saved
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,6 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.ranks
 def test_the_weights_are_one_file_of_which_eval_tells_the_same(unbroken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors, _ = read_weights(unbroken / "weights.safetensors")
     expected = build_model(named_config("cct_2_3x2", num_classes=10, image_size=8)).state_dict()
@@ -98,7 +99,6 @@ def test_the_weights_are_one_file_of_which_eval_tells_the_same(unbroken: Path, c
     assert result["params"] == shown["params"]
 
 
-@pytest.mark.ranks
 def test_a_kill_between_two_shards_leaves_the_checkpoint_before(killed: Path) -> None:
     (unfinished,) = (killed / "checkpoints").glob(".tmp-*")
     assert {"model-0-of-2.safetensors", "progress-0-of-2.safetensors", "optimizer-1-of-2.safetensors"} <= {
@@ -109,7 +109,6 @@ def test_a_kill_between_two_shards_leaves_the_checkpoint_before(killed: Path) ->
     assert checkpoint.step == 10
 
 
-@pytest.mark.ranks
 def test_a_killed_job_resumes_to_the_same_weights(unbroken: Path, killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "run")
     _, err = finish(launch(2, "-m", "cctkit", "train", "--resume", tmp_path / "run"))
@@ -119,13 +118,12 @@ def test_a_killed_job_resumes_to_the_same_weights(unbroken: Path, killed: Path, 
     assert not list((tmp_path / "run" / "checkpoints").glob(".tmp-*"))
 
 
-@pytest.mark.ranks
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_run_of_two_ranks_goes_on_under_one_and_three(ranks: int, unbroken: Path, killed: Path, tmp_path: Path) -> None:
+def test_it_goes_on_in_one_process(unbroken: Path, killed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(killed, tmp_path / "run")
-    _, err = finish(launch(ranks, "-m", "cctkit", "train", "--resume", tmp_path / "run"))
-    assert f"number of processes is {ranks}, it was 2" in err
-    assert ("--shard is off, it was on" in err) == (ranks == 1)
+    assert run(["train", "--resume", str(tmp_path / "run")]) == 0
+    err = capsys.readouterr().err
+    assert "number of processes is 1, it was 2" in err
+    assert "--shard is off, it was on" in err
     after, expected = lines(tmp_path / "run"), lines(unbroken)
     assert after[0] == expected[0]
     for name in ("train_loss", "val_loss", "test_loss"):
@@ -144,6 +142,6 @@ def test_the_blocks_are_found_in_every_family(name: str) -> None:
 def test_a_scale_of_fp16_that_each_would_find_alone_is_refused() -> None:
     policy = DevicePolicy(device="cuda", precision="fp16", attention="fused", attention_in_evaluation="fused", threads=1)
     with pytest.raises(UserError, match="fp16 does not go with --shard"):
-        _check_ranks(TrainConfig(shard=True), policy, Ranks(size=2))
-    _check_ranks(TrainConfig(shard=True), policy, Ranks(size=1))
-    _check_ranks(TrainConfig(), policy, Ranks(size=2))
+        check_ranks(TrainConfig(shard=True), policy, Ranks(size=2))
+    check_ranks(TrainConfig(shard=True), policy, Ranks(size=1))
+    check_ranks(TrainConfig(), policy, Ranks(size=2))
