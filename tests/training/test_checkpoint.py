@@ -28,7 +28,7 @@ from tests.mutants import MANY, mutated_bytes, mutated_json, refused_or_read
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     return {
-        "model": {"a": torch.full((3, 2), float(step)), "half": torch.ones(2, dtype=torch.bfloat16)},
+        "model": {"a": torch.arange(6.0).view(3, 2) + step, "half": torch.ones(2, dtype=torch.bfloat16)},
         "optimizer": {"0.0.step": torch.tensor(float(step)), "count": torch.tensor(step)},
     }
 
