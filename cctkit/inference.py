@@ -22,6 +22,8 @@ from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.environment import read_environment
 
+_NAMED = 5  # classes in a message
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -60,6 +62,10 @@ def evaluate_source(
     weights, predictions = run, wish.save_predictions
     if run.is_dir():
         place = RunPaths(run)
+        if not place.config.is_file():
+            raise UserError(
+                "this is no run directory: it has no config.json", safe_text(run), "images are named by --dataset FOLDER"
+            )
         if not place.weights.exists():
             raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
         stored, kept = read_settings(place.config)[0].data, read_environment(place.env)["policy"]
@@ -161,7 +167,8 @@ def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked:
     missing = sorted(set(class_names) - set(dataset.class_names))
     if new or missing:
         sides = [
-            f"{words}: {', '.join(map(safe_text, names[:5]))}"
+            f"{words}: {', '.join(map(safe_text, names[:_NAMED]))}"
+            + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             for words, names in (("not in the model", new), ("not in the images", missing))
             if names
         ]

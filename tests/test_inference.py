@@ -64,3 +64,17 @@ def test_broken_images_can_be_left_out_as_in_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--skip-bad"):
         images_of(weights, tmp_path / "a")
     assert len(images_of(weights, tmp_path / "a", skip_bad=True)) == 4
+
+
+def test_a_folder_of_images_in_the_place_of_a_run_is_named_as_none(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 1, "dog": 1})
+    with pytest.raises(UserError, match=r"no run directory.*--dataset FOLDER"):
+        evaluate_source(tmp_path / "a", Wish(data=DataConfig()), notify=lambda _: None, progress=lambda *_: None)
+
+
+def test_of_many_classes_that_differ_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 2, "dog": 2})
+    write_images(tmp_path / "b", dict.fromkeys("hgfedcba", 2))
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="not in the model: a, b, c, d, e and 3 more; not in the images: cat, dog"):
+        images_of(weights, tmp_path / "b")
