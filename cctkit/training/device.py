@@ -68,6 +68,19 @@ class DevicePolicy:
         return dataset.on(self.device) if dataset.train.packed.images.nbytes <= free_bytes * _HELD_SHARE else dataset
 
     @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """The device's default generator, from which training draws its masks there, is as it was afterwards."""
+        if self.device == "cpu":  # masks come from a generator of our own
+            yield
+            return
+        device: Any = getattr(torch, self.device)
+        before = device.get_rng_state()
+        try:
+            yield
+        finally:
+            device.set_rng_state(before)
+
+    @contextlib.contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
         """`model` in evaluation mode, without gradients, and as it was afterwards."""
         was_training = model.training

@@ -81,8 +81,15 @@ class Job:
 def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
     """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
 
+    torch's default generators are left as they were.
+
     Raises: DivergedError, ResourceError; StoppedError after a signal, with a checkpoint saved.
     """
+    with job.policy.drawing():
+        return _fit(job, resume=resume)
+
+
+def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     state, history = begin(job, resume=resume)
     while history.epochs_done < job.config.epochs and not _stops_early(job, history):
         epoch = history.epochs_done
