@@ -100,7 +100,7 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
     """
     if parts := _VIT.fullmatch(options.model):
         values = _vit(parts, options)
-    elif (parts := _COMPACT.fullmatch(options.model)) and (parts["family"] == "cct") == (parts["convs"] is not None):
+    elif parts := _compact_parts(options.model):
         values = _compact(parts, options)
     else:
         raise _unknown(options.model)
@@ -112,6 +112,13 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
         drop_path=options.drop_path,
         **values | {key: value for key, value in given.items() if value is not None},
     )
+
+
+def family_of(name: str) -> str | None:
+    """The family of the model of this name, also of a published one (`vit_7_4_32` is a ViT-Lite); None where it is none."""
+    if _VIT.fullmatch(name):
+        return "vit"
+    return _family(parts) if (parts := _compact_parts(name)) else None
 
 
 def named_config(name: str, *, num_classes: int | None = None, image_size: Any = None, **options: Any) -> ModelConfig:
@@ -132,6 +139,16 @@ def named_config(name: str, *, num_classes: int | None = None, image_size: Any =
     return model_config(ModelOptions(model=name, **options), num_classes=num_classes, image_size=size)
 
 
+def _compact_parts(name: str) -> re.Match[str] | None:
+    """A compact transformer's name in its parts: CCT's alone counts convolutions."""
+    parts = _COMPACT.fullmatch(name)
+    return parts if parts and (parts["family"] == "cct") == (parts["convs"] is not None) else None
+
+
+def _family(parts: re.Match[str]) -> str:
+    return "vit_lite" if parts["family"] == "vit" else parts["family"]
+
+
 def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
     """A compact transformer's values by its name's parts."""
     layers, kernel = int(parts["layers"]), int(parts["kernel"])
@@ -139,7 +156,7 @@ def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
     row = MODELS.get(parts.string[: parts.end("side")], ModelRow())  # without `_sine` and the like
     side = int(parts["side"] or row.image_size)
     values = {
-        "family": "vit_lite" if parts["family"] == "vit" else parts["family"],
+        "family": _family(parts),
         "num_classes": _PUBLISHED_CLASSES.get(parts["classes"] or "", row.num_classes),
         "image_size": (side, side),
         "positional_embedding": parts["positional"] or "learnable",

@@ -23,6 +23,7 @@ from cctkit.models.attention import PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
 from cctkit.models.build import set_path
 from cctkit.rundir import write_atomic
+from cctkit.text import safe_text
 
 Precision = Literal["float32", "bf16", "fp16"]
 _HELD_SHARE = 1 / 4  # of free memory, for the images: weights, activations and the optimizer need the rest
@@ -104,6 +105,10 @@ def choose_policy(
     Raises: UserError for a device or precision that is not there.
     """
     kind = _device(device)
+    if precision not in ("auto", *_DTYPES):
+        raise UserError(
+            f"unknown precision {safe_text(precision)!r}, expected one of: auto, {', '.join(_DTYPES)}", "--precision"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     if kind == "cpu":
@@ -153,7 +158,10 @@ def _devices() -> dict[str, bool]:
 def _device(wish: str) -> str:
     if wish == "auto":
         return available_device()
-    if not _devices()[wish]:
+    there = _devices()
+    if wish not in there:
+        raise UserError(f"unknown device {safe_text(wish)!r}, expected one of: auto, {', '.join(there)}", "--device")
+    if not there[wish]:
         raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
     return wish
 

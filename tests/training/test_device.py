@@ -51,6 +51,18 @@ def test_what_is_not_there_is_refused() -> None:
             choose_policy(device="cuda")
 
 
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"device": "gpu"}, "unknown device 'gpu', expected one of: auto, cuda, mps, cpu"),
+        ({"device": "cpu", "precision": "fp32"}, "unknown precision 'fp32', expected one of: auto, float32, bf16, fp16"),
+    ],
+)
+def test_a_word_that_is_no_device_or_precision_is_refused_by_naming_those_there_are(wish: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_policy(**wish)
+
+
 def test_evaluating_leaves_the_model_as_it_was() -> None:
     policy = choose_policy(device="cpu")
     model = policy.prepare(build_model(named_config("cct_2_3x2"), seed=0)).train()
