@@ -107,7 +107,7 @@ def choose_policy(
     kind = _device(device)
     if precision not in ("auto", *_DTYPES):
         raise UserError(
-            f"unknown precision {safe_text(precision)!r}, expected one of: auto, {', '.join(_DTYPES)}", "--precision"
+            f"unknown precision '{safe_text(precision)}', expected one of: auto, {', '.join(_DTYPES)}", "--precision"
         )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -160,7 +160,7 @@ def _device(wish: str) -> str:
         return available_device()
     there = _devices()
     if wish not in there:
-        raise UserError(f"unknown device {safe_text(wish)!r}, expected one of: auto, {', '.join(there)}", "--device")
+        raise UserError(f"unknown device '{safe_text(wish)}', expected one of: auto, {', '.join(there)}", "--device")
     if not there[wish]:
         raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
     return wish
