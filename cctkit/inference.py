@@ -122,14 +122,17 @@ def _images(
         image_size=info.model.image_size,
         resize_mode=info.resize_mode,
         split_seed=info.dataset["split_seed"],
-        val_fraction=info.dataset["val_fraction"],
-        skip_bad=stored.skip_bad,
+        skip_bad=wish.data.skip_bad or stored.skip_bad,
     )
     dataset = load_dataset(config, progress=progress, notify=notify)
     stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
     if not enlarges(dataset.stored_size, stored_size):  # more pixels than the model saw in training
-        dataset = load_dataset(replace(config, image_size=stored_size), progress=progress, notify=notify)
-    if dataset.fingerprint != info.dataset["fingerprint"] and wish.data.dataset is None:
+        config = replace(config, image_size=stored_size)
+        dataset = load_dataset(config, progress=progress, notify=notify)
+    if dataset.fingerprint == info.dataset["fingerprint"]:
+        if info.dataset["val_fraction"] > 0:  # of the same images alone: others may have validation images of their own
+            dataset = load_dataset(replace(config, val_fraction=info.dataset["val_fraction"]), progress=progress, notify=notify)
+    elif wish.data.dataset is None:
         raise UserError(
             f"the images of {dataset.name} are not those that the model was trained with",
             "eval",
