@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from tests.conftest import write_images
 
