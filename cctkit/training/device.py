@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cctkit.data.dataset import Dataset, cache_folder
+from cctkit.data.dataset import cache_folder
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.attention import PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
@@ -61,12 +62,12 @@ class DevicePolicy:
     def hold(self, dataset: Dataset, *, workers: int) -> Dataset:
         """`dataset` with its images on a CUDA device, where they take at most a quarter of its free memory.
 
-        Else as it is: mapped from the disk. So too with loader workers, who augment on the CPU.
+        Else as it is: mapped from the disk, or streamed. So too with loader workers, who read on the CPU.
         """
         if self.device != "cuda" or workers > 0:
             return dataset
         free_bytes, _ = torch.cuda.mem_get_info()
-        return dataset.on(self.device) if dataset.train.packed.images.nbytes <= free_bytes * _HELD_SHARE else dataset
+        return dataset.on(self.device, most_bytes=free_bytes * _HELD_SHARE)
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.dataset import Dataset, Split
 from cctkit.data.epoch import epoch_batches
+from cctkit.data.splits import Dataset, Split
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
@@ -72,6 +72,11 @@ class Job:
     def steps(self) -> int:
         """Steps of one epoch."""
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
+
+    @property
+    def workers(self) -> int:
+        """Processes that read images, beside this one."""
+        return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
 
     @property
     def schedule(self) -> Schedule:
@@ -191,12 +196,15 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         epoch=epoch,
         num_images=len(dataset.train),
         stored_size=dataset.stored_size,
+        read_size=dataset.train.image_size,
         mean=dataset.mean,
         std=dataset.std,
         device=job.policy.device,
         image_size=dataset.image_size,
         channels_last=job.policy.channels_last,
         start_step=first,
+        workers=job.workers,
+        chunk_images=dataset.chunk_images,
         rank=job.ranks.rank,
         ranks=job.ranks.size,
     )
@@ -290,6 +298,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
         ranks=job.ranks,
+        workers=job.workers if job.dataset.is_streamed else 0,
     )
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from cctkit.catalog.datasets import DATASETS, Archive
 from cctkit.config import DataConfig
 from cctkit.data import dataset
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from tests.data.python2 import python2_file
 

@@ -11,9 +11,10 @@ from PIL import Image
 from cctkit.api import evaluate, fit
 from cctkit.config import AugmentConfig, DataConfig
 from cctkit.data.augment import finish, normalise
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.images import stored_size
 from cctkit.data.plan import EpochPlan
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.weights import Upsampling, read_info
 from cctkit.size import Size

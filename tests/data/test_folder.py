@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from tests.conftest import write_images
 
@@ -28,6 +29,13 @@ def test_a_flat_folder_is_split_80_to_20_in_every_class_and_the_same_each_time(t
     assert first.test.ids() == again.test.ids()
     assert not set(first.test.ids()) & set(first.train.ids())
     assert load(tmp_path / "a", split_seed=1).test.ids() != first.test.ids()
+
+
+@pytest.mark.parametrize("name", ["cifar100", "digits"])
+def test_a_folder_with_the_name_of_a_named_data_set_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / name, {"cat": 4, "dog": 4})
+    data = load(tmp_path / name)
+    assert (data.name, data.named) == (f"{name}-folder", False)
 
 
 @pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])

@@ -16,9 +16,10 @@ from PIL import Image
 
 from cctkit.config import DataConfig
 from cctkit.data import decoding, partial
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.decoding import ROW
 from cctkit.data.images import decode
+from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from tests.conftest import write_images
 from tests.data.packs import pack, runs
@@ -42,7 +43,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return decode(path)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
-    monkeypatch.setattr(decoding, "_cores", lambda: 1)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 1)
     return paths
 
 
@@ -170,7 +171,8 @@ def slow(path, decode=folder.decode):
     time.sleep(0.005)
     return decode(path)
 
-folder.decode, decoding._ALONE_S, decoding._CHUNK, decoding._cores, partial._COMMIT_EVERY_S = slow, 0.0, 8, lambda: 2, 0.0
+folder.decode, decoding.available_cores = slow, lambda: 2
+decoding._ALONE_S, decoding._CHUNK, partial._COMMIT_EVERY_S = 0.0, 8, 0.0
 dataset.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("packed"))
 """
 

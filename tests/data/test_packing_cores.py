@@ -33,7 +33,7 @@ def test_many_images_come_in_order_from_any_number_of_cores(
 ) -> None:
     if platform == "other" and sys.platform == "linux":
         monkeypatch.setattr(decoding.sys, "platform", "darwin")
-    monkeypatch.setattr(decoding, "_cores", lambda: cores)
+    monkeypatch.setattr(decoding, "available_cores", lambda: cores)
     monkeypatch.setattr(decoding, "_ALONE_S", alone_s)
     pack(folder, tmp_path / "packed")
     data = load_dataset(DataConfig(dataset=str(tmp_path / "packed")))
@@ -55,7 +55,7 @@ def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monk
         return decode(path)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
     monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
     pack(folder, tmp_path / "packed")
     readers = log.read_text().splitlines()
@@ -76,7 +76,7 @@ def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_k
 
     with monkeypatch.context() as patch:
         patch.setattr("cctkit.data.folder.decode", dying)
-        patch.setattr(decoding, "_cores", lambda: 2)
+        patch.setattr(decoding, "available_cores", lambda: 2)
         patch.setattr(decoding, "_ALONE_S", 0.0)
         with pytest.raises(ResourceError, match="for want of memory"):
             pack(folder, tmp_path / "packed")
@@ -101,7 +101,7 @@ def test_a_packing_can_be_stopped_within_one_chunk(folder: Path, tmp_path: Path,
     monkeypatch.setattr("cctkit.data.folder.decode", slow)
     monkeypatch.setattr(decoding, "_CHUNK", 64)
     monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 2)
     with pytest.raises(StoppedError):
         pack(folder, tmp_path / "packed", progress=stop)
     assert log.stat().st_size < 64 + 2 * 64

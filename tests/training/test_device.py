@@ -12,7 +12,8 @@ import torch
 
 from cctkit.catalog.models import named_config
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from cctkit.models.build import build_model
 from cctkit.training import device, loop
@@ -89,7 +90,7 @@ def test_the_images_are_held_on_a_cuda_device_where_they_take_a_quarter_of_its_m
     dataset = load_dataset(DataConfig(dataset="digits", image_size=(16, 16), val_fraction=0.1))
     policy = DevicePolicy(device=kind, precision="float32", attention="fused", attention_in_evaluation="fused", threads=1)
     on = Dataset.on
-    monkeypatch.setattr(Dataset, "on", lambda self, _device: on(self, "meta"))
+    monkeypatch.setattr(Dataset, "on", lambda self, _device, **most: on(self, "meta", **most))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_bytes, 10**12))
     placed = policy.hold(dataset, workers=workers)
     for split in (placed.train, placed.val, placed.test):
