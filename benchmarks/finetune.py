@@ -26,11 +26,11 @@ from torch import Tensor
 
 from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from cctkit.config import AugmentConfig, DataConfig
+from cctkit.config import AugmentConfig, DataConfig, TrainConfig
 from cctkit.data.augment import normalise
-from cctkit.data.dataset import Dataset, Split, load_dataset
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.dataset import load_dataset
+from cctkit.data.epoch import epoch_batches
+from cctkit.data.splits import Dataset, Split
 from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style
@@ -76,25 +76,18 @@ def pretrain(dataset: Dataset, policy: DevicePolicy, args: argparse.Namespace) -
         num_classes=len(dataset.class_names),
     )
     model = model.to(policy.device).train()
-    augment = AugmentConfig(auto_augment="none")
+    config = TrainConfig(seed=args.seed, batch_size=args.batch_size, augment=AugmentConfig(auto_augment="none"))
     steps = args.pretrain_epochs * -(-len(dataset.train) // args.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=args.lr, total_steps=steps, pct_start=0.1)
     for epoch in range(args.pretrain_epochs):
         start, losses = time.perf_counter(), []
-        plan = EpochPlan.draw(
-            seed=args.seed,
+        for batch in epoch_batches(
+            dataset.train,
+            config=config,
             epoch=epoch,
             num_images=len(dataset.train),
-            batch_size=args.batch_size,
-            image_size=dataset.image_size,
-            config=augment,
-        )
-        for batch in train_batches(
-            dataset.train,
-            plan=plan,
-            config=augment,
-            batch_size=args.batch_size,
+            stored_size=dataset.image_size,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             device=policy.device,

@@ -9,42 +9,24 @@ from typing import Any
 
 import torch
 
-from cctkit.bench.clock import peak_bytes
+from cctkit.bench.ours import training_peak_bytes
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
-from cctkit.data.augment import Batch
 from cctkit.models.build import build_model
 from cctkit.summary.memory import memory_policy, predict_memory
-from cctkit.training.device import DevicePolicy
-from cctkit.training.optim import make_optimizers
-from cctkit.training.step import new_state, train_step
 
 MODELS = ("cct_2_3x2", "cct_4_3x2", "cct_6_3x2", "cct_6_3x1", "vit_lite_6_4")
 MB = 2**20
 
 
-def measured_bytes(name: str, *, batch_size: int, policy: DevicePolicy) -> int:
-    """The most that the allocator held during two training steps, from the building of the model on."""
-
-    def steps() -> None:
-        config = TrainConfig()
-        model = policy.prepare(build_model(named_config(name, num_classes=100), seed=0)).train()
-        state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
-        images = torch.zeros(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
-        batch = Batch(images=images, labels=torch.zeros(batch_size, dtype=torch.int64))
-        for _ in range(2):
-            train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
-
-    return peak_bytes(steps, "cpu")
-
-
 def row_of(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
     """A row of the table."""
     policy = memory_policy(device="cpu", dtype=dtype)
+    config = named_config(name, num_classes=100)
     with torch.device("meta"):
-        model = build_model(named_config(name, num_classes=100))
+        model = build_model(config)
     predicted = predict_memory(model, image_size=(32, 32), batch_size=batch_size, policy=policy).peak_bytes
-    measured = measured_bytes(name, batch_size=batch_size, policy=policy)
+    measured = training_peak_bytes(config, TrainConfig(), policy, batch_size=batch_size)
     return {
         "model": name,
         "batch_size": batch_size,

@@ -8,7 +8,8 @@ from cctkit.config import DataConfig
 from cctkit.inference import Wish, evaluate_source
 from cctkit.training.distributed import connected
 from cctkit.training.loop import Progress
-from cctkit.training.run import Request, start_run
+from cctkit.training.prepare import Request
+from cctkit.training.run import start_run
 from cctkit.training.stopping import StopRequest
 
 

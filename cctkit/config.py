@@ -5,136 +5,15 @@ same. Outside of the code a configuration is flat: the keys of a TOML file are t
 """
 
 import dataclasses
-import json
-import math
-import re
-import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from cctkit.checked import Checked, checked, option
 from cctkit.errors import UserError
+from cctkit.size import Size
 from cctkit.text import nearest, safe_text
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-
-def option(
-    default: Any,
-    text: str,
-    *,
-    panel: str,
-    flags: tuple[str, ...] = (),
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    off: object = None,
-    may_change: bool = False,
-) -> Any:
-    """A field with its help `text`, further `flags`, range, and `panel` of the help.
-
-    off: the value that `--no-NAME` stands for; may_change: a resumed run accepts another value.
-    """
-    bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    metadata = {"help": text, "panel": panel, "flags": flags, "off": off, "may_change": may_change}
-    return field(
-        default=default, metadata=metadata | {"bounds": {name: bound for name, bound in bounds.items() if bound is not None}}
-    )
-
-
-_HOLDS = {
-    "at least": lambda value, bound: value >= bound,
-    "above": lambda value, bound: value > bound,
-    "at most": lambda value, bound: value <= bound,
-    "below": lambda value, bound: value < bound,
-}
-
-
-def flag_name(key: str) -> str:
-    """The flag of a field: `batch_size` -> `--batch-size`."""
-    return "--" + key.replace("_", "-")
-
-
-_SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
-_LARGEST = 2**63 - 1
-
-
-def parse_size(text: object) -> Size:
-    """`32` -> (32, 32); `48x32` -> (48, 32), height first.
-
-    Raises: UserError where it is neither.
-    """
-    joined = "x".join(map(str, text)) if isinstance(text, (list, tuple)) else str(text)
-    found = _SIZE.fullmatch(joined.lower())
-    numbers = [int(side) for side in found.groups() if side] if found else []
-    if not numbers or min(numbers) < 1:
-        raise UserError(f"the image size is '{safe_text(text)}', expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size")
-    return numbers[0], numbers[-1]
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """The permitted values of a `Literal[...]` or `Literal[...] | None` annotation."""
-    if typing.get_origin(hint) is Literal:
-        return typing.get_args(hint)
-    return next((choices for part in typing.get_args(hint) if (choices := _choices(part))), ())
-
-
-def base_type(hint: Any) -> type:
-    """The scalar type behind an annotation: `float | None` -> float, `Literal["a", "b"]` -> str."""
-    if choices := _choices(hint):
-        return type(choices[0])
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-    return hint if isinstance(hint, type) else tuple
-
-
-def _checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> Any:
-    """`value` as the field's type, within its bounds.
-
-    Raises: UserError naming the flag, what was expected and what was got.
-    """
-    flag = flag_name(name)
-    if value is None and types.NoneType in typing.get_args(hint):
-        return None
-    kind = base_type(hint)
-    if kind is tuple:
-        return parse_size(value)
-    if isinstance(value, int) and value > _LARGEST:
-        raise UserError(f"{name} is too large, expected at most {_LARGEST}", flag)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not kind:
-        raise UserError(f"{name} is {safe_text(repr(value))}, expected {kind.__name__}", flag)
-    if isinstance(value, float) and math.isinf(value):
-        raise UserError(f"{name} is {value}, expected a finite number", flag)
-    if isinstance(value, str) and "\0" in value:
-        raise UserError(f"{name} is {safe_text(repr(value))}, in which a NUL is no character of a name", flag)
-    choices = _choices(hint)
-    if choices and value not in choices:
-        raise UserError(f"{name} is {safe_text(repr(value))}, expected one of: {', '.join(choices)}", flag)
-    for words, bound in bounds.items():
-        if not _HOLDS[words](value, bound):  # also false for a NaN
-            raise UserError(f"{name} is {value}, expected {words} {bound}", flag)
-    return value
-
-
-class Checked:
-    """A frozen dataclass whose fields are checked against their annotation and range when it is made."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            if not issubclass(base_type(hints[item.name]), Checked):
-                value = _checked(item.name, getattr(self, item.name), hints[item.name], item.metadata.get("bounds", {}))
-                object.__setattr__(self, item.name, value)
-
 
 MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation", "Optimizer and schedule", "Run", "Machine"
 MAIN = "Main options"
@@ -222,9 +101,26 @@ class DataConfig(Checked):
     split_seed: int = option(0, "seed of the splits that are made here", panel=DATA, at_least=0)
     skip_bad: bool = option(False, "leave broken images out, and list them", panel=DATA)
     download: bool = option(True, "download a named data set that is not there", panel=DATA)
-    workers: int = option(
-        0, "processes that prepare images ahead of the steps", panel=MACHINE, flags=("-j",), at_least=0, may_change=True
+    stream: bool = option(
+        False, "decode a folder's images each time they are needed, in the workers: for one too large to pack", panel=DATA
     )
+    workers: int | None = option(
+        None,
+        "processes that prepare images ahead of the steps (default: 0; with --stream one a core)",
+        panel=MACHINE,
+        flags=("-j",),
+        at_least=0,
+        may_change=True,
+    )
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        if self.stream and self.skip_bad:
+            raise UserError(
+                "which images are broken is not known before a streamed folder is trained on",
+                "--skip-bad",
+                "leave it out, or leave out --stream: packing finds them first",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,9 +135,12 @@ class AugmentConfig(Checked):
         off="none",
     )
     crop: Literal["pad", "resized", "none"] = option(
-        "pad", "random crop: of the padded image, of a resized part (scale 0.8-1), or none", panel=AUGMENT, off="none"
+        "pad", "random crop: of the padded image, of a part that is resized, or none", panel=AUGMENT, off="none"
     )
     crop_padding: int = option(4, "pixels of padding for `--crop pad`", panel=AUGMENT, at_least=0)
+    crop_scale: float = option(
+        0.8, "least share of the area for `--crop resized`; 0.08 is usual on ImageNet", panel=AUGMENT, above=0, at_most=1
+    )
     flip: bool = option(True, "mirror half of the images", panel=AUGMENT)
     mixup: float = option(0.0, "mixup's alpha; 0: off", panel=AUGMENT, at_least=0)
     cutmix: float = option(0.0, "cutmix's alpha; 0: off", panel=AUGMENT, at_least=0)
@@ -391,36 +290,6 @@ def check_settings(values: Mapping[str, Any], where: str | None = None) -> None:
             raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
         item, hint = known[key]
         try:
-            _checked(key, value, hint, item.metadata["bounds"])
+            checked(key, value, hint, item.metadata["bounds"])
         except UserError as error:
             raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file, flat; tables may group them, their names carry no meaning.
-
-    Raises: UserError where the file cannot be read or is no TOML.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        str(document)  # fails for a number of thousands of digits, which no message could show either
-    except OSError as error:
-        raise UserError(f"cannot read the config file: {error.strerror}", safe_text(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"the config file is no TOML: {safe_text(error)}", safe_text(path)) from error
-    values: dict[str, Any] = {}
-    for key, value in document.items():
-        for name, setting in (value if isinstance(value, dict) else {key: value}).items():
-            if name in values:
-                raise UserError(f"the setting '{safe_text(name)}' is there twice", safe_text(path))
-            values[name] = setting
-    return values
-
-
-def to_toml(values: Mapping[str, Any]) -> str:
-    """Flat settings as TOML; what is None is left out. `read_toml` gives them back.
-
-    TOML's strings are JSON's, but that they escape a delete character too.
-    """
-    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
-    return "".join(f"{key} = {text}\n" for key, text in texts.items()).replace("\x7f", "\\u007f")

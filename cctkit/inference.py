@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from cctkit.catalog.datasets import DATASETS
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, Split, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.images import enlarges
+from cctkit.data.splits import Dataset, Split
+from cctkit.data.streamed import is_of_streamed
 from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.models.build import build_model
@@ -85,6 +88,7 @@ def evaluate_source(
         image_size=info.model.image_size,
         labels=labels,
         on_batch=lambda done, total: progress(f"evaluating on {wish.split}", done, total),
+        workers=dataset.workers(None),
     )
     if predictions is not None:
         _save(predictions, evaluation, split, dataset, info, wish.split)
@@ -113,7 +117,11 @@ def _images(
     notify: Callable[[str], None],
     progress: Callable[[str, int, int], None],
 ) -> Dataset:
-    """The images asked for, else the run's, else those that the weights file names; at the model's size."""
+    """The images asked for, else the run's, else those that the weights file names; at the model's size.
+
+    What was trained on a streamed folder is evaluated on one: were it packed, it would be split otherwise, and images of
+    training would be among those of the test.
+    """
     name = wish.data.dataset or stored.dataset or (info.dataset["name"] if info.dataset["named"] else None)
     if name is None:
         raise UserError(
@@ -129,6 +137,7 @@ def _images(
         resize_mode=info.resize_mode,
         split_seed=info.dataset["split_seed"],
         skip_bad=wish.data.skip_bad or stored.skip_bad,
+        stream=is_of_streamed(info.dataset["fingerprint"]) and name not in DATASETS and Path(name).is_dir(),
     )
     dataset = load_dataset(config, progress=progress, notify=notify)
     stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
@@ -150,7 +159,7 @@ def _images(
 def _split(dataset: Dataset, name: str) -> Split:
     splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     if name not in splits:
-        raise UserError(f"unknown split {safe_text(name)!r}, expected test, val or train", "--split")
+        raise UserError(f"unknown split '{safe_text(name)}', expected test, val or train", "--split")
     split = splits[name]
     if split is None:
         there = ", ".join(key for key, value in splits.items() if value is not None)

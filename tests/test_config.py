@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from cctkit.config import (
-    TrainConfig,
-    base_type,
-    flag_name,
-    settings,
-)
+from cctkit.checked import base_type, flag_name
+from cctkit.config import TrainConfig, settings
 from cctkit.errors import UserError
 
 SETTINGS = {item.name: (item, hint) for item, hint in settings()}
@@ -213,6 +209,7 @@ def test_a_text_is_told_from_a_number() -> None:
         ({"min_lr": 0.01}, "min_lr 0.01 is above lr 0.0005", "--min-lr"),
         ({"freeze": "backbone"}, "a backbone that was never trained", "--freeze"),
         ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "with a frozen backbone the head alone", "--layer-decay"),
+        ({"stream": True, "skip_bad": True}, "which images are broken is not known", "--skip-bad"),
         ({"layer_decay": 0}, "layer_decay is 0.0, expected above 0", "--layer-decay"),
         ({"layer_decay": 1.1}, "layer_decay is 1.1, expected at most 1", "--layer-decay"),
     ],

@@ -9,19 +9,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cctkit.config import (
-    BOUNDED,
-    AugmentConfig,
-    DataConfig,
-    ModelOptions,
-    TrainConfig,
-    base_type,
-    parse_size,
-    read_toml,
-    settings,
-    to_toml,
-)
+from cctkit.checked import base_type
+from cctkit.config import BOUNDED, AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
+from cctkit.config_files import read_toml, to_toml
 from cctkit.errors import UserError
+from cctkit.size import parse_size
 
 SETTINGS = {item.name: (item, hint) for item, hint in settings()}
 
@@ -74,7 +66,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 
 # What another setting bounds is left at its default.
 CONFIGS = st.fixed_dictionaries(
-    {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze"}}
+    {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze", "skip_bad"}}
 ).map(TrainConfig.from_flat)
 FEW = hypothesis_settings(
     max_examples=40,

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from cctkit.catalog.counts import count
+from cctkit.catalog.models import named_config
 from cctkit.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -46,3 +48,11 @@ def test_every_picture_of_the_readme_is_there() -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
     assert pictures
     assert all((ROOT / picture).stat().st_size > 1000 for picture in pictures)
+
+
+def test_the_predicted_hours_follow_from_the_counted_macs_and_the_stated_assumptions() -> None:
+    macs, images = count(named_config("cct_14_7x2_224")).macs, 1_281_167 * 310
+    assert f"{macs:,} MACs" in README
+    for gpus, efficiency in ((1, 1.0), (8, 0.95), (64, 0.85)):
+        images_per_s = gpus * efficiency * 0.3 * 312e12 / (3 * 2 * macs)
+        assert f"| {gpus} | {images_per_s:,.0f} | {images / images_per_s / 3600:.1f} |" in README

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import torch
 
+from cctkit.bench.clock import peak_bytes
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
+from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.augment import Batch
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
 from cctkit.models.build import build_model
-from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training import prepare
+from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import new_state, train_step
 
@@ -18,40 +20,47 @@ from cctkit.training.step import new_state, train_step
 def policy_of(task: Task) -> DevicePolicy:
     """The device policy that training takes here; the CPU's where it would take MPS, which is not measured."""
     config = task.config()
-
-    def choose(device: str) -> DevicePolicy:
-        return choose_policy(
-            device=device,
-            precision=config.precision,
-            threads=config.threads,
-            compile=config.compile,
-            dropout=config.model.attention_dropout > 0,
-        )
-
-    policy = choose(config.device)
-    return choose("cpu") if policy.device == "mps" else policy
+    policy = prepare.policy_of(config)
+    return prepare.policy_of(config.replace(device="cpu")) if policy.device == "mps" else policy
 
 
-class OurSide:
-    """What can be timed of our way."""
+class Training:
+    """A model in training, and a batch of noise ready on its device."""
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.config, architecture = task, task.config(), task.architecture()
-        policy = self.policy = policy_of(task)
-        self.size = architecture.image_size
+    def __init__(self, architecture: ModelConfig, config: TrainConfig, policy: DevicePolicy, *, batch_size: int) -> None:
+        self.config, self.policy, self.size = config, policy, architecture.image_size
         model = policy.prepare(build_model(architecture, seed=0)).train()
-        self.state = new_state(model, make_optimizers(model, self.config), ema=None, policy=policy)
-        images = torch.randn(task.batch_size, 3, *self.size, device=policy.device)
+        self.state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
+        images = torch.randn(batch_size, 3, *self.size, device=policy.device)
         self.batch = Batch(
             images=images.contiguous(memory_format=torch.channels_last) if policy.channels_last else images,
-            labels=torch.randint(0, task.num_classes, (task.batch_size,), device=policy.device),
+            labels=torch.randint(0, architecture.num_classes, (batch_size,), device=policy.device),
         )
-        self._data: SyntheticImages | None = None
-        self._epoch = 0
 
     def train(self, batch: Batch) -> None:
         """One update."""
         train_step(self.state, batch, config=self.config, policy=self.policy, lr_factor=1.0)
+
+
+def training_peak_bytes(architecture: ModelConfig, config: TrainConfig, policy: DevicePolicy, *, batch_size: int) -> int:
+    """The most that the allocator held during two training steps, from the building of the model on."""
+
+    def steps() -> None:
+        training = Training(architecture, config, policy, batch_size=batch_size)
+        for _ in range(2):
+            training.train(training.batch)
+
+    return peak_bytes(steps, policy.device)
+
+
+class OurSide(Training):
+    """What can be timed of our way."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.architecture(), task.config(), policy_of(task), batch_size=task.batch_size)
+        self.task = task
+        self._data: SyntheticImages | None = None
+        self._epoch = 0
 
     def infer(self, batches: int) -> None:
         """The logits of the ready batch, so many times."""
@@ -62,29 +71,21 @@ class OurSide:
 
     def batches(self, number: int) -> Iterator[Batch]:
         """So many batches as training draws, augments and normalises them, epoch after epoch."""
-        batch_size, config = self.task.batch_size, self.config
+        batch_size = self.task.batch_size
         images = epoch_images(self.size, batch_size=batch_size, device=self.policy.device)
         if self._data is None:
             self._data = SyntheticImages(images, self.size, num_classes=self.task.num_classes)
         while number > 0:
             part = min(images, number * batch_size)
-            plan = EpochPlan.draw(
-                seed=config.seed,
+            yield from epoch_batches(
+                self._data,
+                config=self.config,
                 epoch=self._epoch,
                 num_images=part,
-                batch_size=batch_size,
-                image_size=self.size,
-                config=config.augment,
-            )
-            yield from train_batches(
-                self._data,
-                plan=plan,
-                config=config.augment,
-                batch_size=batch_size,
+                stored_size=self.size,
                 mean=MEAN,
                 std=STD,
                 device=self.policy.device,
-                workers=config.data.workers,
                 channels_last=self.policy.channels_last,
             )
             number -= part // batch_size

@@ -12,9 +12,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
-from cctkit.config import ModelConfig, Size
+from cctkit.config import ModelConfig
 from cctkit.models.build import build_model, set_path
 from cctkit.models.dropout import Dropout, DropPath
+from cctkit.size import Size
 
 _WORKERS = 8
 

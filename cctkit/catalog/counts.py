@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from cctkit.config import ModelConfig, Size
+from cctkit.config import ModelConfig
+from cctkit.size import Size
 
 CCT_PLANES = 64
 """Channels between the tokenizer's convolutions."""

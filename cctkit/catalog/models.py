@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config import ModelConfig, ModelOptions, Size, flag_name, parse_size
+from cctkit.checked import flag_name
+from cctkit.config import ModelConfig, ModelOptions
 from cctkit.errors import UserError
+from cctkit.size import Size, parse_size
 from cctkit.text import nearest, safe_text
 
 
@@ -129,7 +131,7 @@ def named_config(name: str, *, num_classes: int | None = None, image_size: Any =
         if key not in known:
             hint = nearest(key, known)
             raise UserError(
-                f"unknown model option {safe_text(key)!r}",
+                f"unknown model option '{safe_text(key)}'",
                 "create_model",
                 f"did you mean {' or '.join(hint)}?" if hint else f"options are: {', '.join(known)}",
             )
@@ -196,7 +198,7 @@ def _width(name: str, layers: int, options: ModelOptions) -> Width:
     if layers >= 1 and None not in given:
         return Width(embed_dim=given[0] or 0, num_heads=given[1] or 0, mlp_ratio=given[2] or 0)
     raise UserError(
-        f"no published size has {layers} layers, as {safe_text(name)!r} asks; known: {', '.join(map(str, WIDTHS))}",
+        f"no published size has {layers} layers, as '{safe_text(name)}' asks; known: {', '.join(map(str, WIDTHS))}",
         "--model",
         "give --embed-dim, --num-heads and --mlp-ratio, or take a known depth",
     )
@@ -205,7 +207,7 @@ def _width(name: str, layers: int, options: ModelOptions) -> Width:
 def _unknown(name: str) -> UserError:
     hint = nearest(name, MODELS)
     return UserError(
-        f"unknown model {safe_text(name)!r}",
+        f"unknown model '{safe_text(name)}'",
         "--model",
         f"did you mean {' or '.join(hint)}?" if hint else f"known models: {', '.join(MODELS)}",
     )

@@ -43,12 +43,12 @@ def bench(
 ) -> None:
     """Measure this machine: images a second of training and inference, beside plain torch and the machine's limit."""
     if device not in _DEVICES:
-        raise UserError(f"bench cannot measure {safe_text(device)!r}, expected {', '.join(_DEVICES)}", "--device")
+        raise UserError(f"bench cannot measure '{safe_text(device)}', expected {', '.join(_DEVICES)}", "--device")
     from cctkit.bench.measure import FULL, QUICK, measure
     from cctkit.bench.task import MODELS, Task
     from cctkit.cli.progress import PlainReporter
     from cctkit.cli.tables import print_json, print_wide
-    from cctkit.config import parse_size
+    from cctkit.size import parse_size
 
     size = None if image_size is None else parse_size(image_size)
     tasks = [

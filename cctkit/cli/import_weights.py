@@ -19,16 +19,16 @@ def import_weights(
         str | None,
         typer.Option(
             "--classes",
-            help="cifar10, cifar100, or a file with a class name a line, in the head's order [default: as the name ends]",
+            help="cifar10, cifar100, or a file with a class name a line, in the head's order (default: as the name ends)",
             show_default=False,
         ),
     ] = None,
     image_size: Annotated[
-        str | None, typer.Option("--image-size", help="pixels: 32, or HEIGHTxWIDTH [default: the name's]", show_default=False)
+        str | None, typer.Option("--image-size", help="pixels: 32, or HEIGHTxWIDTH (default: the name's)", show_default=False)
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option("--mean", help="R,G,B of pixels in 0 to 1 [default: the data set's]", show_default=False),
+        typer.Option("--mean", help="R,G,B of pixels in 0 to 1 (default: the data set's)", show_default=False),
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="R,G,B, as --mean", show_default=False)] = None,
 ) -> None:
@@ -86,5 +86,5 @@ def _channels(text: str | None, flag: str) -> Channels | None:
     except ValueError:
         red = green = blue = -1.0
     if not all(0 < value < 1 for value in (red, green, blue)):
-        raise UserError(f"{safe_text(text)!r} are not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
+        raise UserError(f"'{safe_text(text)}' are not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
     return red, green, blue

@@ -23,7 +23,7 @@ def models(
         int | None,
         typer.Option(
             "--num-classes",
-            help="classes to count with [default: 100 at 32 pixels, as the report; else the published]",
+            help="classes to count with (default: 100 at 32 pixels, as the report; else the published)",
             min=1,
             show_default=False,
         ),
@@ -52,7 +52,7 @@ def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) 
     if not names:
         hint = nearest(pattern or "", MODELS)
         raise UserError(
-            f"no model of the catalog matches {safe_text(pattern)!r}",
+            f"no model of the catalog matches '{safe_text(pattern)}'",
             "models",
             f"did you mean {' or '.join(hint)}?" if hint else "cctkit models lists all",
         )

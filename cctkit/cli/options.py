@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cctkit.config import base_type, flag_name, settings
+from cctkit.checked import base_type, flag_name
+from cctkit.config import settings
 from cctkit.errors import UserError
 
 _OFF = "no_"

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from cctkit.cli.options import with_settings
-from cctkit.config import MAIN, RUN, read_toml
+from cctkit.config import MAIN, RUN
+from cctkit.config_files import read_toml
 from cctkit.errors import ElsewhereError, UserError
 from cctkit.text import safe_text
 
@@ -60,7 +61,8 @@ def train(
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.training.distributed import connected, launch_of_job
-    from cctkit.training.run import Request, resume_run, start_run
+    from cctkit.training.prepare import Request
+    from cctkit.training.run import resume_run, start_run
     from cctkit.training.stopping import StopRequest
 
     with StopRequest(launched=launch_of_job() is not None) as stop, connected() as ranks:

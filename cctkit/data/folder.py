@@ -27,13 +27,20 @@ class _Files:
 
     def __init__(self) -> None:
         self.ids = CompactIds()
-        self._digest = hashlib.sha256(b"([")
+        self._digest, self._listing = hashlib.sha256(b"(["), hashlib.sha256()
 
     def extend(self, role: Role, name: str, entries: list[_Entry]) -> None:
         for i, entry in enumerate(entries):
             comma = ", " if i or len(self.ids) else ""
             self._digest.update(f"{comma}{(role, name, entry)!r}".encode())
+        listed = "\0".join([role, name, *(f"{entry[0]}\0{entry[2]}" for entry in entries), ""])
+        self._listing.update(listed.encode("utf-8", "surrogateescape"))
         self.ids.extend(entry[0] for entry in entries)
+
+    @property
+    def listing(self) -> str:
+        """See `Origin.listing`."""
+        return self._listing.hexdigest()
 
     @property
     def key(self) -> str:
@@ -55,7 +62,13 @@ def folder_origin(folder: Path, progress: Progress) -> Origin:
     except OSError as error:
         raise UserError(f"the folder cannot be read: {error.strerror}", safe_text(error.filename or root)) from error
     class_names = _common_classes(counts, root)
-    return Origin(address=root, key=files.key, place=root, load=lambda _: _source(root, class_names, counts, files.ids))
+    return Origin(
+        address=root,
+        key=files.key,
+        place=root,
+        load=lambda _: _source(root, class_names, counts, files.ids),
+        listing=files.listing,
+    )
 
 
 def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts], ids: CompactIds) -> Source:

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cctkit.config import Size
 from cctkit.data.decoding import GOOD, Rows
 from cctkit.data.packed import DTYPES, KEY, SCHEMA
 from cctkit.data.source import Labels, Source
+from cctkit.size import Size
 
 _ALIGNMENT = 64
 _CODES = {"uint8": "U8", "int8": "I8", "int64": "I64", "float64": "F64"}

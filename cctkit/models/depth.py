@@ -10,12 +10,18 @@ from cctkit.models.dropout import Dropout, DropPath
 
 _BLOCK = re.compile(r"(?:classifier\.blocks\.|encoder\.layers\.encoder_layer_)(\d+)\.")
 _LAST_NORM = re.compile(r"(?:classifier\.norm|encoder\.ln)\.")
-_EMBEDDING = re.compile(r"tokenizer\.|conv_proj\.|.*\b(?:positional_emb|class_emb|pos_embedding|class_token)$")
+_STEM = re.compile(r"(?:tokenizer|conv_proj)\.")
+_EMBEDDINGS = {"positional_emb", "class_emb", "pos_embedding", "class_token"}
 
 
 def is_head(name: str) -> bool:
     """Whether the weight is of the last layer, whose outputs are the logits: what `--init` leaves new for other classes."""
     return name.rpartition(".")[0] in HEAD.values()
+
+
+def is_embedding(name: str) -> bool:
+    """Whether the weight is a position or class embedding, of our models or torchvision's."""
+    return name.rpartition(".")[2] in _EMBEDDINGS
 
 
 def depth_of(name: str, config: ModelConfig) -> int:
@@ -28,7 +34,7 @@ def depth_of(name: str, config: ModelConfig) -> int:
         return int(block[1]) + 1
     if _LAST_NORM.match(name):
         return config.num_layers
-    return 0 if _EMBEDDING.match(name) else config.num_layers + 1
+    return 0 if _STEM.match(name) or is_embedding(name) else config.num_layers + 1
 
 
 def freeze_backbone(model: nn.Module) -> None:

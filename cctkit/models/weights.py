@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cctkit.config import ModelConfig, Size
+from cctkit.config import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.rundir import write_atomic
+from cctkit.size import Size
 from cctkit.text import safe_text
 
 WEIGHTS_SCHEMA = 1

@@ -19,11 +19,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cctkit.config import Size, TrainConfig
+from cctkit.checked import choices_of
+from cctkit.config import TrainConfig, settings
 from cctkit.data.augment import Batch
 from cctkit.errors import UserError
 from cctkit.models.attention import PATHS
 from cctkit.models.build import set_path
+from cctkit.size import Size
 from cctkit.summary.clone import without_data
 from cctkit.summary.walk import first_line
 from cctkit.text import safe_text
@@ -33,9 +35,7 @@ from cctkit.training.step import TrainState, new_state, train_step
 
 _CUDA_BLOCK_BYTES = 512  # what torch's caching allocator rounds up to (c10/cuda/CUDACachingAllocator.h)
 _LARGEST_BATCH = 2**20
-_DEVICES = ("auto", "cpu", "cuda", "mps")
-_DTYPES = ("auto", "float32", "bf16", "fp16")
-_PATHS = ("auto", *PATHS)
+_CHOICES = {item.name: choices_of(hint) for item, hint in settings()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,12 +133,12 @@ def memory_policy(*, device: str = "auto", dtype: str = "auto", attention: str =
     Raises: UserError for a word that is none of the choices.
     """
     for wish, flag, choices in (
-        (device, "--device", _DEVICES),
-        (dtype, "--dtype", _DTYPES),
-        (attention, "--attention", _PATHS),
+        (device, "--device", _CHOICES["device"]),
+        (dtype, "--dtype", _CHOICES["precision"]),
+        (attention, "--attention", ("auto", *PATHS)),
     ):
         if wish not in choices:
-            raise UserError(f"{safe_text(wish)!r} is none of {', '.join(choices)}", flag)
+            raise UserError(f"'{safe_text(wish)}' is none of {', '.join(choices)}", flag)
     kind = available_device() if device == "auto" else device
     if kind == "cpu":
         policy = choose_policy(device="cpu", precision=dtype)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from cctkit.config import ModelConfig, Size
+from cctkit.config import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
+from cctkit.size import Size
 from cctkit.summary.memory import Memory, largest_batch, predict_memory
 from cctkit.summary.walk import Layer, walk
 from cctkit.training.device import DevicePolicy, choose_policy

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cctkit.config import Size
 from cctkit.errors import UserError
 from cctkit.models.build import set_path
+from cctkit.size import Size
 from cctkit.summary.clone import without_data
 
 Shape = tuple[int, ...]

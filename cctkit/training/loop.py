@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.dataset import Dataset, Split
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
+from cctkit.data.splits import Dataset, Split
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
@@ -75,6 +74,11 @@ class Job:
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
 
     @property
+    def workers(self) -> int:
+        """Processes that read images, beside this one."""
+        return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
+
+    @property
     def schedule(self) -> Schedule:
         return schedule_of(self.config, self.steps)
 
@@ -82,8 +86,15 @@ class Job:
 def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
     """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
 
+    torch's default generators are left as they were.
+
     Raises: DivergedError, ResourceError; StoppedError after a signal, with a checkpoint saved.
     """
+    with job.policy.drawing():
+        return _fit(job, resume=resume)
+
+
+def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     state, history = begin(job, resume=resume)
     while history.epochs_done < job.config.epochs and not _stops_early(job, history):
         epoch = history.epochs_done
@@ -179,26 +190,21 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     waited, images = 0.0, 0
     if first == steps:  # stopped while evaluating
         return {}
-    plan = EpochPlan.draw(
-        seed=config.seed,
+    batches = epoch_batches(
+        dataset.train,
+        config=config,
         epoch=epoch,
         num_images=len(dataset.train),
-        batch_size=config.batch_size,
-        image_size=dataset.stored_size,
-        config=config.augment,
-    )
-    batches = train_batches(
-        dataset.train,
-        plan=plan,
-        config=config.augment,
-        batch_size=config.batch_size,
+        stored_size=dataset.stored_size,
+        read_size=dataset.train.image_size,
         mean=dataset.mean,
         std=dataset.std,
         device=job.policy.device,
-        start_step=first,
-        workers=config.data.workers,
-        channels_last=job.policy.channels_last,
         image_size=dataset.image_size,
+        channels_last=job.policy.channels_last,
+        start_step=first,
+        workers=job.workers,
+        chunk_images=dataset.chunk_images,
         rank=job.ranks.rank,
         ranks=job.ranks.size,
     )
@@ -292,6 +298,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
         ranks=job.ranks,
+        workers=job.workers if job.dataset.is_streamed else 0,
     )
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.models.depth import depth_of
+from cctkit.models.depth import depth_of, is_embedding
 
 _Kind = Literal["decayed", "plain", "muon"]
 
@@ -56,9 +56,4 @@ def _kind(name: str, weight: nn.Parameter, config: TrainConfig, *, in_block: boo
     """Who updates the weight, and whether it is decayed."""
     if config.optimizer == "muon" and in_block and weight.ndim == 2:
         return "muon"
-    return "decayed" if config.decay_all or (weight.ndim > 1 and not _is_embedding(name)) else "plain"
-
-
-def _is_embedding(name: str) -> bool:
-    """Whether a weight is a position or class embedding, of our models or torchvision's."""
-    return name.rpartition(".")[2] in {"positional_emb", "class_emb", "pos_embedding", "class_token"}
+    return "decayed" if config.decay_all or (weight.ndim > 1 and not is_embedding(name)) else "plain"

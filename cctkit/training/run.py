@@ -1,42 +1,38 @@
 """One run from its settings to its result: the data, the directory, training, and what it leaves behind."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from cctkit.catalog.models import model_config
-from cctkit.catalog.recipes import Resolved, default_recipe, resolve
-from cctkit.config import ModelConfig, TrainConfig, settings
-from cctkit.data.dataset import DEFAULT_SIZE, Dataset
+from cctkit.catalog.recipes import Resolved
+from cctkit.config import TrainConfig, settings
+from cctkit.data.splits import Dataset
 from cctkit.errors import DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
-from cctkit.models.build import build_model
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
 from cctkit.runfiles import read_object, read_settings
 from cctkit.text import safe_text
-from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks, launch_of_job, load_once
 from cctkit.training.environment import differences, environment, read_environment
 from cctkit.training.loop import Job, Reporter, evaluate, fit
+from cctkit.training.prepare import (
+    DataProgress,
+    Request,
+    check_against_data,
+    check_ranks,
+    first_line,
+    initialised,
+    kept_policy,
+    load,
+    normalised_as,
+    policy_of,
+)
 from cctkit.training.result import dataset_info, write_result
 from cctkit.training.stopping import StopRequest
-
-DataProgress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user asks for: settings from the command line and a config file, and where the run goes."""
-
-    flags: Mapping[str, Any]
-    file_values: Mapping[str, Any]
-    file_name: str = ""
-    recipe: str | None = None
-    output: Path | None = None
 
 
 def start_run(
@@ -50,26 +46,26 @@ def start_run(
     if own is not None:
         return resume_run(Path(own), {}, reporter=reporter, stop=stop, data_progress=data_progress, ranks=ranks)
     with ranks.agreeing():
-        early = _resolve(request, request.recipe)  # unknown names and values out of range, before any work
-    policy = ranks.policy(lambda: _policy(early.config))
+        early = request.resolve(request.recipe)  # unknown names and values out of range, before any work
+    policy = ranks.policy(lambda: policy_of(early.config))
     ranks = ranks.on(policy)
     run: RunDir | None = None
     try:
         with ranks.agreeing():
             run = RunDir.create(request.output) if request.output and ranks.first else None
-        dataset, resolved, recipe_name = _load(request, early, policy, reporter, data_progress, ranks)
+        dataset, resolved, recipe_name = load(request, early, policy, reporter, data_progress, ranks)
         config = resolved.config
         with ranks.agreeing():
-            _check_against_data(config, dataset, ranks)
+            check_against_data(config, dataset, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             if ranks.first:
                 run = run or _run_by_default_name(dataset.name, config.model.model)
-            reporter.notice(_first_line(config, recipe_name, dataset, policy, ranks))
+            reporter.notice(first_line(config, recipe_name, dataset, policy, ranks))
         model, report = ranks.first_of_machine_first(
-            lambda: _initialised(config, architecture, dataset, reporter, data_progress)
+            lambda: initialised(config, architecture, dataset, reporter, data_progress)
         )
         with ranks.agreeing():
-            dataset = _normalised_as(dataset, report)
+            dataset = normalised_as(dataset, report)
             if run is not None:
                 _write_settings(run, resolved, recipe_name, dataset, policy, report, ranks)
             stop.check()
@@ -113,7 +109,7 @@ def resume_run(
         values, recipe_name, env, began = ranks.by_first(lambda: _stored(run))
         with ranks.agreeing():
             config = _resumed(TrainConfig.from_flat(values, where=str(run.config)), flags, path)
-        policy = ranks.policy(lambda: _kept_policy(config, env["policy"]))
+        policy = ranks.policy(lambda: kept_policy(config, env["policy"]))
         ranks = ranks.on(policy)
         for difference in differences(env, policy, ranks=ranks.size):
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
@@ -123,18 +119,16 @@ def resume_run(
                 raise UserError(
                     f"the images of {dataset.name} are not those that the run began with", str(path), "restore them"
                 )
-            _check_ranks(config, ranks)
+            check_ranks(config, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             reporter.notice(f"resuming {safe_text(path)}")
         model = None
         if env["init"] and not began:  # killed before its weights were in a checkpoint
-            model, _ = ranks.first_of_machine_first(
-                lambda: _initialised(config, architecture, dataset, reporter, data_progress)
-            )
+            model, _ = ranks.first_of_machine_first(lambda: initialised(config, architecture, dataset, reporter, data_progress))
         job = Job(
             config=config,
             model_config=architecture,
-            dataset=_normalised_as(dataset, env["init"]),
+            dataset=normalised_as(dataset, env["init"]),
             policy=policy,
             run=run,
             reporter=reporter,
@@ -161,13 +155,6 @@ def _stored(run: RunDir) -> tuple[dict[str, Any], str | None, dict[str, Any], bo
     return config.flat(), recipe_name, read_environment(run.env), any(run.checkpoints.glob("step-*"))
 
 
-def _kept_policy(config: TrainConfig, kept: Mapping[str, Any]) -> DevicePolicy:
-    policy = _policy(config.replace(precision=kept["precision"]))
-    if policy.device != kept["device"]:
-        return policy
-    return replace(policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"])
-
-
 @contextlib.contextmanager
 def _resumable(run: RunDir, ranks: Ranks) -> Iterator[None]:
     """Where a run that has begun is stopped, or the disk is full: say how to go on. What all ranks raise, one tells."""
@@ -190,111 +177,6 @@ def _run_by_default_name(dataset: str, model: str) -> RunDir:
     while True:
         with contextlib.suppress(InUseError):
             return RunDir.create(default_name(dataset, model, datetime.now()))
-
-
-def _resolve(request: Request, recipe_name: str | None) -> Resolved:
-    return resolve(recipe_name=recipe_name, file_values=request.file_values, file_name=request.file_name, flags=request.flags)
-
-
-def _policy(config: TrainConfig) -> DevicePolicy:
-    return choose_policy(
-        device=config.device,
-        precision=config.precision,
-        threads=config.threads,
-        compile=config.compile,
-        dropout=config.model.attention_dropout > 0,
-    )
-
-
-def _load(
-    request: Request,
-    early: Resolved,
-    policy: DevicePolicy,
-    reporter: Reporter,
-    data_progress: DataProgress,
-    ranks: Ranks,
-) -> tuple[Dataset, Resolved, str]:
-    """The data set, and with it the recipe where none is named; a recipe may ask for another image size."""
-    data = early.config.data
-    named_size = model_config(early.config.model).image_size
-    if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
-        data = replace(data, image_size=named_size)  # a model whose name has another size
-    dataset = load_once(ranks, data, progress=data_progress, notify=reporter.notice)
-    name = request.recipe or default_recipe(dataset.name, policy.device)
-    with ranks.agreeing():
-        resolved = _resolve(request, name)
-    place = dataset.source or dataset.name
-    config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
-    if replace(config.data, dataset=None) != replace(data, dataset=None):
-        dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
-    if dataset.skipped:
-        reporter.notice(f"left out {len(dataset.skipped)} broken images:\n  " + "\n  ".join(dataset.skipped))
-    return dataset, Resolved(config=config, origins=resolved.origins), name
-
-
-def _initialised(
-    config: TrainConfig, architecture: ModelConfig, dataset: Dataset, reporter: Reporter, data_progress: DataProgress
-) -> tuple[nn.Module | None, dict[str, Any] | None]:
-    """The model filled from `--init`, and what was taken from there; nothing where it is not asked for."""
-    if config.init is None:
-        return None, None
-    from cctkit.training.pretrained import initialise
-
-    model = build_model(architecture, seed=config.seed)
-    report = initialise(model, config.init, config=architecture, class_names=dataset.class_names, progress=data_progress)
-    reporter.notice("\n".join(report.lines()))
-    return model, report.as_dict()
-
-
-def _normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
-    """Pretrained weights expect the normalisation that they were trained with."""
-    if not report or report["mean"] is None:
-        return dataset
-    mean, std = report["mean"], report["std"]
-    return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
-
-
-def _check_against_data(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
-    """What only the data can tell.
-
-    Raises: UserError.
-    """
-    _check_ranks(config, ranks)
-    images = len(dataset.train)
-    if config.batch_size > images:
-        raise UserError(
-            f"the batch of {config.batch_size} is larger than the {images:,} training images",
-            "--batch-size",
-            f"at most {images}",
-        )
-    if dataset.test is None:
-        raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
-    if config.early_stopping is not None and dataset.val is None:
-        raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
-
-
-def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
-    """--batch-size is that of all ranks together, dealt in pairs: see `share_of_batch`.
-
-    Raises: UserError.
-    """
-    if ranks.size > 1 and config.batch_size < 2 * ranks.size:
-        raise UserError(
-            f"a batch of {config.batch_size} images for {ranks.size} processes together: some would have none",
-            "--batch-size",
-            f"at least {2 * ranks.size}",
-        )
-
-
-def _first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> str:
-    height, width = dataset.image_size
-    stored_height, stored_width = dataset.stored_size
-    enlarged = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ""
-    return (
-        f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
-        f"{height}x{width}{enlarged}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
-        + (f", {ranks.size} processes" if ranks.size > 1 else "")
-    )
 
 
 def _write_settings(
@@ -336,7 +218,8 @@ def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
 
 def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
     """Train to the end, evaluate, and write what is left of it."""
-    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.config.data.workers))
+    job = replace(job, dataset=job.dataset.for_training(job.config.augment.crop))
+    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))
     state, history = fit(job, resume=resume)
     test = job.dataset.test
     assert test is not None

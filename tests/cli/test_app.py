@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
+from rich.text import Text
 
 from cctkit.cli import app
 
@@ -40,6 +42,23 @@ def test_what_stands_on_the_command_line_is_made_printable(capsys: pytest.Captur
     for word in ("--\x1b[31m", "\u202e", os.fsdecode(b"\xff")):
         assert app.run(["train", word]) == 2
         assert len(printed(capsys)) <= 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models"],
+        ["summarize", "--model"],
+        ["summarize", "--fit"],
+        ["compare", "--sort"],
+        ["plot-lr", "--recipe", "fast", "--compare"],
+        ["bench", "--device"],
+    ],
+    ids=" ".join,
+)
+def test_a_word_that_is_no_choice_is_escaped_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([*arguments, "a\\b\x1b"]) == 2
+    assert r"'a\b\x1b'" in printed(capsys)[0]
 
 
 @pytest.mark.parametrize(
@@ -81,3 +100,12 @@ def test_a_config_file_with_values_of_any_type_is_an_error(tmp_path: Path, capsy
             path.write_text(f"dataset = 3\n{key} = {value}\n" if key != "dataset" else f"{key} = {value}\n")
             assert app.run(["train", "--config", str(path)]) == 2, (key, value)
             assert len(printed(capsys)) <= 3
+
+
+def test_no_part_of_a_help_text_is_taken_for_markup() -> None:
+    group = typer.main.get_command(app.app)
+    texts = [command.help for command in group.commands.values()]  # type: ignore[attr-defined]
+    texts += [parameter.help for command in group.commands.values() for parameter in command.params]  # type: ignore[attr-defined]
+    shown = {text: Text.from_markup(text).plain for text in texts if text}
+    assert len(shown) > 100
+    assert [text for text, plain in shown.items() if plain != text] == []

@@ -4,17 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from cctkit.bench.clock import peak_bytes
+from cctkit.bench.ours import training_peak_bytes
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
-from cctkit.data.augment import Batch
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.summary.memory import largest_batch, memory_policy, predict_memory
 from cctkit.summary.summary import summarize
 from cctkit.training.device import DevicePolicy
-from cctkit.training.optim import make_optimizers
-from cctkit.training.step import new_state, train_step
 
 
 def policy_of(dtype: str = "float32", attention: str = "plain", device: str = "cpu") -> DevicePolicy:
@@ -25,21 +22,6 @@ def policy_of(dtype: str = "float32", attention: str = "plain", device: str = "c
         attention_in_evaluation="plain",
         threads=1,
     )
-
-
-def measured_peak(name: str, *, batch_size: int, policy: DevicePolicy, optimizer: str = "adamw") -> int:
-    """The most that the allocator held during two real steps of training, the model's own weights included."""
-    config = TrainConfig.from_flat({"optimizer": optimizer})
-
-    def steps() -> None:
-        model = policy.prepare(build_model(named_config(name, num_classes=100), seed=0)).train()
-        state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
-        images = torch.zeros(batch_size, 3, 32, 32).to(memory_format=torch.channels_last)
-        batch = Batch(images=images, labels=torch.zeros(batch_size, dtype=torch.int64))
-        for _ in range(2):
-            train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
-
-    return peak_bytes(steps, "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bf16"])
@@ -54,8 +36,8 @@ def measured_peak(name: str, *, batch_size: int, policy: DevicePolicy, optimizer
 )
 def test_the_prediction_is_within_ten_percent_of_a_real_step(name: str, attention: str, optimizer: str, dtype: str) -> None:
     policy = policy_of(dtype, attention)
-    real = measured_peak(name, batch_size=24, policy=policy, optimizer=optimizer)
     config = named_config(name, num_classes=100)
+    real = training_peak_bytes(config, TrainConfig.from_flat({"optimizer": optimizer}), policy, batch_size=24)
     with torch.device("meta"):
         model = build_model(config)
     predicted = predict_memory(model, image_size=(32, 32), batch_size=24, policy=policy, optimizer=optimizer)

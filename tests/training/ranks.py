@@ -16,8 +16,7 @@ import torch.distributed as dist
 
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch import epoch_batches
 from cctkit.data.shard import share_of_batch
 from cctkit.errors import DivergedError, ElsewhereError, UserError
 from cctkit.evaluation import logits_of
@@ -64,12 +63,9 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
     for step in range(STEPS):
         epoch, at = divmod(step, -(-IMAGES // BATCH))
         if at == 0:
-            plan = EpochPlan.draw(
-                seed=0, epoch=epoch, num_images=IMAGES, batch_size=BATCH, image_size=(8, 8), config=config.augment
-            )
-            stream = train_batches(
-                split, plan=plan, config=config.augment, batch_size=BATCH, mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu",
-                rank=ranks.rank, ranks=ranks.size,
+            stream = epoch_batches(
+                split, config=config, epoch=epoch, num_images=IMAGES, stored_size=(8, 8), mean=(0.5,) * 3, std=(0.2,) * 3,
+                device="cpu", rank=ranks.rank, ranks=ranks.size,
             )  # fmt: skip
         batch = next(stream)
         rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=ranks.rank, ranks=ranks.size)

@@ -23,7 +23,8 @@ from cctkit.models.convert import convert
 from cctkit.models.depth import freeze_backbone
 from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers, set_lr
-from cctkit.training.run import Request, resume_run, start_run
+from cctkit.training.prepare import Request
+from cctkit.training.run import resume_run, start_run
 from cctkit.training.step import TrainState, new_state, train_step
 from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images

@@ -1,0 +1,150 @@
+"""What a run needs before its first step: the settings, the device, the data and the weights to begin with, checked."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cctkit.catalog.models import model_config
+from cctkit.catalog.recipes import Resolved, default_recipe, resolve
+from cctkit.config import ModelConfig, TrainConfig
+from cctkit.data.dataset import DEFAULT_SIZE
+from cctkit.data.splits import Dataset
+from cctkit.errors import UserError
+from cctkit.models.build import build_model
+from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.distributed import Ranks, load_once
+from cctkit.training.loop import Reporter
+
+DataProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asks for: settings from the command line and a config file, and where the run goes."""
+
+    flags: Mapping[str, Any]
+    file_values: Mapping[str, Any]
+    file_name: str = ""
+    recipe: str | None = None
+    output: Path | None = None
+
+    def resolve(self, recipe_name: str | None) -> Resolved:
+        """The settings with those of a recipe, or of none.
+
+        Raises: UserError.
+        """
+        return resolve(recipe_name=recipe_name, file_values=self.file_values, file_name=self.file_name, flags=self.flags)
+
+
+def policy_of(config: TrainConfig) -> DevicePolicy:
+    """The device policy that a run with these settings takes on this machine."""
+    return choose_policy(
+        device=config.device,
+        precision=config.precision,
+        threads=config.threads,
+        compile=config.compile,
+        dropout=config.model.attention_dropout > 0,
+    )
+
+
+def kept_policy(config: TrainConfig, kept: Mapping[str, Any]) -> DevicePolicy:
+    """The policy that a run was begun with, as `env.json` keeps it; on another device what that chooses."""
+    policy = policy_of(config.replace(precision=kept["precision"]))
+    if policy.device != kept["device"]:
+        return policy
+    return replace(policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"])
+
+
+def load(
+    request: Request,
+    early: Resolved,
+    policy: DevicePolicy,
+    reporter: Reporter,
+    data_progress: DataProgress,
+    ranks: Ranks,
+) -> tuple[Dataset, Resolved, str]:
+    """The data set, and with it the recipe where none is named; a recipe may ask for another image size."""
+    data = early.config.data
+    named_size = model_config(early.config.model).image_size
+    if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
+        data = replace(data, image_size=named_size)  # a model whose name has another size
+    dataset = load_once(ranks, data, progress=data_progress, notify=reporter.notice)
+    name = request.recipe or default_recipe(dataset.name, policy.device)
+    with ranks.agreeing():
+        resolved = request.resolve(name)
+    place = dataset.source or dataset.name
+    config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
+    if replace(config.data, dataset=None) != replace(data, dataset=None):
+        dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
+    if dataset.skipped:
+        reporter.notice(f"left out {len(dataset.skipped)} broken images:\n  " + "\n  ".join(dataset.skipped))
+    return dataset, Resolved(config=config, origins=resolved.origins), name
+
+
+def initialised(
+    config: TrainConfig, architecture: ModelConfig, dataset: Dataset, reporter: Reporter, data_progress: DataProgress
+) -> tuple[nn.Module | None, dict[str, Any] | None]:
+    """The model filled from `--init`, and what was taken from there; nothing where it is not asked for."""
+    if config.init is None:
+        return None, None
+    from cctkit.training.pretrained import initialise
+
+    model = build_model(architecture, seed=config.seed)
+    report = initialise(model, config.init, config=architecture, class_names=dataset.class_names, progress=data_progress)
+    reporter.notice("\n".join(report.lines()))
+    return model, report.as_dict()
+
+
+def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
+    """Pretrained weights expect the normalisation that they were trained with."""
+    if not report or report["mean"] is None:
+        return dataset
+    mean, std = report["mean"], report["std"]
+    return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
+
+
+def check_against_data(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+    """What only the data can tell.
+
+    Raises: UserError.
+    """
+    check_ranks(config, ranks)
+    images = len(dataset.train)
+    if config.batch_size > images:
+        raise UserError(
+            f"the batch of {config.batch_size} is larger than the {images:,} training images",
+            "--batch-size",
+            f"at most {images}",
+        )
+    if dataset.test is None:
+        raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
+    if config.early_stopping is not None and dataset.val is None:
+        raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
+
+
+def check_ranks(config: TrainConfig, ranks: Ranks) -> None:
+    """--batch-size is that of all ranks together, dealt in pairs: see `share_of_batch`.
+
+    Raises: UserError.
+    """
+    if ranks.size > 1 and config.batch_size < 2 * ranks.size:
+        raise UserError(
+            f"a batch of {config.batch_size} images for {ranks.size} processes together: some would have none",
+            "--batch-size",
+            f"at least {2 * ranks.size}",
+        )
+
+
+def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> str:
+    """What is trained, on what, how and where."""
+    height, width = dataset.image_size
+    stored_height, stored_width = dataset.stored_size
+    how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
+    return (
+        f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
+        f"{height}x{width}{how}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+        + (f", {ranks.size} processes" if ranks.size > 1 else "")
+    )
