@@ -28,8 +28,9 @@ from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config import AugmentConfig, DataConfig, TrainConfig
 from cctkit.data.augment import normalise
-from cctkit.data.dataset import Dataset, Split, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.epoch import epoch_batches
+from cctkit.data.splits import Dataset, Split
 from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style

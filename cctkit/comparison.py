@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cctkit.catalog.counts import Counts, count
-from cctkit.catalog.models import model_config, named_config
+from cctkit.catalog.models import family_of, model_config, named_config
 from cctkit.catalog.results import FROM_SCRATCH, PublishedResult
 from cctkit.config import TrainConfig
 from cctkit.errors import UserError
@@ -19,7 +19,6 @@ from cctkit.text import safe_text
 
 SCORED_DATASET = "cifar100"
 _CLASSES = {"cifar100": 100, "cifar10": 10, "flowers102": 102, "imagenet1k": 1000}
-_FAMILIES = ("vit_lite", "cct", "cvt", "vit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +140,7 @@ def run_row(path: Path) -> Row:
     model, dataset = _text(result, "model", run.result), _text(result, "dataset", run.result)
     return Row(
         model=model,
-        family=next((family for family in _FAMILIES if model.startswith(family + "_")), "other"),
+        family=family_of(model) or "other",
         dataset=dataset,
         training="pretrained" if settings.get("init") else FROM_SCRATCH,
         kind="run",

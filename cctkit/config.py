@@ -101,9 +101,26 @@ class DataConfig(Checked):
     split_seed: int = option(0, "seed of the splits that are made here", panel=DATA, at_least=0)
     skip_bad: bool = option(False, "leave broken images out, and list them", panel=DATA)
     download: bool = option(True, "download a named data set that is not there", panel=DATA)
-    workers: int = option(
-        0, "processes that prepare images ahead of the steps", panel=MACHINE, flags=("-j",), at_least=0, may_change=True
+    stream: bool = option(
+        False, "decode a folder's images each time they are needed, in the workers: for one too large to pack", panel=DATA
     )
+    workers: int | None = option(
+        None,
+        "processes that prepare images ahead of the steps (default: 0; with --stream one a core)",
+        panel=MACHINE,
+        flags=("-j",),
+        at_least=0,
+        may_change=True,
+    )
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        if self.stream and self.skip_bad:
+            raise UserError(
+                "which images are broken is not known before a streamed folder is trained on",
+                "--skip-bad",
+                "leave it out, or leave out --stream: packing finds them first",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +135,12 @@ class AugmentConfig(Checked):
         off="none",
     )
     crop: Literal["pad", "resized", "none"] = option(
-        "pad", "random crop: of the padded image, of a resized part (scale 0.8-1), or none", panel=AUGMENT, off="none"
+        "pad", "random crop: of the padded image, of a part that is resized, or none", panel=AUGMENT, off="none"
     )
     crop_padding: int = option(4, "pixels of padding for `--crop pad`", panel=AUGMENT, at_least=0)
+    crop_scale: float = option(
+        0.8, "least share of the area for `--crop resized`; 0.08 is usual on ImageNet", panel=AUGMENT, above=0, at_most=1
+    )
     flip: bool = option(True, "mirror half of the images", panel=AUGMENT)
     mixup: float = option(0.0, "mixup's alpha; 0: off", panel=AUGMENT, at_least=0)
     cutmix: float = option(0.0, "cutmix's alpha; 0: off", panel=AUGMENT, at_least=0)

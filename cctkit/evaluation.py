@@ -1,5 +1,7 @@
 """From a model and a split to logits, metrics, and the result that `train` and `eval` report alike."""
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cctkit.data.augment import normalise
-from cctkit.data.dataset import Split
+from cctkit.data.reading import images_at_once, read_ahead
+from cctkit.data.splits import Split
 from cctkit.data.transfer import to_device
 from cctkit.metrics import Metrics, compute_metrics
 from cctkit.models.depth import is_embedding
@@ -45,16 +48,25 @@ def evaluate_split(
     label_smoothing: float = 0.0,
     on_batch: Callable[[int, int], None] = lambda *_: None,
     ranks: Ranks = ALONE,
+    workers: int = 0,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
 
     image_size: the model's, where it may be larger than the images'; labels: int64 (n,) in place of the split's, where the
     model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop. With several
-    ranks each evaluates its share of the batches, and all have the whole result.
+    ranks each evaluates its share of the batches, and all have the whole result. workers: processes that read ahead.
     """
     start = time.perf_counter()
     logits = logits_of(
-        model, split, mean=mean, std=std, policy=policy, image_size=image_size, on_batch=on_batch, ranks=ranks
+        model,
+        split,
+        mean=mean,
+        std=std,
+        policy=policy,
+        image_size=image_size,
+        on_batch=on_batch,
+        ranks=ranks,
+        workers=workers,
     ).cpu()
     seconds = time.perf_counter() - start
     targets = torch.from_numpy(split.labels if labels is None else labels)
@@ -72,25 +84,28 @@ def logits_of(
     image_size: Size | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
     ranks: Ranks = ALONE,
+    workers: int = 0,
 ) -> Tensor:
     """The logits of every image of `split`, float32 (n, K) on the device; with one rank nothing here waits for it."""
     parts: list[Tensor] = []
     total = len(split)
-    mine = ranks.share(range(0, total, BATCH_SIZE))  # whole batches, so that the logits are those of one rank
+    firsts = ranks.share(range(0, total, BATCH_SIZE))  # of whole batches, so that the logits are those of one rank
+    mine = [np.arange(first, min(first + BATCH_SIZE, total)) for first in firsts]
+    most = images_at_once(3 * math.prod(split.image_size), workers) if workers else BATCH_SIZE
     sharded = is_sharded(model)
 
-    def forward(first: int, last: int) -> Tensor:
-        images = to_device(split.take(np.arange(first, min(last, total))), policy.device)
+    def forward(images: Tensor) -> Tensor:
+        images = to_device(images, policy.device)
         images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
         return model(images).float()  # type: ignore[no-any-return]
 
-    with policy.evaluating(model, keeps_weights=not sharded):
+    stream = read_ahead(split.take, mine, workers=workers, most=most)
+    with policy.evaluating(model, keeps_weights=not sharded), contextlib.closing(stream):
         for stop in range(BATCH_SIZE * ranks.size, total + BATCH_SIZE * ranks.size, BATCH_SIZE * ranks.size):
             if len(parts) < len(mine):
-                first = mine[len(parts)]
-                parts.append(forward(first, first + BATCH_SIZE))
+                parts.append(forward(next(stream)))
             elif sharded:
-                forward(0, 1)  # to give the others this rank's part of the weights
+                forward(split.take(np.arange(1)))  # to give the others this rank's part of the weights
             on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
     return ranks.joined(parts, total=total)
 

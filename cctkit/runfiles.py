@@ -35,7 +35,7 @@ def fault(value: Any, shape: Shape, name: str = "it") -> str | None:
         fits = isinstance(value, list) and len(value) == len(shape) and not any(map(fault, value, shape))
     else:
         fits = type(value) is shape if isinstance(shape, type) else value == shape
-    return None if fits else f"{name} is {safe_text(value, 40)!r}"
+    return None if fits else f"{name} is {safe_text(repr(value), 40)}"
 
 
 def read_object(path: Path, shape: Mapping[str, Shape] | None = None) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def _epoch_fault(record: Any, epoch_before: int) -> str | None:
         return problem
     epoch = record.get("epoch")
     if type(epoch) is not int or not epoch_before < epoch < 1e9:
-        return f"its epoch is {safe_text(epoch, 40)!r}, expected a whole number above {epoch_before}"
+        return f"its epoch is {safe_text(repr(epoch), 40)}, expected a whole number above {epoch_before}"
     for key, value in record.items():
         if key.endswith(_FIGURES) and value is not None and (fault(value, NUMBER) or not abs(value) < _LARGEST_FIGURE):
-            return f"{safe_text(key, 40)} is {safe_text(value, 40)!r}, expected a number or null"
+            return f"{safe_text(key, 40)} is {safe_text(repr(value), 40)}, expected a number or null"
     return None

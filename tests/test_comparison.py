@@ -62,6 +62,14 @@ def test_multiply_adds_follow_the_settings_or_are_left_out(tmp_path: Path) -> No
     assert run_row(make_run(tmp_path / "d", params={"total": 3256934, "without_embeddings": 3191398})).macs is None
 
 
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [("vit", "vit"), ("vit_b_16", "vit"), ("vit_6_4_32", "vit_lite"), ("vit_lite_6_4", "vit_lite"), ("resnet18", "other")],
+)
+def test_the_family_of_a_run_is_its_models_by_whatever_name(tmp_path: Path, model: str, family: str) -> None:
+    assert run_row(make_run(tmp_path / "a", model=model)).family == family
+
+
 def test_a_fine_tuned_run_is_kept_apart(tmp_path: Path) -> None:
     assert run_row(make_run(tmp_path / "a", values={"init": "vit_b_16"})).training == "pretrained"
 

@@ -210,6 +210,7 @@ def test_a_text_is_told_from_a_number() -> None:
         ({"shard": True, "optimizer": "muon"}, "Muon needs whole matrices", "--shard"),
         ({"freeze": "backbone"}, "a backbone that was never trained", "--freeze"),
         ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "with a frozen backbone the head alone", "--layer-decay"),
+        ({"stream": True, "skip_bad": True}, "which images are broken is not known", "--skip-bad"),
         ({"layer_decay": 0}, "layer_decay is 0.0, expected above 0", "--layer-decay"),
         ({"layer_decay": 1.1}, "layer_decay is 1.1, expected at most 1", "--layer-decay"),
     ],

@@ -66,7 +66,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 
 # What another setting bounds is left at its default.
 CONFIGS = st.fixed_dictionaries(
-    {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze"}}
+    {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze", "skip_bad"}}
 ).map(TrainConfig.from_flat)
 FEW = hypothesis_settings(
     max_examples=40,

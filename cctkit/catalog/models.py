@@ -100,7 +100,7 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
     """
     if parts := _VIT.fullmatch(options.model):
         values = _vit(parts, options)
-    elif (parts := _COMPACT.fullmatch(options.model)) and (parts["family"] == "cct") == (parts["convs"] is not None):
+    elif parts := _compact_parts(options.model):
         values = _compact(parts, options)
     else:
         raise _unknown(options.model)
@@ -114,6 +114,13 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
     )
 
 
+def family_of(name: str) -> str | None:
+    """The family of the model of this name, also of a published one (`vit_7_4_32` is a ViT-Lite); None where it is none."""
+    if _VIT.fullmatch(name):
+        return "vit"
+    return _family(parts) if (parts := _compact_parts(name)) else None
+
+
 def named_config(name: str, *, num_classes: int | None = None, image_size: Any = None, **options: Any) -> ModelConfig:
     """`model_config` from loose arguments; `image_size` is a side in pixels or (height, width).
 
@@ -124,12 +131,22 @@ def named_config(name: str, *, num_classes: int | None = None, image_size: Any =
         if key not in known:
             hint = nearest(key, known)
             raise UserError(
-                f"unknown model option {safe_text(key)!r}",
+                f"unknown model option '{safe_text(key)}'",
                 "create_model",
                 f"did you mean {' or '.join(hint)}?" if hint else f"options are: {', '.join(known)}",
             )
     size = None if image_size is None else parse_size(image_size)
     return model_config(ModelOptions(model=name, **options), num_classes=num_classes, image_size=size)
+
+
+def _compact_parts(name: str) -> re.Match[str] | None:
+    """A compact transformer's name in its parts: CCT's alone counts convolutions."""
+    parts = _COMPACT.fullmatch(name)
+    return parts if parts and (parts["family"] == "cct") == (parts["convs"] is not None) else None
+
+
+def _family(parts: re.Match[str]) -> str:
+    return "vit_lite" if parts["family"] == "vit" else parts["family"]
 
 
 def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
@@ -139,7 +156,7 @@ def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
     row = MODELS.get(parts.string[: parts.end("side")], ModelRow())  # without `_sine` and the like
     side = int(parts["side"] or row.image_size)
     values = {
-        "family": "vit_lite" if parts["family"] == "vit" else parts["family"],
+        "family": _family(parts),
         "num_classes": _PUBLISHED_CLASSES.get(parts["classes"] or "", row.num_classes),
         "image_size": (side, side),
         "positional_embedding": parts["positional"] or "learnable",
@@ -181,7 +198,7 @@ def _width(name: str, layers: int, options: ModelOptions) -> Width:
     if layers >= 1 and None not in given:
         return Width(embed_dim=given[0] or 0, num_heads=given[1] or 0, mlp_ratio=given[2] or 0)
     raise UserError(
-        f"no published size has {layers} layers, as {safe_text(name)!r} asks; known: {', '.join(map(str, WIDTHS))}",
+        f"no published size has {layers} layers, as '{safe_text(name)}' asks; known: {', '.join(map(str, WIDTHS))}",
         "--model",
         "give --embed-dim, --num-heads and --mlp-ratio, or take a known depth",
     )
@@ -190,7 +207,7 @@ def _width(name: str, layers: int, options: ModelOptions) -> Width:
 def _unknown(name: str) -> UserError:
     hint = nearest(name, MODELS)
     return UserError(
-        f"unknown model {safe_text(name)!r}",
+        f"unknown model '{safe_text(name)}'",
         "--model",
         f"did you mean {' or '.join(hint)}?" if hint else f"known models: {', '.join(MODELS)}",
     )

@@ -43,7 +43,7 @@ def bench(
 ) -> None:
     """Measure this machine: images a second of training and inference, beside plain torch and the machine's limit."""
     if device not in _DEVICES:
-        raise UserError(f"bench cannot measure {safe_text(device)!r}, expected {', '.join(_DEVICES)}", "--device")
+        raise UserError(f"bench cannot measure '{safe_text(device)}', expected {', '.join(_DEVICES)}", "--device")
     from cctkit.bench.measure import FULL, QUICK, measure
     from cctkit.bench.task import MODELS, Task
     from cctkit.cli.progress import PlainReporter

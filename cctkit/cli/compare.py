@@ -115,7 +115,7 @@ def _filtered(rows: "Sequence[Row]", *, families: Sequence[str] | None, min_accu
         if family not in known:
             hint = nearest(family, known)
             raise UserError(
-                f"there is no row of family {safe_text(family)!r}",
+                f"there is no row of family '{safe_text(family)}'",
                 "--family",
                 f"families: {', '.join(hint or sorted(known))}; --all has more",
             )
@@ -129,7 +129,7 @@ def _checked_sort(sort: str) -> str:
     from cctkit.comparison import SORTS
 
     if sort not in SORTS:
-        raise UserError(f"cannot sort by {safe_text(sort)!r}", "--sort", f"sort by one of: {', '.join(SORTS)}")
+        raise UserError(f"cannot sort by '{safe_text(sort)}'", "--sort", f"sort by one of: {', '.join(SORTS)}")
     return sort
 
 

@@ -86,5 +86,5 @@ def _channels(text: str | None, flag: str) -> Channels | None:
     except ValueError:
         red = green = blue = -1.0
     if not all(0 < value < 1 for value in (red, green, blue)):
-        raise UserError(f"{safe_text(text)!r} are not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
+        raise UserError(f"'{safe_text(text)}' are not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
     return red, green, blue

@@ -52,7 +52,7 @@ def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) 
     if not names:
         hint = nearest(pattern or "", MODELS)
         raise UserError(
-            f"no model of the catalog matches {safe_text(pattern)!r}",
+            f"no model of the catalog matches '{safe_text(pattern)}'",
             "models",
             f"did you mean {' or '.join(hint)}?" if hint else "cctkit models lists all",
         )

@@ -124,7 +124,7 @@ def _peer_rates(names: str | None, plan: _Plan) -> dict[str, list[float]]:
     rates = {}
     for name in dict.fromkeys(part.strip() for part in names.split(",")):
         if name not in PEER_SCHEDULES:
-            raise UserError(f"unknown schedule {safe_text(name)!r}", "--compare", f"compare with: {', '.join(PEER_SCHEDULES)}")
+            raise UserError(f"unknown schedule '{safe_text(name)}'", "--compare", f"compare with: {', '.join(PEER_SCHEDULES)}")
         rates[name] = [PEER_SCHEDULES[name].lr(epoch, settings) for epoch in range(epochs)]
     return rates
 

@@ -98,7 +98,7 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
     if not found or float(found[1]) == 0:
-        raise UserError(f"expected a size such as 8GB or 500MB, got {safe_text(text)!r}", "--fit")
+        raise UserError(f"expected a size such as 8GB or 500MB, got '{safe_text(text)}'", "--fit")
     return int(float(found[1]) * _UNITS[found[2]])
 
 

@@ -35,9 +35,9 @@ def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, fill: Seq
     it, as in the report. fill: by channel, 0 to 255, what RandAugment moves in from outside, timm's `img_mean`; all else
     moves in black. On a CPU each image is, bit for bit, what it would be alone; on CUDA it may be a level off.
     """
-    size = (images.shape[2], images.shape[3])
+    size = plan.size or (images.shape[2], images.shape[3])
     if config.crop == "resized":
-        images = _resized_crop(images, plan)
+        images = _resized_crop(images, plan, size)
     if config.auto_augment != "none":
         fill = fill if config.auto_augment == "rand" else None
         for slot in (0, 1):
@@ -88,16 +88,15 @@ def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
     return _windows(padded, np.arange(len(images)), box[:, 0], box[:, 1], height=height, width=width)
 
 
-def _resized_crop(images: Tensor, plan: EpochPlan) -> Tensor:
-    """The plan's box of each image, brought back to the image's size: one bicubic, antialiased call for each size of box."""
+def _resized_crop(images: Tensor, plan: EpochPlan, size: Size) -> Tensor:
+    """The plan's box of each image, brought to `size`: one bicubic, antialiased call for each size of box."""
     assert plan.box is not None
     top, left, heights, widths = plan.box.astype(np.int64).T
-    size = list(images.shape[2:])
     done, order = [], []
     for code, rows in groups_by(heights * 2**16 + widths):
         height, width = divmod(code, 2**16)
         boxes = _windows(images, rows, top[rows], left[rows], height=height, width=width)
-        done.append(operators().resize(boxes, size, interpolation="bicubic", antialias=True))
+        done.append(operators().resize(boxes, list(size), interpolation="bicubic", antialias=True))
         order.append(rows)
     return _select(torch.cat(done), np.argsort(np.concatenate(order)))
 

@@ -1,15 +1,13 @@
 """A data set ready for training: from a name, a folder or a packed file to its splits."""
 
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import platformdirs
-import torch
 
 from cctkit.catalog.datasets import DATASETS, NAME_OF_FINGERPRINT
+from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config import DataConfig
 from cctkit.data.archives import archive_origin
 from cctkit.data.digits import digits_origin
@@ -19,8 +17,9 @@ from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.packing import Packing, pack
 from cctkit.data.partial import partial_path, remove_stale
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
-from cctkit.data.splitting import Channels, carve, statistics
-from cctkit.data.transfer import to_device
+from cctkit.data.splits import Dataset, Split
+from cctkit.data.splitting import carve, statistics
+from cctkit.data.streamed import Streamed, open_streamed
 from cctkit.errors import DiskError, UserError
 from cctkit.size import Size
 from cctkit.text import nearest, safe_text
@@ -28,71 +27,6 @@ from cctkit.text import nearest, safe_text
 DEFAULT_SIZE: Size = (32, 32)
 _TEST_SHARE = 0.2
 _DEFAULT = "cifar100"
-
-_Rows = Labels
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Split:
-    """A part of a packed file: `index` (n,) are its rows in `packed.images`, `labels` (n,) their classes; both int64."""
-
-    packed: Packed
-    index: _Rows
-    labels: _Rows
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, positions: _Rows) -> torch.Tensor:
-        """The images at these positions of the split: uint8 (b, 3, H, W), a copy, on the device where the images are."""
-        images = self.packed.images
-        return images.index_select(0, to_device(torch.from_numpy(self.index[positions]), images.device))
-
-    def ids(self) -> list[str]:
-        """The images' ids: the path in the folder, or the number in the archive."""
-        return self.packed.ids(self.index)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Dataset:
-    """Images of K classes in up to three splits. What has the fingerprint of a named data set *is* that data set.
-
-    stored_size: of the images in the splits; where it is smaller than image_size, which the model takes, they are enlarged on
-    the device. source: the folder or file it came from, None for a named data set; mean, std: by channel, of values in 0 to 1;
-    split_made: the split into train and test was made here, from `split_seed`.
-    """
-
-    name: str
-    source: str | None
-    named: bool
-    class_names: tuple[str, ...]
-    fingerprint: str
-    image_size: Size
-    stored_size: Size
-    resize_mode: Literal["crop", "squash"]
-    mean: Channels
-    std: Channels
-    train: Split
-    val: Split | None
-    test: Split | None
-    split_seed: int
-    val_fraction: float
-    split_made: bool
-    skipped: tuple[str, ...]
-
-    @property
-    def is_enlarged(self) -> bool:
-        """Whether the images become larger on the device."""
-        return self.stored_size != self.image_size
-
-    def on(self, device: str) -> "Dataset":
-        """The same data set with all of its images, of every split, in the memory of `device`."""
-        packed = replace(self.train.packed, images=self.train.packed.images.to(device))
-
-        def moved(split: Split | None) -> Split | None:
-            return None if split is None else replace(split, packed=packed)
-
-        return replace(self, train=replace(self.train, packed=packed), val=moved(self.val), test=moved(self.test))
 
 
 def cache_folder() -> Path:
@@ -116,13 +50,18 @@ def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify
     progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
     try:
         name = config.dataset
+        if config.stream:
+            streamed = _streamed(config, progress)
+            return _assemble(streamed, config, place=streamed.place)
         if name is not None and name not in DATASETS and (file := _existing(name)).is_file():
             return _assemble(open_packed(file), config, place=str(file))
         origin = _origin(config, progress, notify)
         return _assemble(_packed(origin, config, progress), config, place=origin.place)
     except DiskError as error:
         raise DiskError(
-            error.what, error.where, "free some space, or move what is kept with --data-dir and CCTKIT_CACHE"
+            error.what,
+            error.where,
+            "free some space, move what is kept with --data-dir and CCTKIT_CACHE, or read a folder as it is with --stream",
         ) from error
 
 
@@ -132,6 +71,18 @@ def load_packed(path: Path, config: DataConfig, *, place: str | None) -> Dataset
     Raises: UserError where the file is gone.
     """
     return _assemble(open_packed(path), config, place=place)
+
+
+def _streamed(config: DataConfig, progress: Progress) -> Streamed:
+    """The folder that `config` names, its images not read yet.
+
+    Raises: UserError where it is none.
+    """
+    folder = None if config.dataset is None or config.dataset in DATASETS else _existing(config.dataset)
+    if folder is None or not folder.is_dir():
+        raise UserError("only a folder of images can be streamed", "--stream", "leave it out, or give a folder to --dataset")
+    size = config.image_size or DEFAULT_SIZE
+    return open_streamed(folder_origin(folder, progress), size=size, mode=config.resize_mode, progress=progress)
 
 
 def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
@@ -216,51 +167,51 @@ def _existing(name: str) -> Path:
     )
 
 
-def _assemble(packed: Packed, config: DataConfig, *, place: str | None) -> Dataset:
-    """The splits and statistics of a packed file."""
-    where = safe_text(place or packed.name)
-    size = config.image_size or packed.image_size
-    if not enlarges(packed.image_size, size):
-        height, width = packed.image_size
+def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None) -> Dataset:
+    """The splits and statistics of a packed file or a streamed folder."""
+    where = safe_text(place or store.name)
+    size = config.image_size or store.image_size
+    if not enlarges(store.image_size, size):
+        height, width = store.image_size
         raise UserError(
             f"the packed images have {height}x{width} pixels, asked for fewer, or another shape",
             where,
             "leave out --image-size",
         )
-    named = NAME_OF_FINGERPRINT.get(packed.fingerprint) or (packed.name if place is None else None)
-    parts = {role: np.flatnonzero(packed.roles == i) for i, role in enumerate(ROLES)}
+    named = NAME_OF_FINGERPRINT.get(store.fingerprint) or (store.name if place is None else None)
+    parts = {role: np.flatnonzero(store.roles == i) for i, role in enumerate(ROLES)}
     train, test, val = parts["train"], parts["test"], parts["val"]
     made = len(train) == 0
     if made:
-        train, test = carve(packed, parts["all"], _TEST_SHARE, (config.split_seed, 1), where)
+        train, test = carve(store, parts["all"], _TEST_SHARE, (config.split_seed, 1), where)
     if config.val_fraction > 0:
         if len(val):
             raise UserError("there is a validation folder already", where, "leave out --val-fraction")
-        train, val = carve(packed, train, config.val_fraction, (config.split_seed, 2), where)
-    mean, std = statistics(packed, train)
+        train, val = carve(store, train, config.val_fraction, (config.split_seed, 2), where)
+    mean, std = statistics(store, train) if isinstance(store, Packed) else (IMAGENET_MEAN, IMAGENET_STD)
     row = DATASETS.get(named or "")
     return Dataset(
-        name=named or packed.name,
+        name=named or store.name,
         source=place,
         named=named is not None,
-        class_names=packed.class_names,
-        fingerprint=packed.fingerprint,
+        class_names=store.class_names,
+        fingerprint=store.fingerprint,
         image_size=size,
-        stored_size=packed.image_size,
-        resize_mode=packed.resize_mode,
+        stored_size=store.image_size,
+        resize_mode=store.resize_mode,
         mean=(row and row.mean) or mean,
         std=(row and row.std) or std,
-        train=_split(packed, train),
-        val=_split(packed, val) if len(val) else None,
-        test=_split(packed, test) if len(test) else None,
+        train=_split(store, train),
+        val=_split(store, val) if len(val) else None,
+        test=_split(store, test) if len(test) else None,
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
         split_made=made,
-        skipped=packed.skipped,
+        skipped=store.skipped,
     )
 
 
-def _split(packed: Packed, rows: _Rows) -> Split:
+def _split(store: Packed | Streamed, rows: Labels) -> Split:
     follow = int(rows[-1] - rows[0]) == len(rows) - 1  # then the file's own labels serve, mapped
-    labels = packed.labels[rows[0] : rows[-1] + 1] if follow else packed.labels[rows]
-    return Split(packed=packed, index=rows, labels=labels)
+    labels = store.labels[rows[0] : rows[-1] + 1] if follow else store.labels[rows]
+    return Split(store=store, index=rows, labels=labels)

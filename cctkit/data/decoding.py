@@ -89,7 +89,7 @@ def decoded(source: Source, *, start: int, size: Size, mode: str, progress: Prog
     job, total = _Job(source=source, size=size, mode=mode), len(source.ids)
     chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (3 * size[0] * size[1])))
     chunks = (range(i, min(i + chunk, total)) for i in range(start, total, chunk))
-    cores = _cores()
+    cores = available_cores()
     end_s = time.perf_counter() + _ALONE_S
     next_s = 0.0
 
@@ -108,7 +108,7 @@ def decoded(source: Source, *, start: int, size: Size, mode: str, progress: Prog
                 yield from _ahead(job, chunks, cores, numbers.stop, progress)
 
 
-def _cores() -> int:
+def available_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 

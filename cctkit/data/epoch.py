@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
-from cctkit.data.loader import Images, train_batches
+from cctkit.data.loader import CHUNK_IMAGES, Images, train_batches
 from cctkit.data.plan import EpochPlan
 from cctkit.size import Size
 
@@ -20,14 +20,18 @@ def epoch_batches(
     std: Sequence[float],
     device: str,
     image_size: Size | None = None,
+    read_size: Size | None = None,
     channels_last: bool = True,
     start_step: int = 0,
+    workers: int = 0,
+    chunk_images: int = CHUNK_IMAGES,
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Batch]:
     """The batches of an epoch, from 0, of the first `num_images` images, from `start_step` on; see `train_batches`.
 
-    stored_size: of the images in the split; image_size: the model's, where it may be larger.
+    stored_size: of the images when they are augmented; read_size: in the split, where it has a margin for the crop;
+    image_size: the model's, where it may be larger.
     """
     plan = EpochPlan.draw(
         seed=config.seed,
@@ -36,6 +40,7 @@ def epoch_batches(
         batch_size=config.batch_size,
         image_size=stored_size,
         config=config.augment,
+        read_size=read_size,
     )
     return train_batches(
         split,
@@ -46,9 +51,10 @@ def epoch_batches(
         std=std,
         device=device,
         start_step=start_step,
-        workers=config.data.workers,
+        workers=workers,
         channels_last=channels_last,
         image_size=image_size,
+        chunk_images=chunk_images,
         rank=rank,
         ranks=ranks,
     )

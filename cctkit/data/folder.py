@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cctkit.catalog.datasets import DATASETS
 from cctkit.data.images import SUFFIXES, decode
 from cctkit.data.source import ROLES, CompactIds, Origin, Progress, Role, Source
 from cctkit.errors import UserError
@@ -26,13 +27,20 @@ class _Files:
 
     def __init__(self) -> None:
         self.ids = CompactIds()
-        self._digest = hashlib.sha256(b"([")
+        self._digest, self._listing = hashlib.sha256(b"(["), hashlib.sha256()
 
     def extend(self, role: Role, name: str, entries: list[_Entry]) -> None:
         for i, entry in enumerate(entries):
             comma = ", " if i or len(self.ids) else ""
             self._digest.update(f"{comma}{(role, name, entry)!r}".encode())
+        listed = "\0".join([role, name, *(f"{entry[0]}\0{entry[2]}" for entry in entries), ""])
+        self._listing.update(listed.encode("utf-8", "surrogateescape"))
         self.ids.extend(entry[0] for entry in entries)
+
+    @property
+    def listing(self) -> str:
+        """See `Origin.listing`."""
+        return self._listing.hexdigest()
 
     @property
     def key(self) -> str:
@@ -54,14 +62,20 @@ def folder_origin(folder: Path, progress: Progress) -> Origin:
     except OSError as error:
         raise UserError(f"the folder cannot be read: {error.strerror}", safe_text(error.filename or root)) from error
     class_names = _common_classes(counts, root)
-    return Origin(address=root, key=files.key, place=root, load=lambda _: _source(root, class_names, counts, files.ids))
+    return Origin(
+        address=root,
+        key=files.key,
+        place=root,
+        load=lambda _: _source(root, class_names, counts, files.ids),
+        listing=files.listing,
+    )
 
 
 def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts], ids: CompactIds) -> Source:
     numbers = [counts[role][name] for role in counts for name in class_names]
     start = root.rstrip(os.sep) + os.sep
     return Source(
-        name=safe_text(os.path.basename(root), 60) or "images",
+        name=_name(root),
         place=root,
         class_names=class_names,
         labels=np.repeat(np.tile(np.arange(len(class_names), dtype=np.int64), len(counts)), numbers),
@@ -69,6 +83,12 @@ def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts]
         ids=ids,
         read=lambda i: decode(start + ids[i]),
     )
+
+
+def _name(root: str) -> str:
+    """The folder's own name; that of a named data set makes no folder one: only its images' fingerprint does."""
+    name = safe_text(os.path.basename(root), 60) or "images"
+    return f"{name}-folder" if name in DATASETS else name
 
 
 def _parts(root: str) -> list[tuple[Role, str]]:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from cctkit.data.mapped import announce
 from cctkit.data.source import ROLES, Labels, Roles
+from cctkit.data.transfer import to_device
 from cctkit.errors import UserError
 from cctkit.size import Size
 from cctkit.text import safe_text
@@ -55,6 +57,11 @@ class Packed:
     id_offsets: np.ndarray[Any, np.dtype[np.int64]]
     skipped: tuple[str, ...]
     path: Path
+
+    def take(self, rows: Labels) -> torch.Tensor:
+        """These images: uint8 (b, 3, H, W), a copy, on the device where the images are."""
+        announce(self.images, rows)
+        return self.images.index_select(0, to_device(torch.from_numpy(rows), self.images.device))
 
     def ids(self, rows: Labels) -> list[str]:
         """The ids of some images."""

@@ -13,7 +13,7 @@ from cctkit.data.decoding import BAD, decoded
 from cctkit.data.images import stored_size
 from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.partial import Partial, hold, partial_path
-from cctkit.data.source import BadImageError, Pixels, Progress, Source, digest_of
+from cctkit.data.source import BadImageError, Pixels, Progress, Source, check_broken, digest_of
 from cctkit.data.writing import header_of, images_at, write_rest
 from cctkit.errors import StoppedError, UserError
 from cctkit.rundir import full_disk_named, sync_directory
@@ -21,7 +21,6 @@ from cctkit.size import Size
 from cctkit.text import safe_text
 
 _TRIED = 16
-_BAD_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +144,7 @@ def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
 
 def _check_broken(bad: list[str], source: Source, *, kept: int, skip_bad: bool) -> None:
     where = safe_text(source.place or source.name)
-    if bad and not skip_bad:
-        named = "; ".join(bad[:_BAD_NAMED]) + ("; ..." if len(bad) > _BAD_NAMED else "")
-        raise UserError(
-            f"{len(bad)} broken image{'s' if len(bad) > 1 else ''}: {named}",
-            where,
-            "mend or remove what is broken, or leave it out with --skip-bad",
-        )
+    if not skip_bad:
+        check_broken(bad, where, remedy="mend or remove what is broken, or leave it out with --skip-bad")
     if not kept:
         raise UserError("no image can be read", where)

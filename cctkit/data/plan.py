@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 SUB_POLICIES = 25
 RAND_OPERATIONS = 15
 _RAND_MAGNITUDE, _RAND_STD = 9.0, 0.5
-_CROP_SCALE, _CROP_RATIO = (0.8, 1.0), (3 / 4, 4 / 3)
+_CROP_RATIO = (3 / 4, 4 / 3)
 _ERASE_SCALE, _ERASE_RATIO = (0.02, 1 / 3), (0.3, 3.3)
 _TRIES = 10
 _PIECE = 8192  # positions drawn at a time, so that what a draw needs on its way does not grow with the epoch
@@ -40,7 +40,7 @@ class Mix:
 class EpochPlan:
     """Arrays over the N positions of an epoch; None where the configuration has it off.
 
-    order: int64, the image at each position.
+    order: int64, the image at each position. size: of the augmented images, which a resized crop gives them.
     policy: uint8, AutoAugment's sub-policy. operations, levels: uint8 (N, 2), RandAugment's, in tenths of a magnitude.
     coins: float32 (N, 2), uniform; an operation is applied where its coin is at most its probability. signs: bool (N, 2),
     whether its magnitude is negative.
@@ -50,6 +50,7 @@ class EpochPlan:
     """
 
     order: Array
+    size: Size | None = None
     start: int = 0
     policy: Array | None = None
     operations: Array | None = None
@@ -100,24 +101,33 @@ class EpochPlan:
         arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[start:stop]
             for item in dataclasses.fields(self)
-            if item.name not in ("start", "mix")
+            if item.name not in ("size", "start", "mix")
         }
-        return EpochPlan(**arrays, start=self.start + start, mix=self.mix)
+        return EpochPlan(**arrays, size=self.size, start=self.start + start, mix=self.mix)
 
     def at(self, rows: Array) -> "EpochPlan":
         """These positions of this plan, ascending: a rank's share of a batch, or of several."""
         arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[rows]
             for item in dataclasses.fields(self)
-            if item.name not in ("start", "places", "mix")
+            if item.name not in ("size", "start", "places", "mix")
         }
-        return EpochPlan(**arrays, places=self._position[rows], mix=self.mix)
+        return EpochPlan(**arrays, size=self.size, places=self._position[rows], mix=self.mix)
 
     @classmethod
     def draw(
-        cls, *, seed: int, epoch: int, num_images: int, batch_size: int, image_size: Size, config: AugmentConfig
+        cls,
+        *,
+        seed: int,
+        epoch: int,
+        num_images: int,
+        batch_size: int,
+        image_size: Size,
+        config: AugmentConfig,
+        read_size: Size | None = None,
     ) -> "EpochPlan":
-        """The plan of one epoch."""
+        """The plan of one epoch. image_size: of the augmented images; read_size: of those that a resized crop is taken from,
+        where they are larger."""
 
         def stream(purpose: int) -> np.random.Generator:
             return np.random.default_rng([seed, epoch, purpose])
@@ -126,7 +136,7 @@ class EpochPlan:
         if config.auto_augment != "none":
             arrays |= _policy_draws(stream(_POLICY), num_images, rand=config.auto_augment == "rand")
         if config.crop != "none":
-            arrays["box"] = _crop_boxes(stream(_CROP), num_images, image_size, config)
+            arrays["box"] = _crop_boxes(stream(_CROP), num_images, read_size or image_size, config)
         if config.flip:
             flips = stream(_FLIP)
             arrays["flip"] = _in_pieces((num_images,), bool, lambda number: flips.random(number) < 0.5)
@@ -134,7 +144,7 @@ class EpochPlan:
             arrays["mix"] = _mix_draws(stream(_MIX), num_images, batch_size, image_size, config)
         if config.random_erase > 0:
             arrays |= _erase_draws(stream(_ERASE), num_images, image_size, config.random_erase)
-        return cls(**arrays)
+        return cls(**arrays, size=image_size)
 
 
 def _pieces(number: int) -> Iterator[slice]:
@@ -177,7 +187,7 @@ def _crop_boxes(generator: np.random.Generator, number: int, size: Size, config:
         )
         boxes[:, 2:] = size
         return boxes
-    boxes = _random_boxes(generator, number, size, scale=_CROP_SCALE, ratio=_CROP_RATIO, may_fill=True)
+    boxes = _random_boxes(generator, number, size, scale=(config.crop_scale, 1.0), ratio=_CROP_RATIO, may_fill=True)
     boxes[boxes[:, 2] == 0] = _central_box(size)
     return boxes
 

@@ -8,6 +8,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from cctkit.errors import UserError
+
+_BAD_NAMED = 3
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it, and of how much; it may raise to stop the work."""
 Notify = Callable[[str], None]
@@ -71,13 +75,25 @@ class Source:
 class Origin:
     """Where images are, before any is read.
 
-    address: names the place; key: names its content now, and changes with it; load: reads what `Source` needs.
+    address: names the place; key: names its content now, and changes with it; load: reads what `Source` needs; listing: of a
+    folder, names the roles, classes, paths in it and bytes of its files, wherever it is.
     """
 
     address: str
     key: str
     place: str | None
     load: Callable[[Progress], Source]
+    listing: str | None = None
+
+
+def check_broken(bad: list[str], where: str, *, remedy: str) -> None:
+    """Nothing where no image is bad; `bad` says which, and why.
+
+    Raises: UserError naming the first of them.
+    """
+    if bad:
+        named = "; ".join(bad[:_BAD_NAMED]) + ("; ..." if len(bad) > _BAD_NAMED else "")
+        raise UserError(f"{len(bad)} broken image{'s' if len(bad) > 1 else ''}: {named}", where, remedy)
 
 
 def digest_of(*facts: object) -> str:

@@ -1,4 +1,4 @@
-"""The splits that are made here, and the statistics of a split, as functions of a packed file and some of its rows."""
+"""The splits that are made here, and the statistics of a split, as functions of a data set and some of its rows."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from cctkit.data.packed import Packed
 from cctkit.data.source import Labels
+from cctkit.data.streamed import Streamed
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -15,31 +16,30 @@ _LEAST_STD = 1 / 255  # of a channel that hardly varies: dividing by less would 
 _PIECE = 2**16  # images whose statistics are in memory at a time
 
 
-def carve(packed: Packed, rows: Labels, share: float, seed: tuple[int, int], where: str) -> tuple[Labels, Labels]:
+def carve(store: Packed | Streamed, rows: Labels, share: float, seed: tuple[int, int], where: str) -> tuple[Labels, Labels]:
     """`rows` without and with a stratified `share`: of every class the same fraction, at least one image on each side.
 
     The images are drawn in the order of their pixels' digests, so that the split is a function of the fingerprint and the
-    seed: files that are renamed or moved, and archives of the same images, are split alike.
+    seed: files that are renamed or moved, and archives of the same images, are split alike. Those of a streamed folder are
+    drawn in the order of their ids' digests.
 
     Raises: UserError where a class has only one image.
     """
     generator = np.random.default_rng(seed)
-    labels = packed.labels[rows]
-    classes = np.split(
-        np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=len(packed.class_names)))[:-1]
-    )
+    labels = store.labels[rows]
+    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=len(store.class_names)))[:-1])
     taken = []
-    for name, places in zip(packed.class_names, classes, strict=True):
+    for name, places in zip(store.class_names, classes, strict=True):
         of_class = rows[places]
         if len(of_class) < 2:
             raise UserError(
-                f"class {safe_text(name)!r} has {len(of_class)} image to split, expected at least 2", where, "add images to it"
+                f"class '{safe_text(name)}' has {len(of_class)} image to split, expected at least 2", where, "add images to it"
             )
         number = min(max(1, round(share * len(of_class))), len(of_class) - 1)
         drawn = generator.permutation(len(of_class))[:number]
-        taken.append(of_class[np.argsort(packed.order[of_class], kind="stable")][drawn])
+        taken.append(of_class[np.argsort(store.order[of_class], kind="stable")][drawn])
     second = np.sort(np.concatenate(taken))
-    is_second = np.zeros(len(packed.labels), dtype=bool)
+    is_second = np.zeros(len(store.labels), dtype=bool)
     is_second[second] = True
     return rows[~is_second[rows]], second
 

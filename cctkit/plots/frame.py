@@ -40,7 +40,7 @@ def check_picture(path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in _UNDATED:
-        raise UserError(f"pictures end in .png, .svg or .pdf, not {safe_text(suffix)!r}", safe_text(path))
+        raise UserError(f"pictures end in .png, .svg or .pdf, not '{safe_text(suffix)}'", safe_text(path))
     if path.is_dir() or not path.parent.is_dir():
         problem = "it is a directory" if path.is_dir() else f"there is no directory {safe_text(path.parent)}"
         raise UserError(f"cannot write the picture: {problem}", safe_text(path))

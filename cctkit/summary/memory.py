@@ -138,7 +138,7 @@ def memory_policy(*, device: str = "auto", dtype: str = "auto", attention: str =
         (attention, "--attention", ("auto", *PATHS)),
     ):
         if wish not in choices:
-            raise UserError(f"{safe_text(wish)!r} is none of {', '.join(choices)}", flag)
+            raise UserError(f"'{safe_text(wish)}' is none of {', '.join(choices)}", flag)
     kind = available_device() if device == "auto" else device
     if kind == "cpu":
         policy = choose_policy(device="cpu", precision=dtype)

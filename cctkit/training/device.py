@@ -17,12 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cctkit.data.dataset import Dataset, cache_folder
+from cctkit.data.dataset import cache_folder
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.attention import PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
 from cctkit.models.build import set_path
 from cctkit.rundir import write_atomic
+from cctkit.text import safe_text
 
 Precision = Literal["float32", "bf16", "fp16"]
 _HELD_SHARE = 1 / 4  # of free memory, for the images: weights, activations and the optimizer need the rest
@@ -60,12 +62,25 @@ class DevicePolicy:
     def hold(self, dataset: Dataset, *, workers: int) -> Dataset:
         """`dataset` with its images on a CUDA device, where they take at most a quarter of its free memory.
 
-        Else as it is: mapped from the disk. So too with loader workers, who augment on the CPU.
+        Else as it is: mapped from the disk, or streamed. So too with loader workers, who read on the CPU.
         """
         if self.device != "cuda" or workers > 0:
             return dataset
         free_bytes, _ = torch.cuda.mem_get_info()
-        return dataset.on(self.device) if dataset.train.packed.images.nbytes <= free_bytes * _HELD_SHARE else dataset
+        return dataset.on(self.device, most_bytes=free_bytes * _HELD_SHARE)
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """The device's default generator, from which training draws its masks there, is as it was afterwards."""
+        if self.device == "cpu":  # masks come from a generator of our own
+            yield
+            return
+        device: Any = getattr(torch, self.device)
+        before = device.get_rng_state()
+        try:
+            yield
+        finally:
+            device.set_rng_state(before)
 
     @contextlib.contextmanager
     def evaluating(self, model: nn.Module, *, keeps_weights: bool = True) -> Iterator[None]:
@@ -94,6 +109,10 @@ def choose_policy(
     Raises: UserError for a device or precision that is not there.
     """
     kind = _device(device)
+    if precision not in ("auto", *_DTYPES):
+        raise UserError(
+            f"unknown precision '{safe_text(precision)}', expected one of: auto, {', '.join(_DTYPES)}", "--precision"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     if kind == "cpu":
@@ -160,7 +179,10 @@ def _devices() -> dict[str, bool]:
 def _device(wish: str) -> str:
     if wish == "auto":
         return available_device()
-    if not _devices()[wish]:
+    there = _devices()
+    if wish not in there:
+        raise UserError(f"unknown device '{safe_text(wish)}', expected one of: auto, {', '.join(there)}", "--device")
+    if not there[wish]:
         raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
     return wish
 

@@ -26,8 +26,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset, load_packed
+from cctkit.data.dataset import load_dataset, load_packed
 from cctkit.data.source import Notify, Progress
+from cctkit.data.splits import Dataset
 from cctkit.errors import ElsewhereError, StoppedError, UserError
 from cctkit.models.weights import stored
 from cctkit.text import safe_text
@@ -264,7 +265,7 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
 
 
 def load_once(ranks: Ranks, config: DataConfig, *, progress: Progress, notify: Notify) -> Dataset:
-    """`load_dataset`, by one process of each machine; the others wait, and map the same packed file.
+    """`load_dataset`, by one process of each machine; the others wait, and map the same packed file, or list the same folder.
 
     Raises: UserError where the machines' images differ.
     """
@@ -272,12 +273,12 @@ def load_once(ranks: Ranks, config: DataConfig, *, progress: Progress, notify: N
     with ranks.agreeing():
         if ranks.local_rank == 0:
             dataset = load_dataset(config, progress=progress, notify=notify)
-    found = (str(dataset.train.packed.path), dataset.source, dataset.fingerprint) if dataset is not None else None
+    found = (dataset.packed_file, dataset.source, dataset.fingerprint) if dataset is not None else None
     everywhere = ranks.everyone(found)
     with ranks.agreeing():
         if dataset is None:
             path, place, _ = everywhere[ranks.rank - ranks.local_rank]
-            dataset = load_packed(Path(path), config, place=place)
+            dataset = load_packed(Path(path), config, place=place) if path else load_dataset(config, progress=progress)
         if dataset.fingerprint != everywhere[0][2]:
             raise UserError(f"the images of {dataset.name} differ from the first machine's", safe_text(platform.node()))
     return dataset

@@ -65,6 +65,7 @@ def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1,
     now = environment(policy, ranks=ranks)
     pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
     pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
+    pairs["compile"] = env["policy"].get("compile", False), policy.compile
     kept = env.get("ranks")
     pairs["number of processes"] = kept if type(kept) is int else 1, ranks
     pairs["--shard"] = _on(env.get("sharded")), _on(sharded)

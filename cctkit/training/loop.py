@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.dataset import Dataset, Split
 from cctkit.data.epoch import epoch_batches
+from cctkit.data.splits import Dataset, Split
 from cctkit.errors import DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
@@ -75,6 +75,11 @@ class Job:
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
 
     @property
+    def workers(self) -> int:
+        """Processes that read images, beside this one."""
+        return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
+
+    @property
     def schedule(self) -> Schedule:
         return schedule_of(self.config, self.steps)
 
@@ -82,8 +87,15 @@ class Job:
 def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
     """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
 
+    torch's default generators are left as they were.
+
     Raises: DivergedError, ResourceError; StoppedError after a signal, with a checkpoint saved.
     """
+    with job.policy.drawing():
+        return _fit(job, resume=resume)
+
+
+def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     state, history = begin(job, resume=resume)
     while history.epochs_done < job.config.epochs and not _stops_early(job, history):
         epoch = history.epochs_done
@@ -187,12 +199,15 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         epoch=epoch,
         num_images=len(dataset.train),
         stored_size=dataset.stored_size,
+        read_size=dataset.train.image_size,
         mean=dataset.mean,
         std=dataset.std,
         device=job.policy.device,
         image_size=dataset.image_size,
         channels_last=job.policy.channels_last,
         start_step=first,
+        workers=job.workers,
+        chunk_images=dataset.chunk_images,
         rank=job.ranks.rank,
         ranks=job.ranks.size,
     )
@@ -286,4 +301,5 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
         ranks=job.ranks,
+        workers=job.workers if job.dataset.is_streamed else 0,
     )

@@ -10,7 +10,8 @@ from torch import nn
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
 from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.dataset import DEFAULT_SIZE, Dataset
+from cctkit.data.dataset import DEFAULT_SIZE
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.training.device import DevicePolicy, choose_policy
@@ -144,10 +145,10 @@ def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: 
     """What is trained, on what, how and where."""
     height, width = dataset.image_size
     stored_height, stored_width = dataset.stored_size
-    enlarged = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ""
+    how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
     return (
         f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
-        f"{height}x{width}{enlarged}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+        f"{height}x{width}{how}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
         + (f", {'sharded' if shares_out(config, ranks) else 'not sharded: there is but one process'}" if config.shard else "")
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cctkit.data.dataset import Dataset
+from cctkit.data.splits import Dataset
 from cctkit.evaluation import Evaluation, count_parameters, result_of
 from cctkit.models.weights import Upsampling, WeightsInfo, save_weights
 from cctkit.plots import draw_curves

@@ -10,7 +10,7 @@ from typing import Any
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved
 from cctkit.config import TrainConfig, settings
-from cctkit.data.dataset import Dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
 from cctkit.runfiles import read_object, read_settings
@@ -220,7 +220,8 @@ def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
 
 def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
     """Train to the end, evaluate, and write what is left of it."""
-    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.config.data.workers))
+    job = replace(job, dataset=job.dataset.for_training(job.config.augment.crop))
+    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))
     state, history = fit(job, resume=resume)
     test = job.dataset.test
     assert test is not None

@@ -45,6 +45,23 @@ def test_what_stands_on_the_command_line_is_made_printable(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models"],
+        ["summarize", "--model"],
+        ["summarize", "--fit"],
+        ["compare", "--sort"],
+        ["plot-lr", "--recipe", "fast", "--compare"],
+        ["bench", "--device"],
+    ],
+    ids=" ".join,
+)
+def test_a_word_that_is_no_choice_is_escaped_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([*arguments, "a\\b\x1b"]) == 2
+    assert r"'a\b\x1b'" in printed(capsys)[0]
+
+
+@pytest.mark.parametrize(
     ("raised", "code", "words"),
     [
         (PermissionError(errno.EACCES, "Permission denied", "images"), 2, "error: Permission denied"),

@@ -1,10 +1,7 @@
 """CIFAR archives: found in every form, checked before they are read, and equal to the same images as files."""
 
-import contextlib
 import hashlib
 import io
-import pickle
-import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,41 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from cctkit.catalog.datasets import DATASETS, Archive
 from cctkit.config import DataConfig
 from cctkit.data import dataset
-from cctkit.data.cifar import unpickle
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
+from tests.data.python2 import python2_file
 
 NAMES = ["zebra", "ant", "bee"]  # not sorted: a folder's classes are
 GENERATOR = np.random.default_rng(0)
 DATA = {side: GENERATOR.integers(0, 256, (n, 3072), dtype=np.uint8) for side, n in (("train", 12), ("test", 6))}
 LABELS = {"train": [0, 1, 2] * 4, "test": [2, 1, 0] * 2}
-
-
-def python2(value: Any) -> bytes:
-    """`value` as Python 2's cPickle and numpy write it (protocol 2), which is what the published batches hold."""
-    if isinstance(value, str):
-        return b"T" + struct.pack("<i", len(value)) + value.encode()
-    if isinstance(value, int):
-        return b"J" + struct.pack("<i", value)
-    if isinstance(value, list):
-        return b"](" + b"".join(map(python2, value)) + b"e"
-    if isinstance(value, dict):
-        return b"}(" + b"".join(python2(key) + python2(item) for key, item in value.items()) + b"u"
-    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    shape = b"".join(map(python2, value.shape)) + b"\x86"
-    return made + b"(K\x01" + shape + dtype + b"\x89T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"
-
-
-def python2_file(value: Any) -> bytes:
-    return b"\x80\x02" + python2(value) + b"."
 
 
 def python_parts() -> dict[str, bytes]:
@@ -199,43 +175,6 @@ def test_without_a_data_set_the_digits_stand_in_and_the_reason_is_said(tmp_path:
 def test_asking_for_cifar_where_it_is_not_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--no-download"):
         load(tmp_path)
-
-
-def test_a_batch_is_read_as_python_and_numpy_read_it() -> None:
-    data = python2_file({"data": DATA["test"], "fine_labels": LABELS["test"], "batch_label": "testing batch 1 of 1"})
-    theirs, ours = pickle.loads(data, encoding="bytes"), unpickle(data, "x")
-    assert np.array_equal(theirs.pop(b"data").reshape(-1), np.frombuffer(ours.pop(b"data").data, dtype=np.uint8))
-    assert ours == theirs == {b"fine_labels": LABELS["test"], b"batch_label": b"testing batch 1 of 1"}
-
-
-class Exploit:
-    def __reduce__(self) -> Any:
-        return (print, ("this must not run",))
-
-
-@pytest.mark.parametrize("payload", [Exploit(), {"data": Exploit()}, [1, 2], "text", open, np.zeros(3, dtype=object)])
-def test_a_pickle_that_holds_anything_else_is_refused_and_inert(payload: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no CIFAR batch"):
-        unpickle(pickle.dumps(payload), "x")
-    assert capsys.readouterr().out == ""
-
-
-@settings(max_examples=200, deadline=None)
-@given(position=st.floats(0, 1), value=st.integers(1, 255), cut=st.booleans())
-def test_a_damaged_batch_is_an_error_or_a_dictionary(position: float, value: int, cut: bool) -> None:
-    data = bytearray(python2_file({"data": DATA["test"][:1, :20], "labels": [1]}))
-    place = int(position * (len(data) - 1))
-    if cut:
-        del data[place:]
-    else:
-        data[place] ^= value
-    with contextlib.suppress(UserError):
-        assert isinstance(unpickle(bytes(data), "x"), dict)
-
-
-def test_a_pickle_that_asks_for_gigabytes_gets_none() -> None:
-    with pytest.raises(UserError, match="no CIFAR batch"):
-        unpickle(b"\x80\x02}r\xff\xff\xff\x7f(K\x01", "x")  # the memo's place 2,147,483,647, then torn
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,16 @@ from PIL import Image
 from cctkit.api import evaluate, fit
 from cctkit.config import AugmentConfig, DataConfig
 from cctkit.data.augment import finish, normalise
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.images import stored_size
 from cctkit.data.plan import EpochPlan
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.weights import Upsampling, read_info
 from cctkit.size import Size
 from tests.conftest import write_images
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
 
 
 def folder_of(place: Path, *, size: tuple[int, int], number: int = 8, seed: int = 0) -> Path:

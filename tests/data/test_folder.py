@@ -1,23 +1,17 @@
 """A folder of images becomes a data set, or an error that says what to mend."""
 
-import contextlib
-import io
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
-from cctkit.data.images import decode
-from cctkit.data.source import BadImageError
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from tests.conftest import write_images
 
@@ -35,6 +29,13 @@ def test_a_flat_folder_is_split_80_to_20_in_every_class_and_the_same_each_time(t
     assert first.test.ids() == again.test.ids()
     assert not set(first.test.ids()) & set(first.train.ids())
     assert load(tmp_path / "a", split_seed=1).test.ids() != first.test.ids()
+
+
+@pytest.mark.parametrize("name", ["cifar100", "digits"])
+def test_a_folder_with_the_name_of_a_named_data_set_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / name, {"cat": 4, "dog": 4})
+    data = load(tmp_path / name)
+    assert (data.name, data.named) == (f"{name}-folder", False)
 
 
 @pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
@@ -111,32 +112,6 @@ def test_a_broken_image_stops_and_is_named_or_is_left_out_and_listed(tmp_path: P
     data = load(tmp_path, skip_bad=True)
     assert len(data.train) + len(data.test) == 10
     assert [line.split(":")[0] for line in data.skipped] == ["cat/text.png", "dog/torn.png"]
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
-def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("x.tif" if mode in {"CMYK", "I;16"} else "x.png")
-    grey = Image.fromarray(np.full((4, 6), 128, dtype=np.uint8))
-    image = Image.fromarray(np.full((4, 6), 128 * 257, dtype=np.uint16)) if mode == "I;16" else grey.convert(mode)
-    image.save(path)
-    pixels = decode(str(path))
-    assert (pixels.shape, pixels.dtype) == ((4, 6, 3), np.uint8)
-    if mode != "1":
-        assert np.abs(pixels.astype(int) - 128).max() <= 3
-
-
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    image = Image.fromarray(np.zeros((4, 8, 3), dtype=np.uint8))
-    exif = image.getexif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    image.save(tmp_path / "x.jpg", exif=exif)
-    assert decode(str(tmp_path / "x.jpg")).shape == (8, 4, 3)
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
-    with pytest.raises(BadImageError, match="at most 64,000,000"):
-        decode(str(tmp_path / "bomb.png"))
 
 
 def test_an_image_of_another_shape_is_cropped_or_squashed(tmp_path: Path) -> None:
@@ -264,57 +239,11 @@ def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
     assert f"cat/{odd}" in data.train.ids() + data.test.ids()
 
 
-def test_what_is_transparent_becomes_white_and_what_is_not_keeps_its_colour(tmp_path: Path) -> None:
-    image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
-    image.putpixel((1, 0), (0, 0, 0, 0))
-    image.save(tmp_path / "x.png")
-    palette = Image.new("P", (2, 1))
-    palette.putpalette([10, 20, 30, 0, 0, 0])
-    palette.putpixel((1, 0), 1)
-    palette.save(tmp_path / "y.png", transparency=bytes([255, 0]))
-    for name in ("x.png", "y.png"):
-        assert decode(str(tmp_path / name)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
-
-
-def test_sixteen_bit_grey_keeps_its_upper_byte(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 255, 256, 65535]], dtype=np.uint16)).save(tmp_path / "x.png")
-    assert decode(str(tmp_path / "x.png"))[0, :, 0].tolist() == [0, 0, 1, 255]
-
-
-def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((2, 2), 0.5, dtype=np.float32)).save(tmp_path / "x.tif")
-    with pytest.raises(BadImageError, match="floating-point"):
-        decode(str(tmp_path / "x.tif"))
-
-
-def test_the_first_frame_counts(tmp_path: Path) -> None:
-    frames = [Image.new("L", (4, 4), value) for value in (200, 0)]
-    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    assert decode(str(tmp_path / "x.gif")).min() == 200
-
-
 @pytest.mark.parametrize("size", [(1, 1), (7, 1000), (1000, 7), (49, 3)])
 def test_any_shape_is_brought_to_size(tmp_path: Path, size: tuple[int, int]) -> None:
     write_images(tmp_path, {"cat": 2, "dog": 2}, size=size)
     for mode in ("crop", "squash"):
         assert load(tmp_path, resize_mode=mode, image_size=(11, 9)).train.take(np.array([0])).shape == (1, 3, 11, 9)
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    kind=st.sampled_from(["png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm"]),
-    position=st.floats(0, 1),
-    value=st.integers(1, 255),
-)
-def test_a_damaged_image_is_an_image_or_a_bad_one(tmp_path: Path, kind: str, position: float, value: int) -> None:
-    whole = io.BytesIO()
-    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(whole, kind)
-    data = bytearray(whole.getvalue())
-    data[int(position**2 * (len(data) - 1))] ^= value  # more often in the header
-    (tmp_path / "x.png").write_bytes(data)
-    with warnings.catch_warnings(), contextlib.suppress(BadImageError):
-        warnings.simplefilter("ignore")
-        assert decode(str(tmp_path / "x.png")).shape[2] == 3
 
 
 @pytest.mark.slow

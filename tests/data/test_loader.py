@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cctkit.config import AugmentConfig
-from cctkit.data import loader
+from cctkit.data import reading
 from cctkit.data.augment import Batch
 from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
@@ -183,7 +183,7 @@ def test_a_chunk_has_whole_batches_and_bounded_memory(monkeypatch: pytest.Monkey
     split.seen = []
     batches(split, chunk_images=100)
     assert split.seen == [1, 96, 96, 96, 32]
-    monkeypatch.setattr(loader, "_CHUNK_BYTES", 3 * 16 * 16 * 70)
+    monkeypatch.setattr(reading, "_CHUNK_BYTES", 3 * 16 * 16 * 70)
     split.seen.clear()
     batches(split)
     assert split.seen == [1, 64, 64, 64, 64, 64]

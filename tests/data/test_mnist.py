@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from cctkit.catalog.datasets import DATASETS
 from cctkit.config import DataConfig
 from cctkit.data import dataset
-from cctkit.data.dataset import Dataset, load_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.idx import read_idx
+from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 
 GENERATOR = np.random.default_rng(0)

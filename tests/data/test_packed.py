@@ -16,16 +16,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
-from cctkit.data.packed import KEY, open_packed
+from cctkit.data.dataset import load_dataset
+from cctkit.data.packed import KEY, Packed, open_packed
+from cctkit.data.splits import Dataset
 from cctkit.errors import ResourceError, UserError
 from tests.conftest import write_images
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
 
 
 @pytest.fixture
@@ -207,7 +202,8 @@ def test_images_are_mapped_not_read(cache: Path, folder: Path) -> None:
         pytest.skip("needs /proc")
     data = load(folder)  # the second time, when the file has its name
     assert str(next(cache.iterdir())) in mapped.read_text()
-    assert data.train.packed.images.is_contiguous()
+    assert isinstance(data.train.store, Packed)
+    assert data.train.store.images.is_contiguous()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,19 +16,15 @@ from PIL import Image
 
 from cctkit.config import DataConfig
 from cctkit.data import decoding, partial
-from cctkit.data.dataset import Dataset, load_dataset, pack_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.decoding import ROW
 from cctkit.data.images import decode
-from cctkit.errors import ResourceError, StoppedError, UserError
+from cctkit.data.splits import Dataset
+from cctkit.errors import StoppedError, UserError
 from tests.conftest import write_images
+from tests.data.packs import pack, runs
 
 READING = "reading images"
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
 
 
 @pytest.fixture
@@ -47,17 +43,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return decode(path)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
-    monkeypatch.setattr(decoding, "_cores", lambda: 1)
+    monkeypatch.setattr(decoding, "available_cores", lambda: 1)
     return paths
 
 
 def load(folder: Path, **options: Any) -> Dataset:
     return load_dataset(DataConfig(dataset=str(folder)), **options)
-
-
-def pack(folder: Path, path: Path, *, skip_bad: bool = False, size: int = 4, **options: Any) -> bytes:
-    pack_dataset(DataConfig(dataset=str(folder), skip_bad=skip_bad, image_size=(size, size)), path, **options)
-    return path.read_bytes()
 
 
 def stop_at(number: int) -> Callable[[str, int, int], None]:
@@ -76,43 +67,6 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.mark.parametrize(("cores", "alone_s"), [(1, 0.0), (3, 0.0), (3, 100.0)])
-@pytest.mark.parametrize("platform", ["linux", "other"])
-def test_many_images_come_in_order_from_any_number_of_cores(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, alone_s: float, platform: str
-) -> None:
-    if platform == "other" and sys.platform == "linux":
-        monkeypatch.setattr(decoding.sys, "platform", "darwin")
-    monkeypatch.setattr(decoding, "_cores", lambda: cores)
-    monkeypatch.setattr(decoding, "_ALONE_S", alone_s)
-    pack(folder, tmp_path / "packed")
-    data = load(tmp_path / "packed")
-    ids = data.train.ids()
-    assert len(ids) + len(data.test.ids()) == 400
-    for i in range(0, len(ids), 7):
-        expected = np.asarray(Image.open(folder / ids[i])).transpose(2, 0, 1)
-        assert np.array_equal(data.train.take(np.array([i]))[0].numpy(), expected)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-
-    def noted(path: str) -> Any:
-        with log.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(0.002)
-        return decode(path)
-
-    monkeypatch.setattr("cctkit.data.folder.decode", noted)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
-    monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
-    pack(folder, tmp_path / "packed")
-    readers = log.read_text().splitlines()
-    assert len(set(readers) - {str(os.getpid())}) == 2
-    assert not any(_runs(int(reader)) for reader in set(readers) - {str(os.getpid())})
 
 
 def test_what_is_stopped_goes_on_where_it_stopped(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
@@ -217,7 +171,8 @@ def slow(path, decode=folder.decode):
     time.sleep(0.005)
     return decode(path)
 
-folder.decode, decoding._ALONE_S, decoding._CHUNK, decoding._cores, partial._COMMIT_EVERY_S = slow, 0.0, 8, lambda: 2, 0.0
+folder.decode, decoding.available_cores = slow, lambda: 2
+decoding._ALONE_S, decoding._CHUNK, partial._COMMIT_EVERY_S = 0.0, 8, 0.0
 dataset.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("packed"))
 """
 
@@ -237,58 +192,9 @@ def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: 
     assert len(read) - 401 == 400 - known + 1
     readers = set(map(int, (tmp_path / "readers").read_text().split())) - {killed.pid}
     assert readers
-    while any(_runs(reader) for reader in readers):
+    while any(runs(reader) for reader in readers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def _runs(process: int) -> bool:
-    stat = Path(f"/proc/{process}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_kept(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = os.getpid()
-
-    def dying(path: str) -> Any:
-        if path.endswith("dog/50.png") and os.getpid() != here:
-            os._exit(9)
-        return decode(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("cctkit.data.folder.decode", dying)
-        patch.setattr(decoding, "_cores", lambda: 2)
-        patch.setattr(decoding, "_ALONE_S", 0.0)
-        with pytest.raises(ResourceError, match="for want of memory"):
-            pack(folder, tmp_path / "packed")
-    assert (tmp_path / "packed.part.rows").stat().st_size >= 64 + 64 * ROW.itemsize
-    assert pack(folder, tmp_path / "packed") == pack(folder, tmp_path / "whole")
-
-
-def test_a_packing_can_be_stopped_within_one_chunk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
-    log.touch()
-
-    def slow(path: str) -> Any:
-        with log.open("a") as file:
-            file.write("x")
-        time.sleep(0.01)
-        return decode(path)
-
-    def stop(what: str, done: int, total: int) -> None:
-        if log.stat().st_size > 80:
-            raise StoppedError(15)
-
-    monkeypatch.setattr("cctkit.data.folder.decode", slow)
-    monkeypatch.setattr(decoding, "_CHUNK", 64)
-    monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
-    with pytest.raises(StoppedError):
-        pack(folder, tmp_path / "packed", progress=stop)
-    assert log.stat().st_size < 64 + 2 * 64
 
 
 def test_two_starts_at_once_read_the_images_once(folder: Path, cache: Path, read: list[str]) -> None:

@@ -21,10 +21,11 @@ from torch.utils._pytree import tree_leaves
 from cctkit.catalog.models import named_config
 from cctkit.config import AugmentConfig, TrainConfig
 from cctkit.data.augment import Batch
-from cctkit.data.dataset import Split
 from cctkit.data.loader import train_batches
+from cctkit.data.packed import Packed
 from cctkit.data.plan import EpochPlan
 from cctkit.data.policies import operations_of
+from cctkit.data.splits import Split
 from cctkit.evaluation import logits_of
 from cctkit.models.build import build_model, set_path
 from cctkit.training import step as step_module
@@ -117,8 +118,9 @@ def split_on(device: str, number: int) -> Any:
     labels = np.arange(number) % 5
     if device == "cpu":
         return HostImages(labels)
-    packed: Any = SimpleNamespace(images=torch.empty(number, 3, 32, 32, dtype=torch.uint8, device=device))
-    return Split(packed=packed, index=np.arange(number)[::-1].copy(), labels=labels)
+    images = torch.empty(number, 3, 32, 32, dtype=torch.uint8, device=device)
+    store: Any = SimpleNamespace(images=images, image_size=(32, 32), take=lambda rows: Packed.take(store, rows))
+    return Split(store=store, index=np.arange(number)[::-1].copy(), labels=labels)
 
 
 def batch_on(device: str, number: int = 12) -> Batch:

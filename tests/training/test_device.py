@@ -1,7 +1,10 @@
 """The device policy: measured once, kept, and obeyed."""
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +12,11 @@ import torch
 
 from cctkit.catalog.models import named_config
 from cctkit.config import DataConfig
-from cctkit.data.dataset import Dataset, load_dataset
-from cctkit.errors import UserError
+from cctkit.data.dataset import load_dataset
+from cctkit.data.splits import Dataset
+from cctkit.errors import StoppedError, UserError
 from cctkit.models.build import build_model
-from cctkit.training import device
+from cctkit.training import device, loop
 from cctkit.training.device import DevicePolicy, Probe, choose_policy
 
 
@@ -48,6 +52,18 @@ def test_what_is_not_there_is_refused() -> None:
             choose_policy(device="cuda")
 
 
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"device": "gpu"}, "unknown device 'gpu', expected one of: auto, cuda, mps, cpu"),
+        ({"device": "cpu", "precision": "fp32"}, "unknown precision 'fp32', expected one of: auto, float32, bf16, fp16"),
+    ],
+)
+def test_a_word_that_is_no_device_or_precision_is_refused_by_naming_those_there_are(wish: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_policy(**wish)
+
+
 def test_evaluating_leaves_the_model_as_it_was() -> None:
     policy = choose_policy(device="cpu")
     model = policy.prepare(build_model(named_config("cct_2_3x2"), seed=0)).train()
@@ -74,7 +90,7 @@ def test_the_images_are_held_on_a_cuda_device_where_they_take_a_quarter_of_its_m
     dataset = load_dataset(DataConfig(dataset="digits", image_size=(16, 16), val_fraction=0.1))
     policy = DevicePolicy(device=kind, precision="float32", attention="fused", attention_in_evaluation="fused", threads=1)
     on = Dataset.on
-    monkeypatch.setattr(Dataset, "on", lambda self, _device: on(self, "meta"))
+    monkeypatch.setattr(Dataset, "on", lambda self, _device, **most: on(self, "meta", **most))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_bytes, 10**12))
     placed = policy.hold(dataset, workers=workers)
     for split in (placed.train, placed.val, placed.test):
@@ -82,3 +98,25 @@ def test_the_images_are_held_on_a_cuda_device_where_they_take_a_quarter_of_its_m
         assert split.take(np.arange(3)).device.type == ("meta" if held else "cpu")
     assert placed.train.labels is dataset.train.labels
     assert (placed is dataset) != held
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_training_leaves_the_devices_generator_as_it_was(stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator of the CPU is in the place of CUDA's, and a few masks in that of training."""
+    generator = torch.Generator().manual_seed(3)
+    monkeypatch.setattr(torch.cuda, "manual_seed", generator.manual_seed)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", generator.get_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", generator.set_state)
+    policy = DevicePolicy(device="cuda", precision="float32", attention="fused", attention_in_evaluation="fused", threads=1)
+
+    def begin(*_: object, **__: object) -> Any:
+        torch.cuda.manual_seed(7)
+        torch.rand(5, generator=generator)
+        if stopped:
+            raise StoppedError(15)
+        return SimpleNamespace(), SimpleNamespace(epochs_done=0, best=None)
+
+    monkeypatch.setattr(loop, "begin", begin)
+    with pytest.raises(StoppedError) if stopped else contextlib.nullcontext():
+        loop.fit(SimpleNamespace(policy=policy, config=SimpleNamespace(epochs=0)))  # type: ignore[arg-type]
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())

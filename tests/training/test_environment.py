@@ -1,5 +1,6 @@
 """The environment of a run: written, read again, compared, and refused where it is not one."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def test_it_comes_back_and_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert differences(read_environment(path), POLICY) == []
     path.write_text(json.dumps(written(cpu="another")))
     assert len(differences(read_environment(path), POLICY)) == 1
+
+
+def test_a_model_that_is_compiled_now_and_was_not_differs(tmp_path: Path) -> None:
+    path = tmp_path / "env.json"
+    path.write_text(json.dumps(written()))
+    compiled = dataclasses.replace(POLICY, compile=True)
+    assert differences(read_environment(path), compiled) == ["compile is True, it was False"]
 
 
 def test_another_number_of_processes_and_weights_shared_out_are_differences() -> None:

@@ -1,0 +1,118 @@
+"""Images made ahead of the steps, by worker processes of torch's DataLoader, or here where there are none."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from cctkit.data.images import share_large
+from cctkit.errors import ResourceError, UserError
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+_CHUNK_BYTES = 32 * 2**20
+_SHARED_BYTES = 32 * 2**20  # of all that is under way: a container's /dev/shm is often 64 MB
+_PREFETCHED = 2  # by each worker
+
+
+def images_at_once(image_bytes: int, workers: int) -> int:
+    """How many images may be made at a time, within the memory that what is under way may take."""
+    allowed = _SHARED_BYTES // (workers * _PREFETCHED + 2) if workers else _CHUNK_BYTES
+    return max(1, allowed // image_bytes)
+
+
+def read_ahead(make: Callable[[Rows], Tensor], pieces: Sequence[Rows], *, workers: int, most: int) -> Generator[Tensor]:
+    """`make(piece)` for every piece, in order; an image a row. The first piece is the longest.
+
+    Without workers a piece is made when it is asked for; with them, ahead, in parts of at most `most` rows.
+
+    Raises: what `make` raises; ResourceError where a worker dies, which for want of shared memory it does silently.
+    """
+    if workers == 0 or len(pieces) == 0:
+        yield from (make(pieces[i]) for i in range(len(pieces)))
+        return
+    number = -(-len(pieces[0]) // most)
+    parts = _of_workers(_Parts(make=make, pieces=pieces, number=number), workers)
+    with contextlib.closing(parts):
+        for _ in range(len(pieces)):
+            found = [part for part in islice(parts, number) if len(part)]
+            yield found[0] if len(found) == 1 else torch.cat(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Parts(TorchDataset[Tensor | UserError]):
+    """Every piece in `number` parts, of which some are empty where it is short."""
+
+    make: Callable[[Rows], Tensor]
+    pieces: Sequence[Rows]
+    number: int
+
+    def __len__(self) -> int:
+        return len(self.pieces) * self.number
+
+    def __getitem__(self, i: int) -> Tensor | UserError:
+        rows = np.array_split(self.pieces[i // self.number], self.number)[i % self.number]
+        if len(rows) == 0:
+            return torch.empty(0, dtype=torch.uint8)
+        try:
+            # In shared memory already here, where a failure reaches the trainer: in the queue's thread it would be lost.
+            return self.make(rows).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+        except UserError as error:  # sent as it is: raised, torch would put a traceback into its words
+            return error
+
+
+def _of_workers(parts: _Parts, workers: int) -> Generator[Tensor]:
+    context = "fork" if sys.platform == "linux" else None
+    loader: DataLoader[Tensor | UserError] = DataLoader(
+        parts,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_PREFETCHED,
+        worker_init_fn=partial(_start_worker, multiprocessing.get_context(context).Lock()),
+        generator=torch.Generator(),  # its base seed would come from torch's default one
+        multiprocessing_context=context,
+    )
+    iterator: Any = iter(loader)
+    try:
+        for found in iterator:
+            if isinstance(found, UserError):
+                raise found
+            yield found
+    except RuntimeError as error:
+        if not _worker_died(str(error)):
+            raise
+        raise ResourceError(
+            "a loader worker died, most likely for want of shared memory",
+            "/dev/shm",
+            "use --workers 0, or raise the limit (--shm-size)",
+        ) from error
+    finally:
+        iterator._shutdown_workers()  # left to the garbage collector, as with an error, it waits 5 s for each worker
+
+
+def _worker_died(message: str) -> bool:
+    """Whether torch's message is of a dead worker, or of one without shared memory; not of a bug in one."""
+    return message.startswith("DataLoader worker (pid") or "shared memory" in message or "No space left" in message
+
+
+def _start_worker(large: Any, _index: int) -> None:
+    """Signals sent to the whole process group (Ctrl-C, `timeout`) are the trainer's to answer, by saving.
+
+    A worker told to end does so quietly: dying of the signal would raise in the trainer, before it has saved.
+    """
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    share_large(large)

@@ -1,0 +1,104 @@
+"""A folder whose images are decoded each time they are needed: for one that is too large to pack.
+
+Its *fingerprint* cannot be of pixels, since nothing is read before training: it is of the files' roles, class names, paths
+inside the folder and lengths in bytes (`Origin.listing`). So it is the same wherever the folder is copied to, whatever the
+times of its files; it does not see a file that changes and keeps its length, and never equals that of the packed folder.
+"""
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cctkit.data.images import decode, resized
+from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
+from cctkit.size import Size
+from cctkit.text import safe_text
+
+_KIND = "files:"
+_MARGIN = 8 / 7  # 256 pixels for 224: a crop of 80% of the area, the least by default, then has the model's pixels or more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Streamed:
+    """M images of a folder, none of them read yet.
+
+    image_size: what `take` brings them to; labels, roles (M,); order: int64 (M,), the head of the digest of each id, by which
+    splits are made; may_reduce: a JPEG may be decoded at a half, a quarter or an eighth where that is large enough.
+    """
+
+    name: str
+    place: str
+    class_names: tuple[str, ...]
+    fingerprint: str
+    image_size: Size
+    resize_mode: Literal["crop", "squash"]
+    labels: Labels
+    roles: Roles
+    order: np.ndarray[Any, np.dtype[np.int64]]
+    all_ids: Ids
+    may_reduce: bool = False
+    skipped: tuple[str, ...] = ()
+
+    def take(self, rows: Labels) -> Tensor:
+        """These images: uint8 (b, 3, H, W), as packing would store them, but for `may_reduce`.
+
+        Raises: UserError naming those that are broken.
+        """
+        images = np.empty((len(rows), 3, *self.image_size), dtype=np.uint8)
+        bad = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on metadata
+            for image, i in zip(images, rows, strict=True):
+                try:
+                    image[:] = self._read(self.all_ids[int(i)])
+                except BadImageError as error:
+                    bad.append(f"{safe_text(self.all_ids[int(i)])}: {safe_text(error)}")
+        check_broken(
+            bad, self.place, remedy="mend or remove what is broken, and begin anew; packing, without --stream, finds all"
+        )
+        return torch.from_numpy(images)
+
+    def _read(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        pixels = decode(os.path.join(self.place, name), least_side=max(self.image_size) if self.may_reduce else None)
+        return resized(pixels, self.image_size, self.resize_mode).transpose(2, 0, 1)
+
+    def ids(self, rows: Labels) -> list[str]:
+        """The ids of some images."""
+        return [self.all_ids[int(i)] for i in rows]
+
+    def for_training(self, *, margin: bool) -> "Streamed":
+        """The same images read as fast as may be; with a margin around the model's size, for a random crop that is resized."""
+        height, width = (round(side * _MARGIN) if margin else side for side in self.image_size)
+        return replace(self, image_size=(height, width), may_reduce=True)
+
+
+def open_streamed(origin: Origin, *, size: Size, mode: Literal["crop", "squash"], progress: Progress) -> Streamed:
+    """The images of a folder, to be read at `size`."""
+    assert origin.listing is not None
+    assert origin.place is not None
+    source = origin.load(progress)
+    heads = (bytes.fromhex(digest_of(source.ids[i])[:16]) for i in range(len(source.ids)))
+    return Streamed(
+        name=source.name,
+        place=origin.place,
+        class_names=source.class_names,
+        fingerprint=_KIND + origin.listing,
+        image_size=size,
+        resize_mode=mode,
+        labels=source.labels,
+        roles=source.roles,
+        order=np.fromiter(
+            (int.from_bytes(head, "little", signed=True) for head in heads), dtype=np.int64, count=len(source.ids)
+        ),
+        all_ids=source.ids,
+    )
+
+
+def is_of_streamed(fingerprint: str) -> bool:
+    """Whether this is the fingerprint of a folder that was streamed."""
+    return fingerprint.startswith(_KIND)
