@@ -128,6 +128,30 @@ def test_every_setting_of_a_recipe_is_the_recipes_in_the_help() -> None:
     assert said == {key for recipe in RECIPES.values() for rows in (*recipe.sources.values(), recipe.one_conv) for key in rows}
 
 
+@pytest.mark.parametrize("arguments", [["--no-color", "models"], ["models", "--no-color"], ["models", "--no-color", "--json"]])
+def test_no_color_may_stand_before_and_after_the_subcommand(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    assert app.run(arguments) == 0
+    assert os.environ["NO_COLOR"] == "1"
+    assert "cct_2_3x2" in capsys.readouterr().out
+
+
+def test_behind_two_dashes_no_color_is_a_word_like_any(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    assert app.run(["eval", "--", "--no-color"]) == 2
+    assert "--no-color" in printed(capsys)[1]
+    assert os.environ["NO_COLOR"] == ""
+
+
+def test_no_color_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["--help"]) == 0
+    assert "--no-color" in capsys.readouterr().out
+
+
 def test_no_part_of_a_help_text_is_taken_for_markup() -> None:
     group = typer.main.get_command(app.app)
     texts = [command.help for command in group.commands.values()]  # type: ignore[attr-defined]
