@@ -30,6 +30,10 @@ class Heard(SilentReporter):
 
     def __init__(self) -> None:
         self.all: list[Progress] = []
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
 
     def progress(self, now: Progress) -> None:
         self.all.append(now)
@@ -48,6 +52,7 @@ def test_the_first_step_of_an_epoch_is_not_in_the_time_of_a_step(tmp_path: Path,
     request = Request(flags=flags, file_values={}, output=tmp_path / "run")
     start_run(request, reporter=heard, stop=StopRequest(), data_progress=lambda *_: None)
     assert [now.step_s for now in heard.all] == [None, 2.0, 2.0, 2.0]  # 1,438 images
+    assert "(1,438 images, 10 classes, 8x8), recipe demo, 1 epoch, cpu" in heard.notices[0]
 
 
 def told(*step_s: float | None) -> list[str]:
