@@ -197,6 +197,12 @@ class TrainConfig(Checked):
     precision: Literal["auto", "float32", "bf16", "fp16"] = option("auto", "number format; auto: the faster one", panel=MACHINE)
     threads: int | None = option(None, "threads of the CPU (default: its cores)", panel=MACHINE, at_least=1, may_change=True)
     compile: bool = option(False, "compile the model first (worth it on CUDA)", panel=MACHINE, may_change=True)
+    shard: bool = option(
+        False,
+        "share the weights out over torchrun's processes, for models that outgrow one device (FSDP2)",
+        panel=MACHINE,
+        may_change=True,
+    )
 
     def __post_init__(self) -> None:
         Checked.__post_init__(self)
@@ -210,6 +216,10 @@ class TrainConfig(Checked):
                 f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
                 "--warmup-epochs, --cooldown-epochs",
                 "shorten them, or raise --epochs",
+            )
+        if self.shard and self.optimizer == "muon":
+            raise UserError(
+                "Muon needs whole matrices, of which each process has a part with --shard", "--shard", "add --optimizer adamw"
             )
         if self.freeze != "none" and self.init is None:
             raise UserError(

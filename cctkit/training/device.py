@@ -83,13 +83,16 @@ class DevicePolicy:
             device.set_rng_state(before)
 
     @contextlib.contextmanager
-    def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """`model` in evaluation mode, without gradients, and as it was afterwards."""
+    def evaluating(self, model: nn.Module, *, keeps_weights: bool = True) -> Iterator[None]:
+        """`model` in evaluation mode, without gradients, and as it was afterwards.
+
+        keeps_weights: False where a forward pass makes tensors that training goes on with, as FSDP2's first one does.
+        """
         was_training = model.training
         model.eval()
         set_path(model, self.attention_in_evaluation)
         try:
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode() if keeps_weights else torch.no_grad(), self.autocast():
                 yield
         finally:
             set_path(model, self.attention)
@@ -144,6 +147,23 @@ def apply_policy(policy: DevicePolicy) -> None:
         torch.set_num_threads(policy.threads)
     if policy.device != "cpu":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
+def take_device(kind: str, local_rank: int, local_size: int) -> None:
+    """Take one of this machine's devices for this process, which is one of several on it.
+
+    Raises: UserError where there is none for it.
+    """
+    if kind == "mps":
+        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
+    if kind != "cuda":
+        return
+    there = torch.cuda.device_count()
+    if there < local_size:
+        raise UserError(
+            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local_rank)
 
 
 def available_device() -> str:
