@@ -238,8 +238,7 @@ class TrainConfig(Checked):
         """Every setting by its flag's name, as JSON values."""
         values = {}
         for key, group in _fields():
-            value = getattr(getattr(self, group) if group else self, key)
-            values[key] = list(value) if isinstance(value, tuple) else value
+            values[key] = _as_json(getattr(getattr(self, group) if group else self, key))
         return values
 
     @classmethod
@@ -268,6 +267,10 @@ class TrainConfig(Checked):
         return TrainConfig.from_flat(self.flat() | changes)
 
 
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _fields() -> Iterator[tuple[str, str]]:
     """(key, group) of every setting; the group is "" at the top level."""
     groups = {"model": ModelOptions, "data": DataConfig, "augment": AugmentConfig}
@@ -287,12 +290,13 @@ def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 BOUNDED = frozenset({"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"})
 
 
-def check_settings(values: Mapping[str, Any], where: str | None = None) -> None:
-    """Check each of some settings, named as their flags, by itself: they need not be all of a run's.
+def check_settings(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
+    """Some settings, named as their flags and each checked by itself, as `flat()` has them: they need not be all of a run's.
 
     Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
     """
     known = {item.name: (item, hint) for item, hint in settings()}
+    flat = {}
     for key, value in values.items():
         if key not in known:
             hints = nearest(key, known)
@@ -300,6 +304,7 @@ def check_settings(values: Mapping[str, Any], where: str | None = None) -> None:
             raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
         item, hint = known[key]
         try:
-            checked(key, value, hint, item.metadata["bounds"])
+            flat[key] = _as_json(checked(key, value, hint, item.metadata["bounds"]))
         except UserError as error:
             raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
+    return flat

@@ -52,7 +52,8 @@ class Progress:
     loss: float
     lr: float
     images_per_s: float
-    step_s: float
+    step_s: float | None
+    """Without the epoch's first step, which compiles and reserves memory; None: nothing else is done yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     config, dataset, steps = job.config, job.dataset, job.steps
     epoch = history.epochs_done
     first = state.step - epoch * steps
-    start = last_log = last_save = time.perf_counter()
+    start = warm = last_log = last_save = time.perf_counter()
     waited, images = 0.0, 0
     if first == steps:  # stopped while evaluating
         return {}
@@ -219,6 +220,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         train_step(state, batch, config=config, policy=job.policy, lr_factor=factor)
         images += min((step + 1) * config.batch_size, len(dataset.train)) - step * config.batch_size
         now = time.perf_counter()
+        warm = now if step == first else warm
         stop_number, log, save_now = job.ranks.largest(
             job.stop.signal_number or 0,
             now - last_log >= job.reporter.log_every_s or step + 1 == steps,
@@ -236,7 +238,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
                     loss=loss,
                     lr=config.lr * factor,
                     images_per_s=images / (now - start),
-                    step_s=(now - start) / (step + 1 - first),
+                    step_s=(now - warm) / (step - first) if step > first else None,
                 )
             )
         if stop_number:

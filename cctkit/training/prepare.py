@@ -14,6 +14,7 @@ from cctkit.data.dataset import DEFAULT_SIZE
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
+from cctkit.text import counted
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.distributed import Ranks, load_once
 from cctkit.training.loop import Reporter
@@ -81,7 +82,7 @@ def load(
     if replace(config.data, dataset=None) != replace(data, dataset=None):
         dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
     if dataset.skipped:
-        reporter.notice(f"left out {len(dataset.skipped)} broken images:\n  " + "\n  ".join(dataset.skipped))
+        reporter.notice(f"left out {counted(len(dataset.skipped), 'broken image')}:\n  " + "\n  ".join(dataset.skipped))
     return dataset, Resolved(config=config, origins=resolved.origins), name
 
 
@@ -147,8 +148,8 @@ def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: 
     stored_height, stored_width = dataset.stored_size
     how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
     return (
-        f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
-        f"{height}x{width}{how}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+        f"{config.model.model} on {dataset.name} ({counted(len(dataset.train), 'image')}, {len(dataset.class_names)} classes, "
+        f"{height}x{width}{how}), recipe {recipe_name}, {counted(config.epochs, 'epoch')}, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
         + (f", {'sharded' if shares_out(config, ranks) else 'not sharded: there is but one process'}" if config.shard else "")
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved
-from cctkit.config import TrainConfig, settings
+from cctkit.config import TrainConfig, check_settings, settings
 from cctkit.data.splits import Dataset
 from cctkit.errors import DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
@@ -203,19 +203,22 @@ def _write_settings(
 def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
     """The stored settings with those flags that may change.
 
-    Raises: UserError naming the setting that a flag would change.
+    Raises: UserError naming the settings that flags would change.
     """
-    asked = stored.replace(**flags)
-    before, after = stored.flat(), asked.flat()
+    before = stored.flat()
     may_change = {item.name for item, _ in settings() if item.metadata["may_change"]}
-    for key in flags:
-        if key not in may_change and after[key] != before[key]:
-            raise UserError(
-                f"a resumed run keeps its settings: {key} is {before[key]}, asked for {after[key]}",
-                safe_text(path),
-                "leave the flag out, or start a new run",
-            )
-    return asked
+    changed = [
+        f"{key} is {before[key]}, asked for {asked}"
+        for key, asked in check_settings(flags).items()
+        if key not in may_change and asked != before[key]
+    ]
+    if changed:
+        raise UserError(
+            f"a resumed run keeps its settings: {'; '.join(changed)}",
+            safe_text(path),
+            "leave the flag out, or start a new run",
+        )
+    return stored.replace(**flags)
 
 
 def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
