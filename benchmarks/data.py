@@ -46,9 +46,10 @@ def result_of(process: "subprocess.Popen[str]") -> str:
 
 
 def compare(paths: Mapping[str, Path], model: str, *, kind: str, steps: int, batch_size: int, rounds: int) -> dict[str, float]:
-    """Images a second of the smallest and largest file, which take turns: the medians of `rounds`, and that of their ratios."""
+    """The smallest and the largest file take turns: the medians of `rounds` of images a second, and of the turns' ratios, by
+    the clock and by a processor's seconds."""
     processes = {name: worker("turns", path, model, batch_size, stdin=subprocess.PIPE) for name, path in paths.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in paths}
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
     for turn in range(rounds + 1):
         for name in list(paths)[:: 1 if turn % 2 else -1]:
             process = processes[name]
@@ -56,13 +57,16 @@ def compare(paths: Mapping[str, Path], model: str, *, kind: str, steps: int, bat
             assert process.stdout
             process.stdin.write(f"{kind} {steps}\n")
             process.stdin.flush()
-            speed = float(process.stdout.readline())
+            clock, processor = map(float, process.stdout.readline().split())
             if turn:  # the first one warms up
-                speeds[name].append(speed)
+                speeds[name].append((clock, processor))
     for process in processes.values():
         process.communicate()
-    ratios = [large / small for small, large in zip(*speeds.values(), strict=True)]
-    return {name: statistics.median(values) for name, values in speeds.items()} | {"ratio": statistics.median(ratios)}
+    turns = list(zip(*speeds.values(), strict=True))
+    return {name: statistics.median(clock for clock, _ in values) for name, values in speeds.items()} | {
+        "ratio": statistics.median(large[0] / small[0] for small, large in turns),
+        "processor_ratio": statistics.median(large[1] / small[1] for small, large in turns),
+    }
 
 
 def measure(folder: Path, numbers: list[int], side: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -91,7 +95,10 @@ def measure(folder: Path, numbers: list[int], side: int, args: argparse.Namespac
         kind: compare(ends, model, kind=kind, steps=chunk, batch_size=batch_size, rounds=rounds) for kind in ("train", "input")
     }
     for kind, found in speed.items():
-        say(f"{kind}: {found['smallest']:,.1f} and {found['largest']:,.1f} images/s, in turns {found['ratio']:.3f}")
+        say(
+            f"{kind}: {found['smallest']:,.1f} and {found['largest']:,.1f} images/s, in turns {found['ratio']:.3f}; "
+            f"by a processor's seconds {found['processor_ratio']:.3f}"
+        )
     return {"side": side, "model": model, "packing_images_per_s": packing, "memory": memory, "images_per_s": speed}
 
 

@@ -197,6 +197,12 @@ class TrainConfig(Checked):
     precision: Literal["auto", "float32", "bf16", "fp16"] = option("auto", "number format; auto: the faster one", panel=MACHINE)
     threads: int | None = option(None, "threads of the CPU (default: its cores)", panel=MACHINE, at_least=1, may_change=True)
     compile: bool = option(False, "compile the model first (worth it on CUDA)", panel=MACHINE, may_change=True)
+    shard: bool = option(
+        False,
+        "share the weights out over torchrun's processes, for models that outgrow one device (FSDP2)",
+        panel=MACHINE,
+        may_change=True,
+    )
 
     def __post_init__(self) -> None:
         Checked.__post_init__(self)
@@ -210,6 +216,10 @@ class TrainConfig(Checked):
                 f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
                 "--warmup-epochs, --cooldown-epochs",
                 "shorten them, or raise --epochs",
+            )
+        if self.shard and self.optimizer == "muon":
+            raise UserError(
+                "Muon needs whole matrices, of which each process has a part with --shard", "--shard", "add --optimizer adamw"
             )
         if self.freeze != "none" and self.init is None:
             raise UserError(
@@ -228,8 +238,7 @@ class TrainConfig(Checked):
         """Every setting by its flag's name, as JSON values."""
         values = {}
         for key, group in _fields():
-            value = getattr(getattr(self, group) if group else self, key)
-            values[key] = list(value) if isinstance(value, tuple) else value
+            values[key] = _as_json(getattr(getattr(self, group) if group else self, key))
         return values
 
     @classmethod
@@ -258,6 +267,10 @@ class TrainConfig(Checked):
         return TrainConfig.from_flat(self.flat() | changes)
 
 
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _fields() -> Iterator[tuple[str, str]]:
     """(key, group) of every setting; the group is "" at the top level."""
     groups = {"model": ModelOptions, "data": DataConfig, "augment": AugmentConfig}
@@ -277,12 +290,13 @@ def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 BOUNDED = frozenset({"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"})
 
 
-def check_settings(values: Mapping[str, Any], where: str | None = None) -> None:
-    """Check each of some settings, named as their flags, by itself: they need not be all of a run's.
+def check_settings(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
+    """Some settings, named as their flags and each checked by itself, as `flat()` has them: they need not be all of a run's.
 
     Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
     """
     known = {item.name: (item, hint) for item, hint in settings()}
+    flat = {}
     for key, value in values.items():
         if key not in known:
             hints = nearest(key, known)
@@ -290,6 +304,7 @@ def check_settings(values: Mapping[str, Any], where: str | None = None) -> None:
             raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
         item, hint = known[key]
         try:
-            checked(key, value, hint, item.metadata["bounds"])
+            flat[key] = _as_json(checked(key, value, hint, item.metadata["bounds"]))
         except UserError as error:
             raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
+    return flat

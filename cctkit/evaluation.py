@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from cctkit.models.depth import is_embedding
 from cctkit.size import Size
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
+from cctkit.training.parallel import is_sharded
 
 # Fixed, so that `eval` repeats the figures of training to the last digit.
 BATCH_SIZE = 250
@@ -92,12 +92,20 @@ def logits_of(
     firsts = ranks.share(range(0, total, BATCH_SIZE))  # of whole batches, so that the logits are those of one rank
     mine = [np.arange(first, min(first + BATCH_SIZE, total)) for first in firsts]
     most = images_at_once(3 * math.prod(split.image_size), workers) if workers else BATCH_SIZE
-    with policy.evaluating(model), contextlib.closing(read_ahead(split.take, mine, workers=workers, most=most)) as stream:
+    sharded = is_sharded(model)
+
+    def forward(images: Tensor) -> Tensor:
+        images = to_device(images, policy.device)
+        images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
+        return model(images).float()  # type: ignore[no-any-return]
+
+    stream = read_ahead(split.take, mine, workers=workers, most=most)
+    with policy.evaluating(model, keeps_weights=not sharded), contextlib.closing(stream):
         for stop in range(BATCH_SIZE * ranks.size, total + BATCH_SIZE * ranks.size, BATCH_SIZE * ranks.size):
-            for images in islice(stream, 1):
-                images = to_device(images, policy.device)
-                images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
-                parts.append(model(images).float())
+            if len(parts) < len(mine):
+                parts.append(forward(next(stream)))
+            elif sharded:
+                forward(split.take(np.arange(1)))  # to give the others this rank's part of the weights
             on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
     return ranks.joined(parts, total=total)
 

@@ -25,6 +25,8 @@ from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.environment import read_environment
 
+_NAMED = 5  # classes in a message
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
@@ -63,6 +65,10 @@ def evaluate_source(
     weights, predictions = run, wish.save_predictions
     if run.is_dir():
         place = RunPaths(run)
+        if not place.config.is_file():
+            raise UserError(
+                "this is no run directory: it has no config.json", safe_text(run), "images are named by --dataset FOLDER"
+            )
         if not place.weights.exists():
             raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
         stored, kept = read_settings(place.config)[0].data, read_environment(place.env)["policy"]
@@ -130,15 +136,18 @@ def _images(
         image_size=info.model.image_size,
         resize_mode=info.resize_mode,
         split_seed=info.dataset["split_seed"],
-        val_fraction=info.dataset["val_fraction"],
-        skip_bad=stored.skip_bad,
+        skip_bad=wish.data.skip_bad or stored.skip_bad,
         stream=is_of_streamed(info.dataset["fingerprint"]) and name not in DATASETS and Path(name).is_dir(),
     )
     dataset = load_dataset(config, progress=progress, notify=notify)
     stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
     if not enlarges(dataset.stored_size, stored_size):  # more pixels than the model saw in training
-        dataset = load_dataset(replace(config, image_size=stored_size), progress=progress, notify=notify)
-    if dataset.fingerprint != info.dataset["fingerprint"] and wish.data.dataset is None:
+        config = replace(config, image_size=stored_size)
+        dataset = load_dataset(config, progress=progress, notify=notify)
+    if dataset.fingerprint == info.dataset["fingerprint"]:
+        if info.dataset["val_fraction"] > 0:  # of the same images alone: others may have validation images of their own
+            dataset = load_dataset(replace(config, val_fraction=info.dataset["val_fraction"]), progress=progress, notify=notify)
+    elif wish.data.dataset is None:
         raise UserError(
             f"the images of {dataset.name} are not those that the model was trained with",
             "eval",
@@ -167,7 +176,8 @@ def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked:
     missing = sorted(set(class_names) - set(dataset.class_names))
     if new or missing:
         sides = [
-            f"{words}: {', '.join(map(safe_text, names[:5]))}"
+            f"{words}: {', '.join(map(safe_text, names[:_NAMED]))}"
+            + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             for words, names in (("not in the model", new), ("not in the images", missing))
             if names
         ]

@@ -17,6 +17,11 @@ def safe_text(text: object, max_length: int = 200) -> str:
     return escaped if len(escaped) <= max_length else escaped[: max_length - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 epoch`, `1,000 epochs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The `count` known names most like `name`, best first; empty where none is like it."""
     by_folded = {each.casefold(): each for each in known}

@@ -207,6 +207,7 @@ def test_a_text_is_told_from_a_number() -> None:
         ({"image_size": "big"}, "the image size is 'big', expected pixels: 32, or HEIGHTxWIDTH: 48x32", "--image-size"),
         ({"accumulate": 129}, "a batch of 128 cannot be computed in 129 parts", "--accumulate"),
         ({"min_lr": 0.01}, "min_lr 0.01 is above lr 0.0005", "--min-lr"),
+        ({"shard": True, "optimizer": "muon"}, "Muon needs whole matrices", "--shard"),
         ({"freeze": "backbone"}, "a backbone that was never trained", "--freeze"),
         ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "with a frozen backbone the head alone", "--layer-decay"),
         ({"stream": True, "skip_bad": True}, "which images are broken is not known", "--skip-bad"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cctkit.text import nearest, safe_text
+from cctkit.text import counted, nearest, safe_text
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,7 @@ def test_the_known_names_may_come_from_any_iterable() -> None:
 @pytest.mark.parametrize(("typed", "best"), [("CIFAR100", "cifar100"), ("REPORT", "report")])
 def test_the_case_of_letters_does_not_matter(typed: str, best: str) -> None:
     assert nearest(typed, ["cct_2_3x2", "cct_6_3x1", "cifar10", "cifar100", "report"])[0] == best
+
+
+def test_what_is_counted_is_singular_where_it_is_one() -> None:
+    assert [counted(number, "epoch") for number in (0, 1, 2, 1000)] == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]

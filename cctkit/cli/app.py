@@ -55,11 +55,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours (also: NO_COLOR=1).")] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours (also: NO_COLOR=1); before or after the command.")
+    ] = False,
 ) -> None:
-    del version
-    if no_color:
-        os.environ["NO_COLOR"] = "1"
+    del version, no_color  # the latter is here for the help: see `_without_no_color`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of the command line: 0 done, 2 usage or input, 3 diverged, 4 resources, 5 in use, 128 + signal."""
+    words = _without_no_color(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=arguments, prog_name="cctkit", standalone_mode=False)
+        code = app(args=words, prog_name="cctkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UserError as error:
         _print_error(error.what, error.where, error.remedy)
@@ -106,6 +107,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         _print_error(str(error.strerror), str(error.filename), None)
         return UserError.exit_code
+
+
+def _without_no_color(arguments: Sequence[str]) -> list[str]:
+    """The arguments without `--no-color`, which every subcommand has, and which is heeded here."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    if "--no-color" in words[:end]:
+        os.environ["NO_COLOR"] = "1"
+    return [word for word in words[:end] if word != "--no-color"] + words[end:]
 
 
 def _print_error(what: str, where: str | None, remedy: str | None) -> None:

@@ -22,6 +22,9 @@ def evaluate(
         str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option("--split", help="test, val or train")] = "test",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave broken images out, as where the run was trained so")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")] = "auto",
     precision: Annotated[
         str | None,
@@ -56,7 +59,7 @@ def evaluate(
             reporter.data(what, done, total)
 
         wish = Wish(
-            data=DataConfig(dataset=dataset, data_dir=data_dir, download=download),
+            data=DataConfig(dataset=dataset, data_dir=data_dir, download=download, skip_bad=skip_bad),
             split=split,
             device=device,
             precision=precision,

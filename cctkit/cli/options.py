@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from cctkit.catalog.recipes import RECIPES
 from cctkit.checked import base_type, flag_name
 from cctkit.config import settings
 from cctkit.errors import UserError
 
 _OFF = "no_"
+_OF_RECIPES = {key for recipe in RECIPES.values() for key in recipe.settings("x1")}
 
 
 def with_settings(command: Callable[..., None], *, panel: str | None = None) -> Callable[..., None]:
@@ -55,7 +57,9 @@ def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Paramet
     if kind is bool:
         spellings = [f"{spelling}/--no-{spelling.removeprefix('--')}" for spelling in spellings]
     shown = ("on" if item.default else "off") if kind is bool else item.default
-    default = "" if shown is None else f" (default: {shown})"
+    parts = ["the recipe's"] if item.name in _OF_RECIPES else []
+    parts += [] if shown is None else [f"else {shown}" if parts else str(shown)]
+    default = f" (default: {', '.join(parts)})" if parts else ""
     annotation = str if kind is tuple else kind  # sizes come as text; choices are checked, with a message, by the configuration
     option = typer.Option(*spellings, help=metadata["help"] + default, rich_help_panel=metadata["panel"], show_default=False)
     parameters = [_keyword(item.name, Annotated[annotation | None, option])]

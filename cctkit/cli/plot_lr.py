@@ -12,7 +12,7 @@ from cctkit.config import TrainConfig
 from cctkit.config_files import read_toml
 from cctkit.errors import UserError
 from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
-from cctkit.text import safe_text
+from cctkit.text import counted, safe_text
 
 _POINTS = 800  # of a drawn line
 
@@ -87,8 +87,7 @@ class _Plan:
 
     @property
     def title(self) -> str:
-        epochs = f"{self.config.epochs} epoch{'s' * (self.config.epochs != 1)} of {self.steps:,} step{'s' * (self.steps != 1)}"
-        return f"Learning rate, {self.recipe}: {epochs}"
+        return f"Learning rate, {self.recipe}: {counted(self.config.epochs, 'epoch')} of {counted(self.steps, 'step')}"
 
     def drawn_steps(self) -> list[int]:
         """Steps from the first to the last, few enough to draw, with the corner at the end of the warm-up."""

@@ -32,21 +32,30 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     return "  ".join(parts)
 
 
+def step_text(now: "Progress", left_s: float | None) -> str:
+    """Where an epoch is: loss, learning rate, speed, and the time left where it is known."""
+    left = "" if left_s is None else f"  {duration(left_s)} left"
+    return f"loss {now.loss:.3f}  lr {now.lr:.2e}  {now.images_per_s:,.0f} images/s{left}"
+
+
 class Estimate:
     """The time that is left, from what was done; and one word of advice where a run will take over an hour."""
 
     def __init__(self) -> None:
         self.advised = False
 
-    def left_s(self, now: "Progress") -> float:
+    def left_s(self, now: "Progress") -> float | None:
+        """None where it is not known yet."""
         steps = (now.epochs - now.epoch) * now.steps - now.step
-        return steps * now.step_s
+        return None if now.step_s is None else steps * now.step_s
 
-    def advice(self, left_s: float) -> str | None:
-        if self.advised or left_s < _SLOW_RUN_S:
-            self.advised = True
+    def advice(self, left_s: float | None) -> str | None:
+        """Once at most, by the first estimate."""
+        if self.advised or left_s is None:
             return None
         self.advised = True
+        if left_s < _SLOW_RUN_S:
+            return None
         return (
             f"this run will take about {duration(left_s)}; faster: a smaller --model such as cct_2_3x2, "
             "--recipe fast, or fewer --epochs. It can be stopped with Ctrl-C and resumed."
@@ -72,10 +81,7 @@ class PlainReporter:
         if (advice := self.estimate.advice(left)) and not self.quiet:
             self.notice(advice)
         if now.step < now.steps and not self.quiet:
-            self.notice(
-                f"epoch {now.epoch + 1}/{now.epochs}  step {now.step}/{now.steps}  loss {now.loss:.3f}  lr {now.lr:.2e}  "
-                f"{now.images_per_s:,.0f} images/s  {duration(left)} left"
-            )
+            self.notice(f"epoch {now.epoch + 1}/{now.epochs}  step {now.step}/{now.steps}  {step_text(now, left)}")
 
     def evaluating(self, split: str, done: int, total: int) -> None:
         pass
@@ -128,8 +134,7 @@ class LiveReporter:
         left = self.estimate.left_s(now)
         if advice := self.estimate.advice(left):
             self.notice(advice)
-        more = f"loss {now.loss:.3f}  lr {now.lr:.2e}  {now.images_per_s:,.0f} images/s  {duration(left)} left"
-        self._show(f"epoch {now.epoch + 1}/{now.epochs}", now.step, now.steps, more)
+        self._show(f"epoch {now.epoch + 1}/{now.epochs}", now.step, now.steps, step_text(now, left))
 
     def evaluating(self, split: str, done: int, total: int) -> None:
         self._show(f"evaluating on {split}", done, total)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cctkit.catalog.datasets import DATASETS
 from cctkit.data.images import SUFFIXES, decode
 from cctkit.data.source import ROLES, CompactIds, Origin, Progress, Role, Source
 from cctkit.errors import UserError
@@ -74,7 +75,7 @@ def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts]
     numbers = [counts[role][name] for role in counts for name in class_names]
     start = root.rstrip(os.sep) + os.sep
     return Source(
-        name=safe_text(os.path.basename(root), 60) or "images",
+        name=_name(root),
         place=root,
         class_names=class_names,
         labels=np.repeat(np.tile(np.arange(len(class_names), dtype=np.int64), len(counts)), numbers),
@@ -82,6 +83,12 @@ def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts]
         ids=ids,
         read=lambda i: decode(start + ids[i]),
     )
+
+
+def _name(root: str) -> str:
+    """The folder's own name; that of a named data set makes no folder one: only its images' fingerprint does."""
+    name = safe_text(os.path.basename(root), 60) or "images"
+    return f"{name}-folder" if name in DATASETS else name
 
 
 def _parts(root: str) -> list[tuple[Role, str]]:

@@ -12,11 +12,11 @@ from cctkit.models.classifier import CompactTransformer
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
-    """The model of `config` in float32 on the CPU, freshly initialised; with a seed, torch's generator stays as it was."""
+    """The model of `config` in float32 on the CPU, freshly initialised; with a seed, torch's generators stay as they were."""
     if seed is None:
         return _build(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds those of all devices, for good
         return _build(config)
 
 

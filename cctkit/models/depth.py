@@ -37,6 +37,11 @@ def depth_of(name: str, config: ModelConfig) -> int:
     return 0 if _STEM.match(name) or is_embedding(name) else config.num_layers + 1
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, the first one first; none of a model that is none of ours."""
+    return [module for name, module in model.named_modules() if _BLOCK.fullmatch(f"{name}.")]
+
+
 def freeze_backbone(model: nn.Module) -> None:
     """Leave the head alone to train: the last linear layer; norms, sequence pooling and class token belong to the backbone.
 

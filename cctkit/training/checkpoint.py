@@ -1,15 +1,20 @@
-"""Checkpoints: directories of safetensors and JSON, written beside and renamed into place; two generations are kept."""
+"""Checkpoints: directories of safetensors and JSON, written beside and renamed into place; two generations are kept.
 
+A checkpoint of several writers has a file of each for every one of its parts: whose tensors are pieces, one below the other.
+"""
+
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -22,6 +27,7 @@ from cctkit.text import safe_text
 _GENERATIONS = 2
 _NAME = re.compile(r"step-(\d{9})")
 _TEMPORARY = ".tmp-"
+_PIECES = re.compile(r"(?P<part>[a-z]+)-(?P<writer>\d{1,6})-of-(?P<writers>\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,33 +48,82 @@ def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Mapping[st
 
     Raises: DiskError where the disk is full or failing; the older checkpoints are then as they were.
     """
-    target = folder / f"step-{step:09}"
+    beside = begin_checkpoint(folder)
+    with discarded(beside):
+        return finish_checkpoint(beside, step=step, state=state, manifest=write_tensors(beside, tensors))
+
+
+def begin_checkpoint(folder: Path) -> Path:
+    """A directory beside the checkpoints of `folder` to write one in; until `finish_checkpoint` it counts for nothing.
+
+    Raises: DiskError.
+    """
     beside = folder / f"{_TEMPORARY}{os.getpid()}"
-    try:
-        with full_disk_named(target):
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_stale(folder)
-            beside.mkdir()
-            _write_files(beside, tensors, state)
-            if target.exists():  # the same step again, after a resume: the newer bytes are the same, or the old were spoilt
-                shutil.rmtree(target)
-            os.rename(beside, target)
-            sync_directory(folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with full_disk_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        beside.mkdir()
+    return beside
+
+
+def write_tensors(
+    beside: Path, tensors: Mapping[str, Mapping[str, Tensor]], *, writer: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """Write tensors by part, and bring them to the disk; what the manifest has to say of the files.
+
+    writer: of several, which one and of how many: the tensors are then pieces, or whole ones that the first alone gives.
+
+    Raises: DiskError.
+    """
+    manifest = {}
+    ending = f"-{writer[0]}-of-{writer[1]}" if writer else ""
+    with full_disk_named(beside.parent):
+        beside.mkdir(parents=True, exist_ok=True)  # a network's file system may be late to tell of it
+        for part, named in tensors.items():
+            data = save(stored(named))
+            write_synced(beside / f"{part}{ending}.safetensors", data)
+            manifest[f"{part}{ending}.safetensors"] = _facts(data)
+    return manifest
+
+
+def finish_checkpoint(beside: Path, *, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
+    """Make what was written `beside` a checkpoint, by a rename at the end, and drop all but the two newest generations.
+
+    manifest: of the tensors' files, by all who wrote some.
+
+    Raises: DiskError; UserError where a file of another writer is not there.
+    """
+    folder = beside.parent
+    target = folder / f"step-{step:09}"
+    for name in manifest:
+        if not (beside / name).exists():
+            raise UserError(
+                f"{name}, which another process has written, is not there: its machine sees another directory",
+                safe_text(beside),
+                "put the run (--output) where all machines see the same",
+            )
+    with full_disk_named(target):
+        data = json.dumps(state, sort_keys=True).encode()
+        write_synced(beside / "state.json", data)
+        manifest = {**manifest, "state.json": _facts(data)}
+        write_synced(beside / "manifest.json", json.dumps(manifest, sort_keys=True).encode())
+        sync_directory(beside)
+        if target.exists():  # the same step again, after a resume: the newer bytes are the same, or the old were spoilt
+            shutil.rmtree(target)
+        os.rename(beside, target)
+        sync_directory(folder)
     for old in _generations(folder)[_GENERATIONS:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def _write_files(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-    files = {f"{name}.safetensors": save(stored(part)) for name, part in tensors.items()}
-    files["state.json"] = json.dumps(state, sort_keys=True).encode()
-    manifest = {name: _facts(data) for name, data in files.items()}
-    files["manifest.json"] = json.dumps(manifest, sort_keys=True).encode()
-    for name, data in files.items():
-        write_synced(folder / name, data)
-    sync_directory(folder)
+@contextlib.contextmanager
+def discarded(beside: Path) -> Iterator[None]:
+    """Leave nothing of `beside` at the end; a finished checkpoint is elsewhere by then."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _facts(data: bytes) -> dict[str, Any]:
@@ -100,8 +155,25 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{name} is not what was written")
         files[name] = data
     state = json.loads(files.pop("state.json"))
-    tensors = {name.removesuffix(".safetensors"): load(data) for name, data in files.items()}
+    tensors = _joined({name.removesuffix(".safetensors"): load(data) for name, data in files.items()})
     return Checkpoint(path=path, step=int(path.name.removeprefix("step-")), tensors=tensors, state=state)
+
+
+def _joined(files: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors by part, with the pieces of several writers put together in their order."""
+    parts = {}
+    for name, tensors in files.items():
+        found = _PIECES.fullmatch(name)
+        if found is None:
+            parts[name] = tensors
+        elif int(found["writer"]) == 0:
+            part, writers = found["part"], int(found["writers"])
+            others = [files[f"{part}-{writer}-of-{writers}"] for writer in range(1, writers)]
+            parts[part] = {
+                key: torch.cat([piece, *(other[key] for other in others)]) if key in others[0] else piece
+                for key, piece in tensors.items()
+            }
+    return parts
 
 
 def _generations(folder: Path) -> list[Path]:

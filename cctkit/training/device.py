@@ -70,13 +70,29 @@ class DevicePolicy:
         return dataset.on(self.device, most_bytes=free_bytes * _HELD_SHARE)
 
     @contextlib.contextmanager
-    def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """`model` in evaluation mode, without gradients, and as it was afterwards."""
+    def drawing(self) -> Iterator[None]:
+        """The device's default generator, from which training draws its masks there, is as it was afterwards."""
+        if self.device == "cpu":  # masks come from a generator of our own
+            yield
+            return
+        device: Any = getattr(torch, self.device)
+        before = device.get_rng_state()
+        try:
+            yield
+        finally:
+            device.set_rng_state(before)
+
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module, *, keeps_weights: bool = True) -> Iterator[None]:
+        """`model` in evaluation mode, without gradients, and as it was afterwards.
+
+        keeps_weights: False where a forward pass makes tensors that training goes on with, as FSDP2's first one does.
+        """
         was_training = model.training
         model.eval()
         set_path(model, self.attention_in_evaluation)
         try:
-            with torch.inference_mode(), self.autocast():
+            with torch.inference_mode() if keeps_weights else torch.no_grad(), self.autocast():
                 yield
         finally:
             set_path(model, self.attention)
@@ -95,7 +111,7 @@ def choose_policy(
     kind = _device(device)
     if precision not in ("auto", *_DTYPES):
         raise UserError(
-            f"unknown precision {safe_text(precision)!r}, expected one of: auto, {', '.join(_DTYPES)}", "--precision"
+            f"unknown precision '{safe_text(precision)}', expected one of: auto, {', '.join(_DTYPES)}", "--precision"
         )
     if threads is not None:
         torch.set_num_threads(threads)
@@ -133,6 +149,23 @@ def apply_policy(policy: DevicePolicy) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
+def take_device(kind: str, local_rank: int, local_size: int) -> None:
+    """Take one of this machine's devices for this process, which is one of several on it.
+
+    Raises: UserError where there is none for it.
+    """
+    if kind == "mps":
+        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
+    if kind != "cuda":
+        return
+    there = torch.cuda.device_count()
+    if there < local_size:
+        raise UserError(
+            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
+        )
+    torch.cuda.set_device(local_rank)
+
+
 def available_device() -> str:
     """The best device that this machine has."""
     return next(kind for kind, there in _devices().items() if there)
@@ -148,7 +181,7 @@ def _device(wish: str) -> str:
         return available_device()
     there = _devices()
     if wish not in there:
-        raise UserError(f"unknown device {safe_text(wish)!r}, expected one of: auto, {', '.join(there)}", "--device")
+        raise UserError(f"unknown device '{safe_text(wish)}', expected one of: auto, {', '.join(there)}", "--device")
     if not there[wish]:
         raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
     return wish

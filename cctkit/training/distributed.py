@@ -1,4 +1,4 @@
-"""Several processes that train one model: who they are, what they tell each other, and torch's engine around the model.
+"""Several processes that train one model: who they are, and what they tell each other.
 
 `torchrun` starts them and `torch.distributed` connects them: gloo between the hosts, NCCL beside it between CUDA devices.
 """
@@ -21,10 +21,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 from cctkit.config import DataConfig
 from cctkit.data.dataset import load_dataset, load_packed
@@ -34,7 +33,7 @@ from cctkit.errors import ElsewhereError, StoppedError, UserError
 from cctkit.models.weights import stored
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.device import DevicePolicy, apply_policy
+from cctkit.training.device import DevicePolicy, apply_policy, take_device
 from cctkit.training.stopping import StopRequest
 
 _LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
@@ -185,7 +184,7 @@ class Ranks:
         policy = DevicePolicy(**self.by_first(lambda: asdict(choose())))
         with self.agreeing():
             if self.size > 1:
-                _take_device(policy.device, self.local_rank, self.local_size)
+                take_device(policy.device, self.local_rank, self.local_size)
             if not self.first:
                 apply_policy(policy)
         return policy
@@ -196,20 +195,8 @@ class Ranks:
             return self
         return replace(self, devices=dist.new_group(backend="nccl"))
 
-    def parallel(self, model: nn.Module, policy: DevicePolicy) -> nn.Module:
-        """`model` with its gradients averaged over the ranks."""
-        if self.size == 1:
-            return model
-        device_ids = [torch.cuda.current_device()] if policy.device == "cuda" else None
-        return DistributedDataParallel(model, device_ids=device_ids, process_group=self.devices, gradient_as_bucket_view=True)
-
 
 ALONE = Ranks()
-
-
-def unsynced(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """While gradients are only accumulated: without telling them to the other ranks."""
-    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -306,16 +293,3 @@ def launch_of_job() -> list[Any] | None:
 
 def _is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def _take_device(kind: str, local_rank: int, local_size: int) -> None:
-    if kind == "mps":
-        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
-    if kind != "cuda":
-        return
-    there = torch.cuda.device_count()
-    if there < local_size:
-        raise UserError(
-            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
-        )
-    torch.cuda.set_device(local_rank)

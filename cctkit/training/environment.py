@@ -34,7 +34,7 @@ _SHAPE: dict[str, Shape] = {
 """What is read again of `env.json`."""
 
 
-def environment(policy: DevicePolicy, *, ranks: int = 1) -> dict[str, Any]:
+def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> dict[str, Any]:
     """What the exactness of a resumed run depends on."""
     return {
         "cctkit": cctkit.__version__,
@@ -46,6 +46,7 @@ def environment(policy: DevicePolicy, *, ranks: int = 1) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
         "policy": asdict(policy),
         "ranks": ranks,
+        "sharded": sharded,
         "launch": launch_of_job(),
         "command": sys.argv[1:],
     }
@@ -59,7 +60,7 @@ def read_environment(path: Path) -> dict[str, Any]:
     return read_object(path, _SHAPE)
 
 
-def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1) -> list[str]:
+def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> list[str]:
     """In words, what differs from the machine that the run began on."""
     now = environment(policy, ranks=ranks)
     pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
@@ -67,4 +68,9 @@ def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1)
     pairs["compile"] = env["policy"].get("compile", False), policy.compile
     kept = env.get("ranks")
     pairs["number of processes"] = kept if type(kept) is int else 1, ranks
+    pairs["--shard"] = _on(env.get("sharded")), _on(sharded)
     return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
+
+
+def _on(value: object) -> str:
+    return "on" if value is True else "off"

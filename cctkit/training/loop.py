@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.epoch import epoch_batches
@@ -22,6 +21,8 @@ from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.optim import make_optimizers
+from cctkit.training.parallel import is_sharded, placed
+from cctkit.training.shards import save_shards
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 from cctkit.training.stopping import StopRequest
@@ -51,7 +52,8 @@ class Progress:
     loss: float
     lr: float
     images_per_s: float
-    step_s: float
+    step_s: float | None
+    """Without the epoch's first step, which compiles and reserves memory; None: nothing else is done yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +88,15 @@ class Job:
 def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
     """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
 
+    torch's default generators are left as they were.
+
     Raises: DivergedError, ResourceError; StoppedError after a signal, with a checkpoint saved.
     """
+    with job.policy.drawing():
+        return _fit(job, resume=resume)
+
+
+def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     state, history = begin(job, resume=resume)
     while history.epochs_done < job.config.epochs and not _stops_early(job, history):
         epoch = history.epochs_done
@@ -122,17 +131,14 @@ def _out_of_memory(job: Job) -> ResourceError:
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
     config, policy = job.config, job.policy
-    model = policy.prepare(job.model or build_model(job.model_config, seed=config.seed))
+    model = job.model or build_model(job.model_config, seed=config.seed)
     if config.freeze == "backbone":
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
         job.reporter.notice(
             f"the backbone is frozen, without dropout; the head trains, by AdamW: {trained:,} of {total:,} weights"
         )
-    ema = None
-    if config.ema is not None:
-        average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-        ema = AveragedModel(model, device=torch.device(policy.device), multi_avg_fn=average, use_buffers=True)
+    model, ema = placed(model, config=config, policy=policy, ranks=job.ranks)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
     found = _newest_checkpoint(job) if resume else None
@@ -161,10 +167,15 @@ def count_trainable(model: nn.Module) -> int:
 
 def save(job: Job, state: TrainState, history: History) -> None:
     """Write a checkpoint of everything that training changes."""
+    folder = job.run.checkpoints
+    if is_sharded(state.model):
+        tensors, values = pack(state, history)
+        save_shards(folder, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
+        return
 
     def write() -> None:
         tensors, values = pack(state, history)
-        save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values)
+        save_checkpoint(folder, step=state.step, tensors=tensors, state=values)
 
     job.ranks.by_first(write)
 
@@ -179,7 +190,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     config, dataset, steps = job.config, job.dataset, job.steps
     epoch = history.epochs_done
     first = state.step - epoch * steps
-    start = last_log = last_save = time.perf_counter()
+    start = warm = last_log = last_save = time.perf_counter()
     waited, images = 0.0, 0
     if first == steps:  # stopped while evaluating
         return {}
@@ -209,6 +220,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         train_step(state, batch, config=config, policy=job.policy, lr_factor=factor)
         images += min((step + 1) * config.batch_size, len(dataset.train)) - step * config.batch_size
         now = time.perf_counter()
+        warm = now if step == first else warm
         stop_number, log, save_now = job.ranks.largest(
             job.stop.signal_number or 0,
             now - last_log >= job.reporter.log_every_s or step + 1 == steps,
@@ -226,7 +238,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
                     loss=loss,
                     lr=config.lr * factor,
                     images_per_s=images / (now - start),
-                    step_s=(now - start) / (step + 1 - first),
+                    step_s=(now - warm) / (step - first) if step > first else None,
                 )
             )
         if stop_number:
@@ -293,8 +305,3 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         ranks=job.ranks,
         workers=job.workers if job.dataset.is_streamed else 0,
     )
-
-
-def result_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The weights of the result, by the published names."""
-    return {name: tensor.detach().cpu() for name, tensor in state.result.state_dict().items()}

@@ -14,9 +14,11 @@ from cctkit.data.dataset import DEFAULT_SIZE
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
+from cctkit.text import counted
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.distributed import Ranks, load_once
 from cctkit.training.loop import Reporter
+from cctkit.training.parallel import shares_out
 
 DataProgress = Callable[[str, int, int], None]
 
@@ -80,7 +82,7 @@ def load(
     if replace(config.data, dataset=None) != replace(data, dataset=None):
         dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
     if dataset.skipped:
-        reporter.notice(f"left out {len(dataset.skipped)} broken images:\n  " + "\n  ".join(dataset.skipped))
+        reporter.notice(f"left out {counted(len(dataset.skipped), 'broken image')}:\n  " + "\n  ".join(dataset.skipped))
     return dataset, Resolved(config=config, origins=resolved.origins), name
 
 
@@ -106,12 +108,12 @@ def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset
     return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def check_against_data(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> None:
+def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> None:
     """What only the data can tell.
 
     Raises: UserError.
     """
-    check_ranks(config, ranks)
+    check_ranks(config, policy, ranks)
     images = len(dataset.train)
     if config.batch_size > images:
         raise UserError(
@@ -125,8 +127,8 @@ def check_against_data(config: TrainConfig, dataset: Dataset, ranks: Ranks) -> N
         raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
 
 
-def check_ranks(config: TrainConfig, ranks: Ranks) -> None:
-    """--batch-size is that of all ranks together, dealt in pairs: see `share_of_batch`.
+def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: Ranks) -> None:
+    """What several ranks cannot do. --batch-size is that of all together, dealt in pairs: see `share_of_batch`.
 
     Raises: UserError.
     """
@@ -136,6 +138,8 @@ def check_ranks(config: TrainConfig, ranks: Ranks) -> None:
             "--batch-size",
             f"at least {2 * ranks.size}",
         )
+    if shares_out(config, ranks) and policy.precision == "fp16":  # each would find a scale of its own
+        raise UserError("fp16 does not go with --shard", "--precision", "use bf16 or float32")
 
 
 def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> str:
@@ -144,7 +148,8 @@ def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: 
     stored_height, stored_width = dataset.stored_size
     how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
     return (
-        f"{config.model.model} on {dataset.name} ({len(dataset.train):,} images, {len(dataset.class_names)} classes, "
-        f"{height}x{width}{how}), recipe {recipe_name}, {config.epochs} epochs, {policy.device} {policy.precision}"
+        f"{config.model.model} on {dataset.name} ({counted(len(dataset.train), 'image')}, {len(dataset.class_names)} classes, "
+        f"{height}x{width}{how}), recipe {recipe_name}, {counted(config.epochs, 'epoch')}, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
+        + (f", {'sharded' if shares_out(config, ranks) else 'not sharded: there is but one process'}" if config.shard else "")
     )

@@ -49,14 +49,17 @@ class InitReport:
     def lines(self) -> list[str]:
         """For a person: one line, and one for each thing that is not plainly taken."""
         lines = [f"weights from {safe_text(self.source)} ({self.layout}): {self.taken} tensors taken"]
-        for each in self.resized:
-            before, after = ("x".join(map(str, grid)) for grid in (each.before, each.after))
-            lines.append(f"  {each.name} interpolated from {before} to {after} tokens")
+        lines += [f"  {_interpolated(each)}" for each in self.resized]
         if self.left:
             lines.append(f"  left in the file: {', '.join(map(safe_text, self.left))}")
         if self.missing:
             lines.append(f"  new, as the classes differ: {', '.join(self.missing)}")
         return lines
+
+
+def _interpolated(each: Resized) -> str:
+    before, after = ("x".join(map(str, grid)) for grid in (each.before, each.after))
+    return f"{each.name} interpolated from {before} to {after} tokens"
 
 
 def initialise(
@@ -169,8 +172,10 @@ def import_foreign(
 
     Raises: UserError where the file is not that model's, or something is known neither way.
     """
-    state = read_foreign(path)
     where = safe_text(path)
+    if is_ours(path):
+        raise UserError("this is a weights file of cctkit already", where, f"use it as it is: cctkit eval {where}")
+    state = read_foreign(path)
     layout = layout_of(state, where=where)
     head = state.get(f"{HEAD[layout]}.weight")
     if head is None:
@@ -244,8 +249,7 @@ def _notes(named: ModelConfig, config: ModelConfig, conversion: Conversion) -> l
             f"the positions are {config.positional_embedding}, not {named.positional_embedding} as the name says"
             + (": the published `_sine` models were built with learnable ones" if named.positional_embedding == "sine" else "")
         )
-    for each in conversion.resized:
-        notes.append(f"{each.name} interpolated from {each.before} to {each.after} tokens")
+    notes += map(_interpolated, conversion.resized)
     if conversion.left:
         notes.append(f"left out: {', '.join(map(safe_text, conversion.left))}")
     return notes

@@ -1,6 +1,9 @@
 """What a finished run leaves behind: weights, predictions, figures and the picture of its curves."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from torch import Tensor
 
 from cctkit.data.splits import Dataset
 from cctkit.evaluation import Evaluation, count_parameters, result_of
@@ -9,15 +12,20 @@ from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
 from cctkit.runfiles import read_metrics
 from cctkit.score import score
-from cctkit.training.loop import Job, count_trainable, result_tensors
+from cctkit.training.loop import Job, count_trainable
 from cctkit.training.state import History
 from cctkit.training.step import TrainState
 
 
 def write_result(
-    job: Job, recipe_name: str | None, state: TrainState, history: History, evaluation: Evaluation
+    job: Job,
+    recipe_name: str | None,
+    state: TrainState,
+    history: History,
+    evaluation: Evaluation,
+    weights: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """Write the weights, the predictions, the picture and the result; the latter is returned."""
+    """Write `weights`, the predictions, the picture and the result; the latter is returned."""
     test = job.dataset.test
     assert test is not None
     params = count_parameters(state.result)
@@ -49,7 +57,7 @@ def write_result(
         metrics={key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")},
     )
     run = job.run
-    save_weights(run.weights, tensors=result_tensors(state), info=info)
+    save_weights(run.weights, tensors=weights, info=info)
     write_predictions(
         run.predictions,
         ids=test.ids(),

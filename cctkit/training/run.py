@@ -9,7 +9,7 @@ from typing import Any
 
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved
-from cctkit.config import TrainConfig, settings
+from cctkit.config import TrainConfig, check_settings, settings
 from cctkit.data.splits import Dataset
 from cctkit.errors import DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
@@ -19,6 +19,7 @@ from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import ALONE, Ranks, launch_of_job, load_once
 from cctkit.training.environment import differences, environment, read_environment
 from cctkit.training.loop import Job, Reporter, evaluate, fit
+from cctkit.training.parallel import shares_out
 from cctkit.training.prepare import (
     DataProgress,
     Request,
@@ -32,6 +33,7 @@ from cctkit.training.prepare import (
     policy_of,
 )
 from cctkit.training.result import dataset_info, write_result
+from cctkit.training.state import result_tensors
 from cctkit.training.stopping import StopRequest
 
 
@@ -56,7 +58,7 @@ def start_run(
         dataset, resolved, recipe_name = load(request, early, policy, reporter, data_progress, ranks)
         config = resolved.config
         with ranks.agreeing():
-            check_against_data(config, dataset, ranks)
+            check_against_data(config, dataset, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             if ranks.first:
                 run = run or _run_by_default_name(dataset.name, config.model.model)
@@ -111,7 +113,7 @@ def resume_run(
             config = _resumed(TrainConfig.from_flat(values, where=str(run.config)), flags, path)
         policy = ranks.policy(lambda: kept_policy(config, env["policy"]))
         ranks = ranks.on(policy)
-        for difference in differences(env, policy, ranks=ranks.size):
+        for difference in differences(env, policy, ranks=ranks.size, sharded=shares_out(config, ranks)):
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
         dataset = load_once(ranks, config.data, progress=data_progress, notify=lambda _: None)
         with ranks.agreeing():
@@ -119,7 +121,7 @@ def resume_run(
                 raise UserError(
                     f"the images of {dataset.name} are not those that the run began with", str(path), "restore them"
                 )
-            check_ranks(config, ranks)
+            check_ranks(config, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             reporter.notice(f"resuming {safe_text(path)}")
         model = None
@@ -192,7 +194,7 @@ def _write_settings(
     values = resolved.config.flat()
     run.write_json(
         run.env,
-        environment(policy, ranks=ranks.size)
+        environment(policy, ranks=ranks.size, sharded=shares_out(resolved.config, ranks))
         | {"dataset": dataset_info(dataset) | {"skipped": list(dataset.skipped)}, "init": report},
     )
     run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
@@ -201,19 +203,22 @@ def _write_settings(
 def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
     """The stored settings with those flags that may change.
 
-    Raises: UserError naming the setting that a flag would change.
+    Raises: UserError naming the settings that flags would change.
     """
-    asked = stored.replace(**flags)
-    before, after = stored.flat(), asked.flat()
+    before = stored.flat()
     may_change = {item.name for item, _ in settings() if item.metadata["may_change"]}
-    for key in flags:
-        if key not in may_change and after[key] != before[key]:
-            raise UserError(
-                f"a resumed run keeps its settings: {key} is {before[key]}, asked for {after[key]}",
-                safe_text(path),
-                "leave the flag out, or start a new run",
-            )
-    return asked
+    changed = [
+        f"{key} is {before[key]}, asked for {asked}"
+        for key, asked in check_settings(flags).items()
+        if key not in may_change and asked != before[key]
+    ]
+    if changed:
+        raise UserError(
+            f"a resumed run keeps its settings: {'; '.join(changed)}",
+            safe_text(path),
+            "leave the flag out, or start a new run",
+        )
+    return stored.replace(**flags)
 
 
 def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]:
@@ -224,6 +229,7 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
     test = job.dataset.test
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")
-    result = job.ranks.by_first(lambda: write_result(job, recipe_name, state, history, evaluation))
+    weights = result_tensors(state)
+    result = job.ranks.by_first(lambda: write_result(job, recipe_name, state, history, evaluation, weights))
     job.ranks.check(job.stop)
     return result

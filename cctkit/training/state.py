@@ -12,6 +12,7 @@ from cctkit.errors import UserError
 from cctkit.runfiles import NUMBER, Shape, fault
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
+from cctkit.training.shards import shared_as, whole
 from cctkit.training.step import TrainState
 
 _VALUES: dict[str, Shape] = {
@@ -83,9 +84,9 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
         raise ValueError(problem)
     if not 0 <= values["step"] - values["epochs_done"] * steps <= steps:
         raise ValueError(f"step {values['step']} is not in epoch {values['epochs_done'] + 1} of {steps} steps")
-    state.model.load_state_dict(tensors["model"])
+    state.model.load_state_dict(_shared_as(tensors["model"], state.model))
     if state.ema is not None:
-        state.ema.load_state_dict(tensors["ema"])
+        state.ema.load_state_dict(_shared_as(tensors["ema"], state.ema))
     _load_optimizers(state.optimizers, tensors["optimizer"])
     state.norms.copy_(tensors["progress"]["norms"])
     state.sums.copy_(tensors["progress"]["sums"])
@@ -95,8 +96,20 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
         epochs_done=values["epochs_done"],
         best_epoch=values["best_epoch"],
         best_top1_percent=values["best_top1_percent"],
-        best=tensors.get("best"),
+        best=_shared_as(tensors["best"], state.result) if "best" in tensors else None,
     )
+
+
+def _shared_as(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """The whole `tensors` as `module` has those of their names: shared out over the ranks, or as they are."""
+    own = module.state_dict()
+    return {name: shared_as(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
+
+
+def result_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The weights of the result, by the published names, on the first rank; all have to call it."""
+    gathered = ((name, whole(tensor.detach())) for name, tensor in state.result.state_dict().items())
+    return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
@@ -123,4 +136,4 @@ def _load_optimizers(optimizers: list[Optimizer], tensors: Mapping[str, Tensor])
 
 def _laid_out_as(tensor: Tensor, weight: Tensor) -> Tensor:
     """`tensor` in the memory format of its weight: the fused optimizers walk both side by side, whatever their strides."""
-    return torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+    return torch.empty_like(weight).copy_(shared_as(tensor, weight)) if tensor.shape == weight.shape else tensor

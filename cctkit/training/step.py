@@ -13,8 +13,10 @@ from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
 from cctkit.models.dropout import use_generator
 from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import ALONE, Ranks, unsynced
+from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.optim import set_lr
+from cctkit.training.parallel import replicated, unsynced
+from cctkit.training.shards import own_part, whole
 
 _NORMS_KEPT = 64
 _SPIKE = 1000.0
@@ -36,7 +38,7 @@ class TrainState:
     ranks: Ranks = ALONE
     parallel: nn.Module = field(init=False)  # the model, or what averages its gradients over the ranks
     forward: nn.Module = field(init=False)  # that, or its compiled form
-    rehearsed: bool = False  # by several ranks, before the first step of this process
+    rehearsed: bool = False  # under DDP, before the first step of this process
 
     def __post_init__(self) -> None:
         self.forward = self.parallel = self.model
@@ -69,7 +71,7 @@ def new_state(
         diverged=torch.zeros((), dtype=torch.bool, device=policy.device),
         ranks=ranks,
     )
-    state.forward = state.parallel = ranks.parallel(model, policy)
+    state.forward = state.parallel = replicated(model, policy, ranks)
     if policy.compile:
         state.forward = torch.compile(state.parallel)  # type: ignore[assignment]
     return state
@@ -88,7 +90,7 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     """
     size = len(batch.labels)
     part = -(-size // config.accumulate)
-    if state.ranks.size > 1 and not state.rehearsed:
+    if state.parallel is not state.model and not state.rehearsed:
         _rehearse(state, batch.images[:part], policy)
     _seed_masks(state, step_seed(config.seed, state.step, state.ranks.rank), policy)
     set_lr(state.optimizers, lr_factor)
@@ -107,7 +109,7 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
 
 
 def _rehearse(state: TrainState, images: Tensor, policy: DevicePolicy) -> None:
-    """Walk the model once and forget it. After its first backward pass torch lays the gradients out anew, and three ranks or
+    """Walk the model once and forget it. After its first backward pass DDP lays the gradients out anew, and three ranks or
     more sum them in another order from then on: so that a resumed run does as an unbroken one, that is before any step.
     """
     with policy.autocast():
@@ -167,7 +169,7 @@ def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
     weights = [weight for weight in state.model.parameters() if weight.grad is not None]
-    norm = torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    norm = whole(torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
     spike = norm > _SPIKE * state.norms.nanmedian()
     # An overflow in fp16 withholds the update and lowers the scale, but that is how the scaler finds its scale.
     overflow = ~norm.isfinite()
@@ -228,8 +230,8 @@ def _step_and_put_back(optimizer: Optimizer, ok: Tensor) -> None:
 @torch.no_grad()
 def _average(ema: AveragedModel, model: nn.Module, *, first: bool) -> None:
     """`AveragedModel.update_parameters`, which would send its counter to the device, or read it, in every step."""
-    averaged = [*ema.module.parameters(), *ema.module.buffers()]
-    current = [*model.parameters(), *model.buffers()]
+    averaged = [own_part(tensor) for tensor in (*ema.module.parameters(), *ema.module.buffers())]
+    current = [own_part(tensor) for tensor in (*model.parameters(), *model.buffers())]
     if first:
         torch._foreach_copy_(averaged, current)
     else:

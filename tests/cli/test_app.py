@@ -8,6 +8,7 @@ import pytest
 import typer
 from rich.text import Text
 
+from cctkit.catalog.recipes import RECIPES
 from cctkit.cli import app
 
 
@@ -100,6 +101,55 @@ def test_a_config_file_with_values_of_any_type_is_an_error(tmp_path: Path, capsy
             path.write_text(f"dataset = 3\n{key} = {value}\n" if key != "dataset" else f"{key} = {value}\n")
             assert app.run(["train", "--config", str(path)]) == 2, (key, value)
             assert len(printed(capsys)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "default"),
+    [
+        ("epochs", "(default: the recipe's, else 200)"),
+        ("lr", "(default: the recipe's, else 0.0005)"),
+        ("flip", "(default: the recipe's, else on)"),
+        ("auto_augment", "(default: the recipe's, else cifar10)"),
+        ("warmup_epochs", "(default: the recipe's)"),
+        ("seed", "(default: 0)"),
+        ("model", "(default: cct_2_3x2)"),
+    ],
+)
+def test_the_help_does_not_say_a_default_that_a_recipe_sets(setting: str, default: str) -> None:
+    parameters = typer.main.get_command(app.app).commands["train"].params  # type: ignore[attr-defined]
+    (text,) = [parameter.help for parameter in parameters if parameter.name == setting]
+    assert text.endswith(f" {default}")
+    assert text.count("default") == 1
+
+
+def test_every_setting_of_a_recipe_is_the_recipes_in_the_help() -> None:
+    parameters = typer.main.get_command(app.app).commands["train"].params  # type: ignore[attr-defined]
+    said = {parameter.name for parameter in parameters if "the recipe's" in (parameter.help or "")}
+    assert said == {key for recipe in RECIPES.values() for rows in (*recipe.sources.values(), recipe.one_conv) for key in rows}
+
+
+@pytest.mark.parametrize("arguments", [["--no-color", "models"], ["models", "--no-color"], ["models", "--no-color", "--json"]])
+def test_no_color_may_stand_before_and_after_the_subcommand(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    assert app.run(arguments) == 0
+    assert os.environ["NO_COLOR"] == "1"
+    assert "cct_2_3x2" in capsys.readouterr().out
+
+
+def test_behind_two_dashes_no_color_is_a_word_like_any(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+    assert app.run(["eval", "--", "--no-color"]) == 2
+    assert "--no-color" in printed(capsys)[1]
+    assert os.environ["NO_COLOR"] == ""
+
+
+def test_no_color_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["--help"]) == 0
+    assert "--no-color" in capsys.readouterr().out
 
 
 def test_no_part_of_a_help_text_is_taken_for_markup() -> None:

@@ -61,6 +61,22 @@ def test_wrong_options_write_nothing(published: Path, options: dict[str, str], w
     assert not output.exists()
 
 
+def test_a_grid_of_tokens_is_told_as_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    foreign, output = tmp_path / "cvt_2_4.pth", tmp_path / "w.safetensors"
+    torch.save(build_model(named_config("cvt_2_4", num_classes=10), seed=6).state_dict(), foreign)
+    import_weights(foreign, model="cvt_2_4_c10", output=output, image_size="48x32")
+    note = "note: classifier.positional_emb interpolated from 8x8 to 12x8 tokens"  # patches of 4 pixels
+    assert note in capsys.readouterr().out.splitlines()
+
+
+def test_weights_that_are_ours_need_no_import(published: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "w.safetensors"
+    import_weights(published, model="cct_2_3x2_32_c100", output=ours)
+    with pytest.raises(UserError, match="a weights file of cctkit already"):
+        import_weights(ours, model="cct_2_3x2_32_c100", output=tmp_path / "again.safetensors")
+    assert not (tmp_path / "again.safetensors").exists()
+
+
 def test_nothing_is_overwritten(published: Path) -> None:
     with pytest.raises(UserError, match="nothing is overwritten"):
         import_weights(published, model="cct_2_3x2_32_c100", output=published)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cctkit.cli import app
 from cctkit.models.weights import read_info
 from tests.conftest import write_images
 
@@ -150,7 +151,8 @@ def test_a_signal_saves_and_the_resumed_run_is_the_unbroken_one(
 
 def test_a_finished_run_resumed_only_says_its_result_again(unbroken: Path) -> None:
     before = sha256(unbroken / "weights.safetensors")
-    done = cctkit("train", "--resume", unbroken, "--json", check=True)
+    again = ["--image-size", "8x8", "--epochs", "12", "--threads", "1"]  # as they are, but for one that may change
+    done = cctkit("train", "--resume", unbroken, *again, "--json", check=True)
     assert json.loads(done.stdout)["epochs"] == 12
     assert sha256(unbroken / "weights.safetensors") == before
 
@@ -162,6 +164,26 @@ def test_a_resumed_run_keeps_its_settings(unbroken: Path) -> None:
     assert len(done.stderr.splitlines()) <= 3
     done = cctkit("train", "--resume", unbroken, "--recipe", "report")
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--cooldown-epochs", "11"], "cooldown_epochs is 0.0, asked for 11.0"),
+        (["--epochs", "1", "--seed", "3"], "epochs is 12, asked for 1; seed is 0, asked for 3"),
+        (["--image-size", "8x16"], "image_size is [8, 8], asked for [8, 16]"),
+        (["--image-size", "8", "--stream", "--skip-bad"], "skip_bad is False, asked for True"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_setting_that_would_change_is_named_even_where_it_contradicts_another(
+    unbroken: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert app.run(["train", "--resume", str(unbroken), *flags]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: a resumed run keeps its settings: ")
+    assert words in first
+    assert len(others) == 2
 
 
 def test_off_a_terminal_progress_is_plain_lines_and_stdout_is_the_result(tmp_path: Path) -> None:

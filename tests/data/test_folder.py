@@ -31,6 +31,13 @@ def test_a_flat_folder_is_split_80_to_20_in_every_class_and_the_same_each_time(t
     assert load(tmp_path / "a", split_seed=1).test.ids() != first.test.ids()
 
 
+@pytest.mark.parametrize("name", ["cifar100", "digits"])
+def test_a_folder_with_the_name_of_a_named_data_set_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / name, {"cat": 4, "dog": 4})
+    data = load(tmp_path / name)
+    assert (data.name, data.named) == (f"{name}-folder", False)
+
+
 @pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
 def test_a_second_side_of_any_name_alone_is_the_test(tmp_path: Path, name: str) -> None:
     write_images(tmp_path / "train", {"cat": 4, "dog": 4})

@@ -212,12 +212,15 @@ def test_the_second_convolution_is_kaiming_normal_too() -> None:
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.02)
 
 
-def test_a_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
+def test_a_seed_gives_the_same_weights_and_leaves_torchs_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_rng_state()
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     first, second, other = (build_model(named_config("cct_2_3x2"), seed=seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["classifier.fc.weight"], other["classifier.fc.weight"])
     assert torch.equal(before, torch.get_rng_state())
+    assert seeded == []
 
 
 def test_a_block_drops_where_the_published_one_does() -> None:

@@ -21,15 +21,20 @@ from cctkit.data.shard import share_of_batch
 from cctkit.errors import DivergedError, ElsewhereError, UserError
 from cctkit.evaluation import logits_of
 from cctkit.models.build import build_model
-from cctkit.training.checkpoint import Checkpoint
+from cctkit.training.checkpoint import Checkpoint, load_checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import Ranks, connected
 from cctkit.training.optim import make_optimizers
+from cctkit.training.parallel import placed
+from cctkit.training.shards import own_part, save_shards, whole
+from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 IMAGES, BATCH, STEPS = 27, 13, 10  # the last batch of an epoch is one image: fewer than the ranks
 OPTIONS = {"mixup": 0.5, "cutmix": 1.0, "random_erase": 0.25, "accumulate": 2, "clip_grad": 1.0}
+AVERAGED = {"ema": 0.5, "layer_decay": 0.8}
+FOLDER = Path(sys.argv[-1]).parent
 QUIET = {"attention_dropout": 0.0, "drop_path": 0.0, "dropout": 0.0}
 
 
@@ -51,12 +56,15 @@ class Images:
 def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
     model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model = POLICY.prepare(model).to(dtype).train()
-    return new_state(model, make_optimizers(model, config), ema=None, policy=POLICY, ranks=ranks)
+    model, ema = placed(model.to(dtype).train(), config=config, policy=POLICY, ranks=ranks)
+    return new_state(model, make_optimizers(model, config), ema=ema, policy=POLICY, ranks=ranks)
 
 
 def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
-    """Ten steps: the losses of all images of each, and what every position of every batch had for an image."""
+    """Ten steps: the losses of all images of each, and what every position of every batch had for an image.
+
+    With `shard` the state is then kept as a checkpoint of all ranks.
+    """
     config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
     state, split = state_of(config, ranks, dtype), Images(IMAGES)
     losses, seen, before = [], {}, state.sums.clone()
@@ -77,14 +85,44 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
         losses.append(((state.sums - before) / (state.sums[3] - before[3])).tolist()[:3])
         before = state.sums.clone()
     assert not state.diverged
-    weights = b"".join(weight.detach().numpy().tobytes() for weight in state.model.parameters())
+    if config.shard:
+        tensors, values = pack(state, History())
+        save_shards(FOLDER / f"{ranks.size}", step=STEPS, tensors=tensors, state=values, ranks=ranks)
+    weights = b"".join(whole(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
     digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
-    return {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
+    found = {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
+    if config.ema is None:
+        return found
+    norms = [float(whole(weight.detach()).norm()) for weight in state.result.parameters()]
+    held = sum(own_part(each).numel() for each in tensors_of(state))
+    return found | {"norms": norms, "held": held, "state": digest_of(state)}
 
 
-def evaluate(ranks: Ranks, total: int) -> str:
+def digest_of(state: TrainState) -> str:
+    return hashlib.sha256(b"".join(whole(each).numpy().tobytes() for each in tensors_of(state))).hexdigest()
+
+
+def tensors_of(state: TrainState) -> list[torch.Tensor]:
+    """The weights, their average, and the optimizers' moments."""
+    (optimizer,) = state.optimizers
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments = [optimizer.state[weight][key] for weight in weights for key in ("step", "exp_avg", "exp_avg_sq")]
+    return [each.detach() for each in (*state.model.parameters(), *state.result.parameters(), *moments)]
+
+
+def resumed(ranks: Ranks, *, of: int, **options: Any) -> str:
+    """The digest of the state that the checkpoint of so many ranks brings these to."""
+    config = TrainConfig.from_flat({**QUIET, **AVERAGED, **options})
+    state = state_of(config, ranks if config.shard else Ranks(), torch.float32)
+    found = load_checkpoint(FOLDER / f"{of}", warn=print)
+    assert found is not None
+    unpack(found, state, steps=STEPS)
+    return digest_of(state)
+
+
+def evaluate(ranks: Ranks, total: int, *, shard: bool = False) -> str:
     """The digest of the logits, and how often the ranks could have been stopped."""
-    model = state_of(TrainConfig(), Ranks(), torch.float32).model
+    model = state_of(TrainConfig(shard=shard), ranks if shard else Ranks(), torch.float32).model
     calls: list[tuple[int, int]] = []
 
     def on_batch(done: int, of: int) -> None:
@@ -149,7 +187,22 @@ def of_first(size: int, ranks: Ranks) -> list[Any] | None:
         "checkpoint": checkpoint(job),
         "none": job.checkpoint_of_first(None),
     }
+    if size > 1:
+        own |= sharded(job)
     return job.everyone(own)
+
+
+def sharded(ranks: Ranks) -> dict[str, Any]:
+    """What `--shard` comes to, beside DDP; and, of two ranks and of three, their checkpoint under each number of them."""
+    return {
+        "ddp64": train(ranks, torch.float64, **AVERAGED),
+        "ddp32": train(ranks, torch.float32, **AVERAGED),
+        "sharded64": train(ranks, torch.float64, shard=True, **AVERAGED),
+        "sharded32": train(ranks, torch.float32, shard=True, **AVERAGED),
+        "sharded32 again": train(ranks, torch.float32, shard=True, **AVERAGED),
+        "sharded logits": {str(total): evaluate(ranks, total, shard=True) for total in (1, 250, 700, 1001)},
+        "resumed": {of: [resumed(ranks, of=of, shard=shard) for shard in (False, True)] for of in range(2, ranks.size + 1)},
+    }
 
 
 def main() -> None:

@@ -16,19 +16,36 @@ from hypothesis import strategies as st
 from cctkit import rundir
 from cctkit.errors import ResourceError, UserError
 from cctkit.training import checkpoint
-from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
+from cctkit.training.checkpoint import (
+    begin_checkpoint,
+    finish_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_tensors,
+)
 from tests.mutants import MANY, mutated_bytes, mutated_json, refused_or_read
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     return {
-        "model": {"a": torch.full((3, 2), float(step)), "half": torch.ones(2, dtype=torch.bfloat16)},
+        "model": {"a": torch.arange(6.0).view(3, 2) + step, "half": torch.ones(2, dtype=torch.bfloat16)},
         "optimizer": {"0.0.step": torch.tensor(float(step)), "count": torch.tensor(step)},
     }
 
 
 def save(folder: Path, step: int) -> Path:
     return save_checkpoint(folder, step=step, tensors=tensors(step), state={"step": step, "note": "x"})
+
+
+def save_by_two(folder: Path, step: int) -> Path:
+    """The same checkpoint by two writers: the first has one row of `a`, the other two, and what is whole the first has."""
+    beside, manifest = begin_checkpoint(folder), {}
+    for writer, rows in enumerate((slice(0, 1), slice(1, 3))):
+        own = {"model": {"a": tensors(step)["model"]["a"][rows]}, "optimizer": {}}
+        if writer == 0:
+            own = {"model": tensors(step)["model"] | own["model"], "optimizer": tensors(step)["optimizer"]}
+        manifest |= write_tensors(beside, own, writer=(writer, 2))
+    return finish_checkpoint(beside, step=step, state={"step": step, "note": "x"}, manifest=manifest)
 
 
 def load(folder: Path) -> int:
@@ -142,7 +159,8 @@ class Disk:
                 shutil.rmtree(there(what), ignore_errors=True)
 
 
-def test_every_crash_state_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("save", [save, save_by_two])
+def test_every_crash_state_recovers(save: Callable[[Path, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the files are not fsynced, or when the rename comes before they are."""
     folder = tmp_path / "live"
     for step in (1, 2):
@@ -202,6 +220,27 @@ def test_a_disk_that_fails_at_any_write_loses_nothing(tmp_path: Path, monkeypatc
         at += 1
     assert at > 8
     assert load(tmp_path) == 2
+
+
+def test_the_pieces_of_two_writers_are_one_checkpoint_and_without_one_of_them_none(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    whole = save_by_two(tmp_path, 2)
+    assert load(tmp_path) == 2
+    for piece in sorted(whole.glob("*-of-2.safetensors")):
+        content = piece.read_bytes()
+        piece.unlink()
+        assert load(tmp_path) == 1
+        piece.write_bytes(content)
+    assert load(tmp_path) == 2
+
+
+def test_a_writer_whose_file_the_first_does_not_see_is_an_error_and_no_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    beside = begin_checkpoint(tmp_path)
+    manifest = write_tensors(beside, tensors(2), writer=(0, 2)) | {"model-1-of-2.safetensors": {}}
+    with pytest.raises(UserError, match="its machine sees another directory"):
+        finish_checkpoint(beside, step=2, state={}, manifest=manifest)
+    assert load(tmp_path) == 1
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The device policy: measured once, kept, and obeyed."""
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +14,9 @@ from cctkit.catalog.models import named_config
 from cctkit.config import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.splits import Dataset
-from cctkit.errors import UserError
+from cctkit.errors import StoppedError, UserError
 from cctkit.models.build import build_model
-from cctkit.training import device
+from cctkit.training import device, loop
 from cctkit.training.device import DevicePolicy, Probe, choose_policy
 
 
@@ -95,3 +98,25 @@ def test_the_images_are_held_on_a_cuda_device_where_they_take_a_quarter_of_its_m
         assert split.take(np.arange(3)).device.type == ("meta" if held else "cpu")
     assert placed.train.labels is dataset.train.labels
     assert (placed is dataset) != held
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_training_leaves_the_devices_generator_as_it_was(stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator of the CPU is in the place of CUDA's, and a few masks in that of training."""
+    generator = torch.Generator().manual_seed(3)
+    monkeypatch.setattr(torch.cuda, "manual_seed", generator.manual_seed)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", generator.get_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", generator.set_state)
+    policy = DevicePolicy(device="cuda", precision="float32", attention="fused", attention_in_evaluation="fused", threads=1)
+
+    def begin(*_: object, **__: object) -> Any:
+        torch.cuda.manual_seed(7)
+        torch.rand(5, generator=generator)
+        if stopped:
+            raise StoppedError(15)
+        return SimpleNamespace(), SimpleNamespace(epochs_done=0, best=None)
+
+    monkeypatch.setattr(loop, "begin", begin)
+    with pytest.raises(StoppedError) if stopped else contextlib.nullcontext():
+        loop.fit(SimpleNamespace(policy=policy, config=SimpleNamespace(epochs=0)))  # type: ignore[arg-type]
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())

@@ -55,14 +55,6 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """By the number of ranks, what each of them found: see `ranks.py`."""
-    path = tmp_path_factory.mktemp("ranks") / "found.json"
-    finish(launch(3, "-m", "tests.training.ranks", path))
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_every_image_of_every_batch_is_what_it_is_with_one_rank(found: Any, ranks: str) -> None:
     together: dict[str, str] = {}

@@ -1,0 +1,86 @@
+"""torch's engines around a model of several ranks: DDP, where each holds all of it, or FSDP2, where each holds a part."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cctkit.config import TrainConfig
+from cctkit.models.build import set_path
+from cctkit.models.depth import blocks_of
+from cctkit.training.device import DevicePolicy
+from cctkit.training.distributed import Ranks
+
+
+def replicated(model: nn.Module, policy: DevicePolicy, ranks: Ranks) -> nn.Module:
+    """`model` with its gradients averaged over the ranks; one that is shared out sees to that itself."""
+    if ranks.size == 1 or is_sharded(model):
+        return model
+    device_ids = [torch.cuda.current_device()] if policy.device == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, process_group=ranks.devices, gradient_as_bucket_view=True)
+
+
+def shares_out(config: TrainConfig, ranks: Ranks) -> bool:
+    """Whether each rank holds a part of the weights."""
+    return config.shard and ranks.size > 1
+
+
+def placed(
+    model: nn.Module, *, config: TrainConfig, policy: DevicePolicy, ranks: Ranks
+) -> tuple[nn.Module, AveragedModel | None]:
+    """`model`, which is on the CPU, and the moving average of its weights where there is one: on the device, or shared out."""
+    if shares_out(config, ranks):
+        ema = _average(model, config, device=None)
+        for each in (model, ema.module) if ema is not None else (model,):
+            _share_out(each, policy, ranks)
+        return model, ema
+    model = policy.prepare(model)
+    return model, _average(model, config, device=torch.device(policy.device))
+
+
+def _average(model: nn.Module, config: TrainConfig, *, device: torch.device | None) -> AveragedModel | None:
+    if config.ema is None:
+        return None
+    average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
+
+
+def _share_out(model: nn.Module, policy: DevicePolicy, ranks: Ranks) -> None:
+    """Share the weights of `model`, which is on the CPU, out over the ranks and their devices, in place.
+
+    Each block, and what is outside of them, is gathered to compute and let go of afterwards; the whole model is never on a
+    device. Weights lie in the plain memory format, the only one that FSDP2 takes; images are channels_last as ever. The
+    number format is the policy's autocast, as without sharding, so that an evaluation repeats to the last digit.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    set_path(model, policy.attention)
+    group = cast(dist.ProcessGroup, ranks.devices or dist.group.WORLD)
+    mesh = DeviceMesh.from_group(group, policy.device)
+    for part in (*blocks_of(model), model):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 has shared out the weights of `model`. Importing it takes over a second, hence not by its class."""
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+@contextlib.contextmanager
+def unsynced(model: nn.Module) -> Iterator[None]:
+    """While gradients are only accumulated: without telling them to the other ranks."""
+    if is_sharded(model):
+        cast(Any, model).set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            cast(Any, model).set_requires_gradient_sync(True)
+        return
+    with model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
+        yield

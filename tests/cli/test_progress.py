@@ -1,0 +1,82 @@
+"""The time that is left of a training run, and the one word of advice where that is long."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cctkit.api import SilentReporter
+from cctkit.cli.progress import PlainReporter
+from cctkit.training import loop
+from cctkit.training.loop import Progress
+from cctkit.training.prepare import Request
+from cctkit.training.run import start_run
+from cctkit.training.stopping import StopRequest
+
+
+class Clock:
+    """Stands still but for what is said to take time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+class Heard(SilentReporter):
+    log_every_s = 0.0
+
+    def __init__(self) -> None:
+        self.all: list[Progress] = []
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def progress(self, now: Progress) -> None:
+        self.all.append(now)
+
+
+def test_the_first_step_of_an_epoch_is_not_in_the_time_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, heard, train_step = Clock(), Heard(), loop.train_step
+
+    def timed_step(state: Any, *arguments: Any, **options: Any) -> None:
+        clock.now_s += 2.0 if state.step else 500.0
+        train_step(state, *arguments, **options)
+
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "train_step", timed_step)
+    flags = {"dataset": "digits", "model": "cct_2_3x2", "image_size": [8, 8], "batch_size": 479, "epochs": 1}
+    request = Request(flags=flags, file_values={}, output=tmp_path / "run")
+    start_run(request, reporter=heard, stop=StopRequest(), data_progress=lambda *_: None)
+    assert [now.step_s for now in heard.all] == [None, 2.0, 2.0, 2.0]  # 1,438 images
+    assert "(1,438 images, 10 classes, 8x8), recipe demo, 1 epoch, cpu" in heard.notices[0]
+
+
+def told(*step_s: float | None) -> list[str]:
+    """What is told of the first steps of ten epochs of 100, which have taken so long each."""
+    stream = io.StringIO()
+    reporter = PlainReporter(stream=stream)
+    for step, seconds in enumerate(step_s, start=1):
+        reporter.progress(
+            Progress(epoch=0, epochs=10, step=step, steps=100, loss=1.5, lr=0.001, images_per_s=9.0, step_s=seconds)
+        )
+    return stream.getvalue().splitlines()
+
+
+def test_before_there_is_an_estimate_no_time_is_told_and_no_advice_given() -> None:
+    assert told(None, 1.0) == [
+        "epoch 1/10  step 1/100  loss 1.500  lr 1.00e-03  9 images/s",
+        "epoch 1/10  step 2/100  loss 1.500  lr 1.00e-03  9 images/s  16:38 left",  # 998 s
+    ]
+
+
+def test_advice_is_given_once_where_a_run_takes_over_an_hour() -> None:
+    lines = told(None, 4.0, 5.0)
+    assert [line.startswith("this run will take about 1:06:32; faster: ") for line in lines] == [False, True, False, False]
+
+
+def test_what_becomes_slow_later_is_not_advised_on() -> None:
+    assert all(line.startswith("epoch 1/10") for line in told(1.0, 4.0))
