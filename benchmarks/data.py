@@ -83,8 +83,9 @@ def measure(folder: Path, numbers: list[int], side: int, args: argparse.Namespac
         size = path.stat().st_size / 1e9
         say(f"packed {number:>9,} images of {side} x {side}: {packing[number]:,.0f} images/s, {size:.2f} GB")
     for recipe, number in itertools.product(RECIPES, numbers):
-        out = result_of(worker("training", paths[number], model, recipe, steps, batch_size, env=WITHOUT_HUGE_PAGES))
-        row = {"recipe": recipe, "images": number, **json.loads(out)}
+        command = ("training", paths[number], model, recipe, steps, batch_size)
+        runs = [json.loads(result_of(worker(*command, env=WITHOUT_HUGE_PAGES))) for _ in range(args.runs)]
+        row = {"recipe": recipe, "images": number} | {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         memory.append(row)
         say(f"{recipe:8} {number:>9,} images: start {row['start_s']:.2f} s, {row['anonymous_bytes'] / 1e6:.0f} MB anonymous")
     for recipe in RECIPES:
@@ -165,6 +166,7 @@ SIZES = {
     "images": (40_000, 2_000_000, "of 32 x 32 pixels, in the largest set; 0: none"),
     "large_images": (400, 20_000, "of 224 x 224 pixels; 0: none"),
     "folder_images": (2_000, 60_000, "PNG files; 0: none"),
+    "runs": (1, 3, "of which the median of memory and start is taken"),
     "steps": (4, 40, "of training while memory is counted"),
     "turns": (1, 7, "of training for the speed, each of a chunk of images, as the loader makes them"),
     "large_steps": (2, 4, "the same, with the large images"),
