@@ -197,7 +197,7 @@ def test_the_lock_of_a_killed_holder_is_free_though_its_workers_live_on(tmp_path
     code = (
         "import os, sys, time; from pathlib import Path; from cctkit.rundir import RunDir\n"
         "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); worker = os.fork()\n"
-        "if worker:\n    print(worker, flush=True)\n"
+        "if not worker:\n    print(os.getpid(), flush=True)\n"
         "time.sleep(600)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
