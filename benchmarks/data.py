@@ -46,9 +46,10 @@ def result_of(process: "subprocess.Popen[str]") -> str:
 
 
 def compare(paths: Mapping[str, Path], model: str, *, kind: str, steps: int, batch_size: int, rounds: int) -> dict[str, float]:
-    """Images a second of the smallest and largest file, which take turns: the medians of `rounds`, and that of their ratios."""
+    """The smallest and the largest file take turns: the medians of `rounds` of images a second, and of the turns' ratios, by
+    the clock and by a processor's seconds."""
     processes = {name: worker("turns", path, model, batch_size, stdin=subprocess.PIPE) for name, path in paths.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in paths}
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
     for turn in range(rounds + 1):
         for name in list(paths)[:: 1 if turn % 2 else -1]:
             process = processes[name]
@@ -56,13 +57,16 @@ def compare(paths: Mapping[str, Path], model: str, *, kind: str, steps: int, bat
             assert process.stdout
             process.stdin.write(f"{kind} {steps}\n")
             process.stdin.flush()
-            speed = float(process.stdout.readline())
+            clock, processor = map(float, process.stdout.readline().split())
             if turn:  # the first one warms up
-                speeds[name].append(speed)
+                speeds[name].append((clock, processor))
     for process in processes.values():
         process.communicate()
-    ratios = [large / small for small, large in zip(*speeds.values(), strict=True)]
-    return {name: statistics.median(values) for name, values in speeds.items()} | {"ratio": statistics.median(ratios)}
+    turns = list(zip(*speeds.values(), strict=True))
+    return {name: statistics.median(clock for clock, _ in values) for name, values in speeds.items()} | {
+        "ratio": statistics.median(large[0] / small[0] for small, large in turns),
+        "processor_ratio": statistics.median(large[1] / small[1] for small, large in turns),
+    }
 
 
 def measure(folder: Path, numbers: list[int], side: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -79,8 +83,9 @@ def measure(folder: Path, numbers: list[int], side: int, args: argparse.Namespac
         size = path.stat().st_size / 1e9
         say(f"packed {number:>9,} images of {side} x {side}: {packing[number]:,.0f} images/s, {size:.2f} GB")
     for recipe, number in itertools.product(RECIPES, numbers):
-        out = result_of(worker("training", paths[number], model, recipe, steps, batch_size, env=WITHOUT_HUGE_PAGES))
-        row = {"recipe": recipe, "images": number, **json.loads(out)}
+        command = ("training", paths[number], model, recipe, steps, batch_size)
+        runs = [json.loads(result_of(worker(*command, env=WITHOUT_HUGE_PAGES))) for _ in range(args.runs)]
+        row = {"recipe": recipe, "images": number} | {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         memory.append(row)
         say(f"{recipe:8} {number:>9,} images: start {row['start_s']:.2f} s, {row['anonymous_bytes'] / 1e6:.0f} MB anonymous")
     for recipe in RECIPES:
@@ -91,7 +96,10 @@ def measure(folder: Path, numbers: list[int], side: int, args: argparse.Namespac
         kind: compare(ends, model, kind=kind, steps=chunk, batch_size=batch_size, rounds=rounds) for kind in ("train", "input")
     }
     for kind, found in speed.items():
-        say(f"{kind}: {found['smallest']:,.1f} and {found['largest']:,.1f} images/s, in turns {found['ratio']:.3f}")
+        say(
+            f"{kind}: {found['smallest']:,.1f} and {found['largest']:,.1f} images/s, in turns {found['ratio']:.3f}; "
+            f"by a processor's seconds {found['processor_ratio']:.3f}"
+        )
     return {"side": side, "model": model, "packing_images_per_s": packing, "memory": memory, "images_per_s": speed}
 
 
@@ -149,11 +157,8 @@ def folder_twice(folder: Path, images: int) -> dict[str, Any]:
     result_of(worker("folder", folder / "images", images))
     first, *later = (json.loads(result_of(worker("opening", folder / "images", env=environment))) for _ in range(6))
     again = min(later, key=lambda one: one["ready_s"])
-    say(
-        f"a folder of {images:,} PNG files: {first['ready_s']:.1f} s first, later {again['ready_s']:.2f} s, the best of "
-        f"{len(later)}, of which {again['processor_s']:.2f} s the processor's ({again['first_batch_s']:.2f} s with the first "
-        "batch augmented)"
-    )
+    say(f"a folder of {images:,} PNG files: {first['ready_s']:.1f} s the first time; later, the best of {len(later)}:")
+    say("{ready_s:.2f} s, {processor_s:.2f} s of a processor, {first_batch_s:.2f} s to the first batch".format_map(again))
     return {"images": images, "first": first, "again": again}
 
 
@@ -161,6 +166,7 @@ SIZES = {
     "images": (40_000, 2_000_000, "of 32 x 32 pixels, in the largest set; 0: none"),
     "large_images": (400, 20_000, "of 224 x 224 pixels; 0: none"),
     "folder_images": (2_000, 60_000, "PNG files; 0: none"),
+    "runs": (1, 3, "of which the median of memory and start is taken"),
     "steps": (4, 40, "of training while memory is counted"),
     "turns": (1, 7, "of training for the speed, each of a chunk of images, as the loader makes them"),
     "large_steps": (2, 4, "the same, with the large images"),

@@ -214,4 +214,4 @@ def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None
 def _split(store: Packed | Streamed, rows: Labels) -> Split:
     follow = int(rows[-1] - rows[0]) == len(rows) - 1  # then the file's own labels serve, mapped
     labels = store.labels[rows[0] : rows[-1] + 1] if follow else store.labels[rows]
-    return Split(store=store, index=rows, labels=labels)
+    return Split(store=store, index=rows.astype(np.int32), labels=labels)

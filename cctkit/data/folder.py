@@ -18,24 +18,23 @@ _ROLE_FOLDERS: dict[str, Role] = {"train": "train", "test": "test", "val": "val"
 _IGNORED = {"__MACOSX"}
 _NAMED = 5
 
-_Entry = tuple[str, str, int, int]  # id (the path inside the folder), path, bytes, time of change in ns
+_Entry = tuple[str, int, int]  # id (the path inside the folder), bytes, time of change in ns
 _Counts = dict[str, int]  # images of each class
 
 
 class _Files:
-    """All images of a folder, in order; of each only what stays: its id, and its share in the key."""
+    """All images of a folder, in order; of each only what stays: its id, and its share in two digests."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
         self.ids = CompactIds()
-        self._digest, self._listing = hashlib.sha256(b"(["), hashlib.sha256()
+        self._listing, self._key = hashlib.sha256(), hashlib.sha256(os.fsencode(root) + b"\0")
 
     def extend(self, role: Role, name: str, entries: list[_Entry]) -> None:
-        for i, entry in enumerate(entries):
-            comma = ", " if i or len(self.ids) else ""
-            self._digest.update(f"{comma}{(role, name, entry)!r}".encode())
-        listed = "\0".join([role, name, *(f"{entry[0]}\0{entry[2]}" for entry in entries), ""])
+        listed = "\0".join([role, name, *(f"{file}\0{size}" for file, size, _ in entries), ""])
         self._listing.update(listed.encode("utf-8", "surrogateescape"))
-        self.ids.extend(entry[0] for entry in entries)
+        timed = "\0".join([listed, *(str(time) for _, _, time in entries), ""])
+        self._key.update(timed.encode("utf-8", "surrogateescape"))
+        self.ids.extend(file for file, _, _ in entries)
 
     @property
     def listing(self) -> str:
@@ -44,10 +43,8 @@ class _Files:
 
     @property
     def key(self) -> str:
-        """`source.digest_of` the list of (role, class, entry), which then never is in memory as a whole."""
-        digest = self._digest.copy()
-        digest.update(b"],)")
-        return digest.hexdigest()
+        """See `Origin.key`: what `listing` names, the times of the files, and where they are."""
+        return self._key.hexdigest()
 
 
 def folder_origin(folder: Path, progress: Progress) -> Origin:
@@ -56,7 +53,7 @@ def folder_origin(folder: Path, progress: Progress) -> Origin:
     Raises: UserError where there is no image, only one class, an empty class, or a class that one side lacks.
     """
     root = str(folder.resolve())
-    files = _Files()
+    files = _Files(root)
     try:
         counts = {role: _classes(role, path, root, files, progress) for role, path in _parts(root)}
     except OSError as error:
@@ -157,7 +154,7 @@ def _images(folder: str, root: str, seen: set[str]) -> Iterator[_Entry]:
         if entry.is_dir():
             yield from _images(entry.path, root, seen)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield entry.path[prefix:].replace(os.sep, "/"), entry.path, *_facts(entry)
+            yield entry.path[prefix:].replace(os.sep, "/"), *_facts(entry)
 
 
 def _facts(entry: "os.DirEntry[str]") -> tuple[int, int]:

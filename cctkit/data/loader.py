@@ -54,7 +54,7 @@ def train_batches(
 
     Raises: ResourceError where a worker dies; UserError where an image is broken that is read for the first time.
     """
-    room = images_at_once(split.take(plan.order[:1]).numel(), workers)
+    room = images_at_once(split.take(plan.order[:1].astype(np.int64)).numel(), workers)
     chunks = _Chunks(
         spans=_spans(len(plan), batch_size, start_step, ranks * min(chunk_images, room)),
         batch_size=batch_size,
@@ -105,7 +105,7 @@ class _Read:
     then: _Augmented | None
 
     def __call__(self, rows: Rows) -> Tensor:
-        images = self.split.take(self.plan.order[rows])
+        images = self.split.take(self.plan.order[rows].astype(np.int64))
         return images if self.then is None else self.then(images, rows)
 
 

@@ -1,8 +1,9 @@
 """A data set as training sees it: what it is, and its splits, wherever their images come from."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from cctkit.data.decoding import available_cores
@@ -16,10 +17,10 @@ from cctkit.size import Size
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """A part of a data set: `index` (n,) are its rows in `store`, `labels` (n,) their classes; both int64."""
+    """A part of a data set: `index` (n,), int32, are its rows in `store`, `labels` (n,), int64, their classes."""
 
     store: Packed | Streamed
-    index: Labels
+    index: np.ndarray[Any, np.dtype[np.int32]]
     labels: Labels
 
     def __len__(self) -> int:
@@ -30,7 +31,7 @@ class Split:
 
         Raises: UserError where an image is broken, of a streamed folder.
         """
-        return self.store.take(self.index[positions])
+        return self.store.take(self.index[positions].astype(np.int64))
 
     @property
     def image_size(self) -> Size:
@@ -39,7 +40,7 @@ class Split:
 
     def ids(self) -> list[str]:
         """The images' ids: the path in the folder, or the number in the archive."""
-        return self.store.ids(self.index)
+        return self.store.ids(self.index.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
