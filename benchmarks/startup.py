@@ -1,43 +1,67 @@
 """How long the small commands take, beside an empty Python and `import torch`: `python benchmarks/startup.py`.
 
-Each is a process of its own, from its start to its end; seconds, the shortest of several, in turn. `eval` is that of a run
-of the digits, made here first.
+Each is a process of its own, from its start to its end, in turn: the shortest of several, how much that is beyond the
+imports that it needs, and the most memory that the process held. `eval` is that of a run of the digits, made here first.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+TORCH, TORCHVISION = "import torch", "import torch, torchvision"
 CCTKIT = ("-m", "cctkit")
 TRAIN = (*CCTKIT, "train", "--dataset", "digits", "--image-size", "16", "--epochs", "1", "--quiet")
 
 
-def commands(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Arguments of the interpreter, by what is shown for them."""
+@dataclass(slots=True, kw_only=True)
+class Command:
+    """Arguments of the interpreter, and the imports that they are compared with; then the shortest time, in s, and the most
+    memory, in MB of 2^20 bytes, None once it has failed."""
+
+    arguments: tuple[str, ...]
+    beside: str | None = None
+    seconds: float | None = float("inf")
+    peak_mb: float = 0.0
+
+    def run(self, folder: Path) -> None:
+        """Call it once more, in `folder`."""
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, *self.arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        said = process.stderr.read() if process.stderr else b""
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 2**10)
+        if process.returncode:
+            sys.stderr.write(f"{' '.join(self.arguments)}: {said.decode().strip()}\n")
+            self.seconds = None
+        elif self.seconds is not None:
+            self.seconds = min(self.seconds, seconds)
+
+
+def commands(folder: Path) -> dict[str, Command]:
+    """What is run, by what is shown for it."""
+    large = ("summarize", "--model", "vit_h_14", "--image-size", "224")
     return {
-        "python -c pass": ("-c", "pass"),
-        "python -c 'import torch'": ("-c", "import torch"),
-        "cctkit --help": (*CCTKIT, "--help"),
-        "cctkit compare": (*CCTKIT, "compare"),
-        "cctkit plot-lr": (*CCTKIT, "plot-lr"),
-        "cctkit plot-lr --output": (*CCTKIT, "plot-lr", "--output", str(folder / "lr.png")),
-        "cctkit summarize": (*CCTKIT, "summarize", "--model", "cct_2_3x2"),
-        "cctkit eval": (*CCTKIT, "eval", str(folder / "run"), "--quiet"),
+        "python -c pass": Command(arguments=("-c", "pass")),
+        TORCH: Command(arguments=("-c", TORCH)),
+        TORCHVISION: Command(arguments=("-c", TORCHVISION)),
+        "cctkit --help": Command(arguments=(*CCTKIT, "--help")),
+        "cctkit compare": Command(arguments=(*CCTKIT, "compare")),
+        "cctkit plot-lr": Command(arguments=(*CCTKIT, "plot-lr")),
+        "cctkit plot-lr --output": Command(arguments=(*CCTKIT, "plot-lr", "--output", str(folder / "lr.png"))),
+        "cctkit summarize": Command(arguments=(*CCTKIT, "summarize", "--model", "cct_6_3x1"), beside=TORCH),
+        "cctkit summarize, ViT-H/14": Command(arguments=(*CCTKIT, *large), beside=TORCHVISION),
+        "cctkit eval": Command(arguments=(*CCTKIT, "eval", str(folder / "run"), "--quiet"), beside=TORCH),
     }
-
-
-def seconds(arguments: tuple[str, ...], folder: Path) -> float:
-    """The time of one call, in an empty folder.
-
-    Raises: CalledProcessError where it fails.
-    """
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=folder, check=True, capture_output=True)
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -49,22 +73,25 @@ def main() -> None:
         folder = Path(name)
         subprocess.run([sys.executable, *TRAIN, "--output", str(folder / "run")], cwd=folder, check=True, capture_output=True)
         calls = commands(folder)
-        times: dict[str, float | None] = dict.fromkeys(calls, float("inf"))
         for _ in range(args.rounds):
-            for shown, arguments in calls.items():
-                known = times[shown]
-                if known is None:
-                    continue
-                try:
-                    times[shown] = min(known, seconds(arguments, folder))
-                except subprocess.CalledProcessError as error:
-                    sys.stderr.write(f"{shown}: {error.stderr.decode().strip()}\n")
-                    times[shown] = None
+            for call in calls.values():
+                if call.seconds is not None:
+                    call.run(folder)
     if args.json:
-        print(json.dumps({"schema_version": 1, "seconds": times}, indent=2))
+        times = {shown: call.seconds for shown, call in calls.items()}
+        peaks = {shown: call.peak_mb for shown, call in calls.items()}
+        print(json.dumps({"schema_version": 1, "seconds": times, "peak_mb": peaks}, indent=2))
         return
-    for shown, time_s in times.items():
-        print(f"{shown:26} {'failed' if time_s is None else f'{time_s:6.2f} s'}")
+    for shown, call in calls.items():
+        if call.seconds is None:
+            print(f"{shown:28} failed")
+            continue
+        imports = calls[call.beside] if call.beside else None
+        beyond = ""
+        if imports and imports.seconds is not None:
+            more_s, more_mb = call.seconds - imports.seconds, call.peak_mb - imports.peak_mb
+            beyond = f"   {more_s:+.2f} s and {more_mb:+.0f} MB beside {call.beside}"
+        print(f"{shown:28} {call.seconds:6.2f} s {call.peak_mb:6.0f} MB{beyond}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """From a configuration, or a name of the catalog, to a model."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cctkit.catalog.models import named_config
 from cctkit.config import ModelConfig
@@ -18,6 +20,21 @@ def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds those of all devices, for good
         return _build(config)
+
+
+def build_without_data(config: ModelConfig) -> nn.Module:
+    """The model of `config` on the meta device: modules and shapes, of any size at no cost."""
+    with torch.device("meta"), _Unfilled():
+        return _build(config)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out `normal_`: without data there is nothing to fill, and torch would import its compiler for it."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
 
 
 def _build(config: ModelConfig) -> nn.Module:

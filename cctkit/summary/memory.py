@@ -6,18 +6,13 @@ allocator's figures of a real step.
 """
 
 import contextlib
-import functools
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cctkit.checked import choices_of
 from cctkit.config import TrainConfig, settings
@@ -27,6 +22,7 @@ from cctkit.models.attention import PATHS
 from cctkit.models.build import set_path
 from cctkit.size import Size
 from cctkit.summary.clone import without_data
+from cctkit.summary.dataless import Live
 from cctkit.summary.walk import first_line
 from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, available_device, choose_policy
@@ -73,11 +69,11 @@ def predict_memory(
 
     Raises: UserError where the model's step cannot be taken.
     """
-    live = _Live(rounded_to=1 if policy.device == "cpu" else _CUDA_BLOCK_BYTES)
+    live = Live(rounded_to=1 if policy.device == "cpu" else _CUDA_BLOCK_BYTES)
     kernels = contextlib.nullcontext() if policy.device == "cpu" else _AcceleratorKernels()
     config = TrainConfig.from_flat({"optimizer": optimizer})
     here = replace(policy, device="cpu", compile=False)
-    with FakeTensorMode(), live, kernels:
+    with live, kernels:
         clone = without_data(model, "cpu").train()
         set_path(clone, policy.attention)
         weights = live.bytes
@@ -113,7 +109,7 @@ def _batch(shape: tuple[int, int, int, int], policy: DevicePolicy) -> Batch:
     return Batch(images=images, labels=torch.zeros(shape[0], dtype=torch.int64))
 
 
-def _noted_after_forward(state: TrainState, live: "_Live") -> list[int]:
+def _noted_after_forward(state: TrainState, live: Live) -> list[int]:
     """The bytes that live after each forward pass of `state`, as they come."""
     noted: list[int] = []
     forward = state.forward
@@ -171,60 +167,6 @@ def largest_batch(peak_bytes: Callable[[int], int], limit_bytes: int) -> int:
             slope = (high_bytes - low_bytes) / (high - low)
         guess = low + int((limit_bytes - low_bytes) / slope)
     return low
-
-
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of every storage from the operation that makes it to its end. Runs above a FakeTensorMode."""
-
-    def __init__(self, *, rounded_to: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
-        self.peak = 0
-        self._rounded_to = rounded_to
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:
-            return args[0].fake_device  # asked two times of three, and slow to dispatch
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return True  # the step asks only whether all is well
-        written = _written(func)
-        if written is not None:  # makes nothing new, and there is nothing to compute
-            return kwargs.get(written, args[0] if args else None) if func._schema.returns else None
-        out = func(*args, **kwargs)
-        for each in tree_leaves(out):
-            if isinstance(each, Tensor):
-                self._add(each.untyped_storage())
-        return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = -(-storage.nbytes() // self._rounded_to) * self._rounded_to
-        self._known.add(key)
-        weakref.finalize(storage, self._drop, key, size)
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.bytes -= size
-
-
-@functools.cache
-def _written(func: Any) -> str | None:
-    """The argument that an in-place operation writes and returns, "" where it returns nothing, None for all others."""
-    schema = func._schema
-    if not schema.is_mutable:
-        return None
-    if not schema.returns:
-        return ""
-    written = [each.name for each in schema.arguments if each.alias_info is not None and each.alias_info.is_write]
-    return written[0] if len(written) == len(schema.returns) == 1 else None
 
 
 def _fill_optimizers(state: TrainState) -> None:

@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from cctkit.config import ModelConfig
 from cctkit.errors import UserError
-from cctkit.models.build import build_model
+from cctkit.models.build import build_without_data
 from cctkit.size import Size
 from cctkit.summary.memory import Memory, largest_batch, predict_memory
 from cctkit.summary.walk import Layer, walk
@@ -98,8 +97,7 @@ def summarize(
     """
     if isinstance(model, ModelConfig):
         name, config = name or model.name, model
-        with torch.device("meta"):
-            model = build_model(config)
+        model = build_without_data(config)
     size = _size(model, image_size)
     walked = walk(model, image_size=size, channels=channels)
     predicted = fitting = None
