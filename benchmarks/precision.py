@@ -1,0 +1,124 @@
+"""Training in bf16 against float32, over several seeds: `python benchmarks/precision.py [--dataset FOLDER]`.
+
+One run of `cctkit train` for each number format and seed, in turn, into --output; a run that is there already is taken as it
+is, so that the benchmark goes on where it was stopped. Prints the test accuracy of each seed, the train and test loss by
+epoch, side by side, and the time of an epoch; writes `precision.json` and `precision.png`; fails where the means are further
+apart than the seeds of one format.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style
+from cctkit.runfiles import read_metrics
+
+FORMATS = ("float32", "bf16")
+LOSSES = ("train_loss", "test_loss")
+
+
+def train(run: Path, *, precision: str, seed: int, args: argparse.Namespace) -> None:
+    """A run of this format and seed, unless it is there."""
+    if (run / "result.json").exists():
+        return
+    command = ["train", "--dataset", args.dataset, "--model", args.model, "--precision", precision, "--seed", str(seed)]
+    command += [] if args.epochs is None else ["--epochs", str(args.epochs)]
+    command += [] if args.threads is None else ["--threads", str(args.threads)]
+    sys.stderr.write(f"cctkit {' '.join(command)}\n")
+    place = ["--resume", str(run)] if run.exists() else [*command[1:], "--output", str(run)]
+    subprocess.run([sys.executable, "-m", "cctkit", "train", *place, "--quiet"], stdout=subprocess.DEVNULL, check=True)
+
+
+def read(run: Path) -> dict[str, Any]:
+    """What is compared of a run."""
+    records = read_metrics(run / "metrics.jsonl")
+    seconds = sorted(record["train_seconds"] for record in records)
+    return {
+        "test_top1_percent": records[-1]["test_top1_percent"],
+        "seconds_per_epoch": seconds[len(seconds) // 2],
+        **{key: [record[key] for record in records] for key in LOSSES},
+    }
+
+
+def spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def mean_curve(runs: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The mean over the runs, by epoch."""
+    return [mean(values) for values in zip(*(run[key] for run in runs), strict=True)]
+
+
+def table(formats: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    lines = [f"{'':9}{'s/epoch':>8}  {'mean':>6}  {'spread':>6}  test top-1 by seed, %"]
+    for name, runs in formats.items():
+        top1 = [run["test_top1_percent"] for run in runs]
+        seconds = mean([run["seconds_per_epoch"] for run in runs])
+        each = " ".join(f"{value:6.2f}" for value in top1)
+        lines.append(f"{name:9}{seconds:8.1f}  {mean(top1):6.2f}  {spread(top1):6.2f}  {each}")
+    heads = [f"{' '.join((name, key.partition('_')[0])):>14}" for key in LOSSES for name in formats]
+    lines += ["", f"{'mean loss':9}{''.join(heads)}"]
+    curves = [mean_curve(runs, key) for key in LOSSES for runs in formats.values()]
+    for epoch, values in enumerate(zip(*curves, strict=True), start=1):
+        lines.append(f"epoch {epoch:<3}{''.join(f'{value:14.4f}' for value in values)}")
+    return "\n".join(lines)
+
+
+def draw(formats: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
+    """The train and the test loss over the epochs, a line a run, a colour a format."""
+    with style():
+        figure, panels = new_figure(columns=2, width=11)
+        for axes, key in zip(panels, LOSSES, strict=True):
+            for (name, runs), colour in zip(formats.items(), COLOURS, strict=False):
+                for number, run in enumerate(runs):
+                    epochs = range(1, len(run[key]) + 1)
+                    axes.plot(epochs, run[key], color=colour, alpha=0.7, label="_" if number else f"{name}, {len(runs)} seeds")
+            label(axes, f"{key.replace('_', ' ').capitalize()}: {title}", "epoch", "nats an image")
+        panels[0].legend(loc="best")
+        save_figure(figure, path)
+
+
+def fault(formats: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+    """What is wrong where the means are further apart than the seeds are."""
+    top1 = {name: [run["test_top1_percent"] for run in runs] for name, runs in formats.items()}
+    difference = abs(mean(top1["bf16"]) - mean(top1["float32"]))
+    allowed = max(spread(values) for values in top1.values())
+    if difference <= allowed:
+        return None
+    return f"the means are {difference:.2f} points apart, and the seeds of one format at most {allowed:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits", help="what `cctkit train` takes")
+    parser.add_argument("--model", default="cct_2_3x2")
+    parser.add_argument("--epochs", type=int, help="default: the recipe's")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--output", type=Path, required=True, help="where the runs, precision.json and precision.png go")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    args = parser.parse_args()
+    formats: dict[str, list[dict[str, Any]]] = {name: [] for name in FORMATS}
+    for seed in range(args.seeds):
+        for name, runs in formats.items():
+            run = args.output / f"{name}-{seed}"
+            train(run, precision=name, seed=seed, args=args)
+            runs.append(read(run))
+    result = {"schema_version": 1, "dataset": args.dataset, "model": args.model, "formats": formats}
+    (args.output / "precision.json").write_text(json.dumps(result, indent=2) + "\n")
+    draw(formats, args.output / "precision.png", args.model)
+    print(json.dumps(result, indent=2) if args.json else table(formats))
+    if wrong := fault(formats):
+        sys.exit(wrong)
+
+
+if __name__ == "__main__":
+    main()
