@@ -9,7 +9,7 @@ import pytest
 @pytest.fixture(scope="session")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """By the number of ranks, what each of them found: see `ranks.py`."""
-    from tests.training.test_distributed import finish, launch
+    from tests.training.jobs import finish, launch
 
     path = tmp_path_factory.mktemp("ranks") / "found.json"
     finish(launch(3, "-m", "tests.training.ranks", path))

@@ -1,6 +1,7 @@
-"""What three processes find out for `test_distributed.py`: `torchrun --nproc-per-node 3 -m tests.training.ranks OUT.json`.
+"""What three processes find out: `torchrun --nproc-per-node 3 -m tests.training.ranks OUT.json`.
 
-The first one, two and three of them form a job of their own in turn, and do the same training steps and evaluation.
+The tests and `benchmarks/ranks.py` hold it against what is promised. The first one, two and three of them form a job of
+their own in turn, and do the same training steps and evaluation.
 """
 
 import hashlib
@@ -186,6 +187,8 @@ def of_first(size: int, ranks: Ranks) -> list[Any] | None:
         "agreed": agree(job),
         "checkpoint": checkpoint(job),
         "none": job.checkpoint_of_first(None),
+        "ddp64": train(job, torch.float64, **AVERAGED),
+        "ddp32": train(job, torch.float32, **AVERAGED),
     }
     if size > 1:
         own |= sharded(job)
@@ -195,8 +198,6 @@ def of_first(size: int, ranks: Ranks) -> list[Any] | None:
 def sharded(ranks: Ranks) -> dict[str, Any]:
     """What `--shard` comes to, beside DDP; and, of two ranks and of three, their checkpoint under each number of them."""
     return {
-        "ddp64": train(ranks, torch.float64, **AVERAGED),
-        "ddp32": train(ranks, torch.float32, **AVERAGED),
         "sharded64": train(ranks, torch.float64, shard=True, **AVERAGED),
         "sharded32": train(ranks, torch.float32, shard=True, **AVERAGED),
         "sharded32 again": train(ranks, torch.float32, shard=True, **AVERAGED),

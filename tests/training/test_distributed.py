@@ -1,14 +1,9 @@
 """Several ranks over gloo: they compute what one does, agree on how to end, and leave one run that goes on."""
 
-import hashlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +11,12 @@ import numpy as np
 import pytest
 
 from cctkit.cli.app import run
+from tests.training.jobs import finish, launch, lines, sha256, until, worker
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # Without dropout, whose masks differ between ranks.
 TRAIN = ["-m", "cctkit", "train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "126"]
 TRAIN += ["--precision", "float32", "--attention-dropout", "0", "--drop-path", "0", "--ema", "0.9", "--mixup", "0.5"]
 TRAIN += ["--epochs", "6", "--threads", "1", "--optimizer", "adamw"]  # of 12 steps
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def launch(ranks: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
-    command = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts), *map(str, arguments)]
-    environment = {**ENVIRONMENT, "CCTKIT_CACHE": os.environ["CCTKIT_CACHE"]}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out, err
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The epochs of a run, without what depends on the clock."""
-    clock = {"images_per_s", "input_percent", "train_seconds"}
-    text = (path / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in text]
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
@@ -122,17 +86,12 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_rank_costs_nothing_with_max_restarts(unbroken: Path, tmp_path: Path) -> None:
     process = launch(2, *TRAIN, "-o", tmp_path / "run", restarts=1)
     until((tmp_path / "run" / "checkpoints" / "step-000000012").is_dir)
-    os.kill(_worker(process.pid, rank=1), signal.SIGKILL)
+    os.kill(worker(process.pid, rank=1), signal.SIGKILL)
     _, err = finish(process)
     assert f"resuming {tmp_path / 'run'}" in err
     assert "Traceback" not in err
     assert sha256(tmp_path / "run" / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
     assert lines(tmp_path / "run") == lines(unbroken)
-
-
-def _worker(launcher: int, *, rank: int) -> int:
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return next(int(child) for child in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes())
 
 
 @pytest.fixture(scope="module")

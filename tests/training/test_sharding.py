@@ -20,7 +20,8 @@ from cctkit.training.checkpoint import load_checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import Ranks
 from cctkit.training.prepare import check_ranks
-from tests.training.test_distributed import TRAIN, finish, launch, lines, sha256
+from tests.training.jobs import finish, launch, lines, sha256
+from tests.training.test_distributed import TRAIN
 
 # The best of the epochs by validation is among what is shared out, and the average of the weights.
 SHARDED = [*TRAIN, "--shard", "--val-fraction", "0.2", "--epochs", "4", "--accumulate", "2"]  # of 10 steps
