@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
-from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, random_bytes
+from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, has_data, random_bytes
 
 Path = Literal["plain", "fused", "chunked"]
 PATHS: tuple[Path, ...] = ("plain", "fused", "chunked")
@@ -123,7 +122,7 @@ def _chunks(q: Tensor) -> list[tuple[int, int]]:
     batch, heads, tokens, _ = q.shape
     size = max(1, _CHUNK_BYTES // (heads * tokens * tokens * q.element_size()))
     chunks = [(start, min(start + size, batch)) for start in range(0, max(1, batch), size)]
-    return chunks[:2] if isinstance(q, FakeTensor) else chunks
+    return chunks if has_data(q) else chunks[:2]
 
 
 _SIGNED = {1: (torch.int8, -(2**7)), 2: (torch.int16, -(2**15)), 4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}
