@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, random_bytes
+from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, has_data, random_bytes
 
 Path = Literal["plain", "fused", "chunked"]
 PATHS: tuple[Path, ...] = ("plain", "fused", "chunked")
@@ -62,7 +62,7 @@ class _ChunkedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
         batch, tokens, _, heads, width = qkv.shape
         keeps = any(ctx.needs_input_grad)
-        q, k, v = qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B, H, N, d)
+        q, k, v = qkv = _copy(qkv.permute(2, 0, 3, 1, 4))  # each (B, H, N, d)
         q.mul_(scale)
         out = torch.empty_like(q)
         chunks = _chunks(q)
@@ -88,7 +88,7 @@ class _ChunkedAttention(torch.autograd.Function):
         p = ctx.p
         batch, heads, tokens, width = out.shape
         q, k, v = qkv
-        grad_out = grad_out.view(batch, tokens, heads, width).transpose(1, 2).contiguous()  # (B, H, N, d)
+        grad_out = _copy(grad_out.view(batch, tokens, heads, width).transpose(1, 2))  # (B, H, N, d)
         exact = torch.promote_types(qkv.dtype, torch.float32)
         grad = torch.empty_like(qkv)
         grad_q, grad_k, grad_v = grad
@@ -109,6 +109,11 @@ class _ChunkedAttention(torch.autograd.Function):
         return grad.permute(1, 3, 0, 2, 4).contiguous(), None, None, None
 
 
+def _copy(x: Tensor) -> Tensor:
+    """Contiguous and ours to change: `contiguous` gives x itself back where it is so already, as with one head or no images."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 def _chunks(q: Tensor) -> list[tuple[int, int]]:
     """The batch of q (B, H, N, d) as (start, stop) of each chunk.
 
@@ -116,8 +121,8 @@ def _chunks(q: Tensor) -> list[tuple[int, int]]:
     """
     batch, heads, tokens, _ = q.shape
     size = max(1, _CHUNK_BYTES // (heads * tokens * tokens * q.element_size()))
-    chunks = [(start, min(start + size, batch)) for start in range(0, batch, size)]
-    return chunks if type(q) is Tensor else chunks[:2]
+    chunks = [(start, min(start + size, batch)) for start in range(0, max(1, batch), size)]
+    return chunks if has_data(q) else chunks[:2]
 
 
 _SIGNED = {1: (torch.int8, -(2**7)), 2: (torch.int16, -(2**15)), 4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}

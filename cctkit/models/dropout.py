@@ -3,6 +3,9 @@
 torch's own `bernoulli_` was 29% of a CPU training step of `cct_6_3x1`; a mask needs no more than a byte an element.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,11 @@ def byte_scale(p: float) -> float:
     return 256 / (256 - byte_threshold(p))
 
 
+def has_data(tensor: Tensor) -> bool:
+    """Whether there are values to look at: the subclasses that stand for tensors when memory is predicted have none."""
+    return type(tensor) is Tensor
+
+
 def random_bytes(shape: torch.Size | tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Uniform random bytes on the CPU, uint8 of `shape`: numpy's SFC64, seeded by a draw from `generator`.
 
@@ -25,7 +33,7 @@ def random_bytes(shape: torch.Size | tuple[int, ...], generator: torch.Generator
     """
     count = torch.Size(shape).numel()
     seed = torch.empty((), dtype=torch.int64).random_(generator=generator)
-    if type(seed) is not Tensor:
+    if not has_data(seed):
         return torch.empty(shape, dtype=torch.uint8)
     words = np.random.SFC64(int(seed.item())).random_raw((count + 7) // 8)
     return torch.from_numpy(words.view(np.uint8)[:count]).view(shape)
@@ -58,22 +66,55 @@ class DropPath(nn.Module):
     """Stochastic depth of whole samples (Huang et al. 2016): a sample's branch is dropped with probability `p`.
 
     Equal to `torchvision.ops.StochasticDepth(p, "row")` on the same draws; importing that costs a second.
+    skips: whether `add_branch` leaves the dropped samples' work out, for which the host reads the draw.
     """
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
+        self.skips = False
         self.generator: torch.Generator | None = None
 
+    @property
+    def drops(self) -> bool:
+        return self.training and self.p > 0
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
+        return x * self._draw(x).div_(1 - self.p) if self.drops else x
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The samples of x that are kept, int64; without data as many as are expected."""
+        draw = self._draw(x)
+        return draw.flatten().nonzero().flatten() if has_data(draw) else torch.arange(math.ceil(len(x) * (1 - self.p)))
+
+    def _draw(self, x: Tensor) -> Tensor:
+        """1 for each sample of x (B, ...) that is kept, 0 for the others: (B, 1, ...)."""
         generator = self.generator if x.device.type == "cpu" else None
-        noise = torch.empty((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
-        return x * noise.bernoulli_(1 - self.p, generator=generator).div_(1 - self.p)
+        draw = torch.empty((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+        return draw.bernoulli_(1 - self.p, generator=generator)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: nn.Module) -> Tensor:
+    """x + drop_path(branch(x)), (B, ...) -> (B, ...), for a branch that takes each sample by itself.
+
+    Where drop path skips, the branch is given the kept samples alone, which may be none: its weights' gradients are zeros then.
+    """
+    if not (isinstance(drop_path, DropPath) and drop_path.skips and drop_path.drops):
+        return x + drop_path(branch(x))  # type: ignore[no-any-return]
+    kept, scale = drop_path.kept(x), 1 / (1 - drop_path.p)
+    if len(kept) == len(x):
+        return torch.add(x, branch(x), alpha=scale)
+    return x.index_add(0, kept, branch(x.index_select(0, kept)).to(x.dtype), alpha=scale)
+
+
+def skip_dropped(model: nn.Module, skips: bool) -> None:
+    """Whether drop path leaves the dropped samples' work out: the draws and results are those of a mask."""
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.skips = skips
 
 
 def use_generator(model: nn.Module, generator: torch.Generator | None) -> None:

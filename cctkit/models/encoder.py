@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cctkit.config import ModelConfig
 from cctkit.models.attention import Attention
-from cctkit.models.dropout import Dropout, DropPath
+from cctkit.models.dropout import Dropout, DropPath, add_branch
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -25,7 +25,9 @@ class TransformerEncoderLayer(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.self_attn(self.pre_norm(x)))
-        x = self.norm1(x)
+        x = add_branch(x, lambda x: self.self_attn(self.pre_norm(x)), self.drop_path)
+        return add_branch(self.norm1(x), self._mlp, self.drop_path)
+
+    def _mlp(self, x: Tensor) -> Tensor:
         hidden = self.dropout1(nn.functional.gelu(self.linear1(x)))
-        return x + self.drop_path(self.dropout2(self.linear2(hidden)))  # type: ignore[no-any-return]
+        return self.dropout2(self.linear2(hidden))  # type: ignore[no-any-return]

@@ -23,6 +23,7 @@ from cctkit.errors import UserError
 from cctkit.models.attention import PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
 from cctkit.models.build import set_path
+from cctkit.models.dropout import skip_dropped
 from cctkit.rundir import write_atomic
 from cctkit.text import safe_text
 
@@ -46,6 +47,11 @@ class DevicePolicy:
     def channels_last(self) -> bool:
         return self.device != "mps"
 
+    @property
+    def skips_dropped(self) -> bool:
+        """Whether drop path leaves dropped samples out: elsewhere the host would wait for the draw, or compile anew."""
+        return self.device == "cpu" and not self.compile
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of every forward pass; the loss is computed outside of it, in float32."""
         if self.precision == "float32":
@@ -55,6 +61,7 @@ class DevicePolicy:
     def prepare(self, model: nn.Module) -> nn.Module:
         """`model` on the device, in the memory format and with the attention of training."""
         set_path(model, self.attention)
+        skip_dropped(model, self.skips_dropped)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)

@@ -66,6 +66,18 @@ def test_the_chunked_paths_gradient_is_the_numeric_one(p: float) -> None:
     assert torch.autograd.gradcheck(run, qkv)
 
 
+@pytest.mark.parametrize(
+    "shape", [(3, 4, 3, 1, 8), (1, 1, 3, 2, 8), (0, 4, 3, 2, 8)], ids=["one head", "one token", "no images"]
+)
+def test_the_chunked_path_leaves_what_it_is_given_as_it_was(shape: tuple[int, ...]) -> None:
+    """Of these shapes the head's dimension moves without a copy."""
+    qkv = torch.ones(shape).requires_grad_()
+    out = chunked_attention(qkv * 1, p=0.5, scale=0.5, generator=torch.Generator().manual_seed(0))
+    grad_out = torch.ones_like(out)
+    grad = torch.autograd.grad(out, qkv, grad_out)[0]
+    assert (grad.shape, grad_out.unique().tolist()) == (shape, [1.0] * (shape[0] > 0))
+
+
 def test_dropout_leaves_the_expectation_of_the_chunked_path_unchanged() -> None:
     qkv, rounds = qkv_of(2, 6).detach(), 3000
     many = qkv.repeat(rounds, 1, 1, 1, 1)

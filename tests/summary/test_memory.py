@@ -44,6 +44,25 @@ def test_the_prediction_is_within_ten_percent_of_a_real_step(name: str, attentio
     assert predicted.peak_bytes == pytest.approx(real, rel=0.1)
 
 
+def test_the_samples_that_drop_path_leaves_out_are_not_predicted() -> None:
+    """Of six blocks whose rates grow from 0 to 0.9 a real step keeps about half of what is kept without drop path."""
+    policy, config = policy_of(attention="chunked"), named_config("vit_lite_6_4", num_classes=100, drop_path=0.9)
+    real = training_peak_bytes(config, TrainConfig(), policy, batch_size=64)
+    memory = summarize(config, policy=policy, batch_size=64).memory
+    assert memory is not None
+    assert memory.peak_bytes == pytest.approx(real, rel=0.1)
+
+
+def test_on_cuda_drop_path_leaves_nothing_out() -> None:
+    def activations(drop_path: float) -> int:
+        config = named_config("vit_lite_6_4", num_classes=100, drop_path=drop_path)
+        memory = summarize(config, policy=policy_of(attention="fused", device="cuda"), batch_size=64).memory
+        assert memory is not None
+        return memory.activations_bytes
+
+    assert activations(0.9) >= activations(0.0)
+
+
 def test_the_parts_of_a_linear_model_are_those_of_a_hand() -> None:
     """8 x 48 floats through a bias-free 48 -> 10: nothing is kept but the images, labels and logits."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False))
