@@ -7,12 +7,10 @@ import argparse
 import json
 from typing import Any
 
-import torch
-
 from cctkit.bench.ours import training_peak_bytes
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
-from cctkit.models.build import build_model
+from cctkit.models.build import build_without_data
 from cctkit.summary.memory import memory_policy, predict_memory
 
 MODELS = ("cct_2_3x2", "cct_4_3x2", "cct_6_3x2", "cct_6_3x1", "vit_lite_6_4")
@@ -23,8 +21,7 @@ def row_of(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
     """A row of the table."""
     policy = memory_policy(device="cpu", dtype=dtype)
     config = named_config(name, num_classes=100)
-    with torch.device("meta"):
-        model = build_model(config)
+    model = build_without_data(config)
     predicted = predict_memory(model, image_size=(32, 32), batch_size=batch_size, policy=policy).peak_bytes
     measured = training_peak_bytes(config, TrainConfig(), policy, batch_size=batch_size)
     return {

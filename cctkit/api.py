@@ -41,7 +41,9 @@ def fit(*, output: str | Path | None = None, recipe: str | None = None, **settin
     return result
 
 
-def evaluate(source: str | Path, *, dataset: str | None = None, split: str = "test", device: str = "auto") -> dict[str, Any]:
+def evaluate(
+    source: str | Path, *, dataset: str | None = None, split: str | None = None, device: str = "auto"
+) -> dict[str, Any]:
     """Evaluate a run directory or a weights file; the result, as `cctkit eval --json` prints it.
 
     Raises: UserError.

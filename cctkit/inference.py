@@ -30,10 +30,13 @@ _NAMED = 5  # classes in a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the user asks of an evaluation beside the model."""
+    """What the user asks of an evaluation beside the model.
+
+    split: None: the test images; all of a folder that has no test part and that the model was not trained with.
+    """
 
     data: DataConfig
-    split: str = "test"
+    split: str | None = None
     device: str = "auto"
     precision: str | None = None
     threads: int | None = None
@@ -73,11 +76,12 @@ def evaluate_source(
             raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
         stored, kept = read_settings(place.config)[0].data, read_environment(place.env)["policy"]
         weights = place.weights
-        predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split == "test" else None)
+        predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split in (None, "test") else None)
     model, info = load(weights)
     policy = _policy(wish, kept)
     dataset = _images(info, wish, stored, notify, progress)
-    split = _split(dataset, wish.split)
+    name = wish.split or _default_split(dataset, info, notify)
+    split = _split(dataset, name)
     labels = _labels(dataset, split, info.class_names, wish.data.dataset)
     evaluation = evaluate_split(
         policy.prepare(model),
@@ -87,16 +91,16 @@ def evaluate_source(
         policy=policy,
         image_size=info.model.image_size,
         labels=labels,
-        on_batch=lambda done, total: progress(f"evaluating on {wish.split}", done, total),
+        on_batch=lambda done, total: progress(f"evaluating on {name}", done, total),
         workers=dataset.workers(None),
     )
     if predictions is not None:
-        _save(predictions, evaluation, split, dataset, info, wish.split)
+        _save(predictions, evaluation, split, dataset, info, name)
     return result_of(
         evaluation,
         model=info.model.name,
         dataset=dataset.name,
-        split=wish.split,
+        split=name,
         params=count_parameters(model),
         class_names=info.class_names,
     )
@@ -156,10 +160,17 @@ def _images(
     return dataset
 
 
+def _default_split(dataset: Dataset, info: WeightsInfo, notify: Callable[[str], None]) -> str:
+    if not dataset.split_made or dataset.fingerprint == info.dataset["fingerprint"]:
+        return "test"
+    notify(f"{dataset.name} has no test part and is not what the model was trained with: all of its images are evaluated")
+    return "all"
+
+
 def _split(dataset: Dataset, name: str) -> Split:
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test, "all": dataset.whole()}
     if name not in splits:
-        raise UserError(f"unknown split '{safe_text(name)}', expected test, val or train", "--split")
+        raise UserError(f"unknown split '{safe_text(name)}', expected {', '.join(splits)}", "--split")
     split = splits[name]
     if split is None:
         there = ", ".join(key for key, value in splits.items() if value is not None)

@@ -34,13 +34,15 @@ def weights_of(data: DataConfig, path: Path) -> Path:
     return path
 
 
-def images_of(weights: Path, folder: Path, *, split: str = "test", skip_bad: bool = False) -> set[str]:
+def images_of(
+    weights: Path, folder: Path, *, split: str | None = None, skip_bad: bool = False, said: list[str] | None = None
+) -> set[str]:
     """The ids of the images that an evaluation looks at."""
     predictions = weights.with_name("predictions.safetensors")
     wish = Wish(
         data=DataConfig(dataset=str(folder), skip_bad=skip_bad), split=split, device="cpu", save_predictions=predictions
     )
-    evaluate_source(weights, wish, notify=lambda _: None, progress=lambda *_: None)
+    evaluate_source(weights, wish, notify=(said if said is not None else []).append, progress=lambda *_: None)
     return set(read_predictions(predictions).ids)
 
 
@@ -55,6 +57,30 @@ def test_other_images_may_have_validation_images_of_their_own(tmp_path: Path) ->
     validation = load_dataset(data).val
     assert validation is not None
     assert images_of(weights, tmp_path / "a", split="val") == set(validation.ids())
+
+
+def test_other_images_without_a_test_part_are_evaluated_all_and_it_is_said(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_images(tmp_path / name, {"cat": 10, "dog": 10}, seed=seed)
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    everything = {f"{name}/{i}.png" for name in ("cat", "dog") for i in range(10)}
+    said: list[str] = []
+    assert images_of(weights, tmp_path / "b", said=said) == everything
+    assert said == ["b has no test part and is not what the model was trained with: all of its images are evaluated"]
+    for split in ("test", "train"):
+        assert images_of(weights, tmp_path / "b", split=split) < everything
+
+
+def test_of_its_own_images_a_model_is_evaluated_on_those_that_it_was_not_trained_with(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 10, "dog": 10})
+    data = DataConfig(dataset=str(tmp_path / "a"))
+    weights = weights_of(data, tmp_path / "weights.safetensors")
+    said: list[str] = []
+    test = load_dataset(data).test
+    assert test is not None
+    assert images_of(weights, tmp_path / "a", said=said) == set(test.ids())
+    assert not said
+    assert len(images_of(weights, tmp_path / "a", split="all")) == 20
 
 
 def test_broken_images_can_be_left_out_as_in_training(tmp_path: Path) -> None:

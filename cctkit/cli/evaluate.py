@@ -21,7 +21,14 @@ def evaluate(
     data_dir: Annotated[
         str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="test, val or train")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="test, val, train or all; default: test, all of other images without a test part",
+            show_default=False,
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="leave broken images out, as where the run was trained so")
     ] = False,

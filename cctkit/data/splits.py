@@ -91,6 +91,12 @@ class Dataset:
         """How many images may be read between two steps; of those to decode one batch, so that a stop is not put off."""
         return 1 if self.is_streamed else CHUNK_IMAGES
 
+    def whole(self) -> Split:
+        """All images, of every split, in the order of the files."""
+        index = np.sort(np.concatenate([split.index for split in (self.train, self.val, self.test) if split is not None]))
+        store = self.train.store
+        return Split(store=store, index=index, labels=store.labels[index])
+
     def workers(self, asked: int | None, *, processes: int = 1) -> int:
         """The processes that read images: as many as asked for; else none, or one a core for a streamed folder.
 
