@@ -27,16 +27,20 @@ _SETTLE_S = 0.02  # after a turn OpenMP's threads still spin for some millisecon
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How long is measured: the seconds of a turn, the rounds of all turns, and the seconds that a model's rounds may take."""
+    """How long is measured: the seconds of a turn, the rounds of all turns, and the seconds that a model's rounds may take.
 
+    warm_s: of steps that do not count, before: drop path makes batches of a dozen sizes, each of which oneDNN prepares once.
+    """
+
+    warm_s: float
     turn_s: float
     least_rounds: int
     most_rounds: int
     model_s: float
 
 
-FULL = Effort(turn_s=2.0, least_rounds=2, most_rounds=7, model_s=50.0)
-QUICK = Effort(turn_s=0.4, least_rounds=1, most_rounds=1, model_s=0.0)
+FULL = Effort(warm_s=5.0, turn_s=2.0, least_rounds=2, most_rounds=7, model_s=50.0)
+QUICK = Effort(warm_s=0.4, turn_s=0.4, least_rounds=1, most_rounds=1, model_s=0.0)
 
 
 def measure(tasks: Sequence[Task], *, effort: Effort = FULL, notify: Notify = lambda _: None) -> dict[str, Any]:
@@ -74,6 +78,8 @@ def _row(workers: dict[str, Worker], task: Task, effort: Effort, notify: Notify)
     """All figures of one model."""
     notify("warming up")
     peaks = {kind: worker.ask("load", task=asdict(task)) for kind, worker in workers.items()}
+    for kind in ("plain", "ours"):
+        workers[kind].ask("turn", what="step", aim_s=effort.warm_s)
     speeds: dict[str, list[float]] = {name: [] for name in TURNS}
     floor: dict[str, float] = {}
     start = time.monotonic()

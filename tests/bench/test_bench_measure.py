@@ -17,9 +17,10 @@ from cctkit.bench.worker import _answer
 from cctkit.errors import ResourceError, UserError
 
 TASKS = [Task(model="cct_2_3x2", device="auto", batch_size=8), Task(model="cvt_6_4", device="auto", batch_size=8)]
-EFFORT = Effort(turn_s=0.01, least_rounds=3, most_rounds=3, model_s=0.0)
+EFFORT = Effort(warm_s=7, turn_s=0.01, least_rounds=3, most_rounds=3, model_s=0.0)
 
-# Speaks the workers' protocol without torch: a turn's speed is known, the n-th turn of each kind is n times it.
+# Speaks the workers' protocol without torch: a turn's speed is known, the n-th turn of each kind is n times it. Before the
+# first one it wants to be warmed up.
 STUB = """
 import json, os, signal, sys, time
 kind, how = sys.argv[1:]
@@ -43,9 +44,11 @@ for line in sys.stdin:
         assert options["task"]["device"] == "cpu"
         turns.clear()
     if what == "turn":
-        name = options["what"]
+        name = "warm-up" if options["aim_s"] == 7 else options["what"]
+        assert name == "warm-up" or "warm-up" in turns
         turns[name] = turns.get(name, 0) + 1
-        answer = turns[name] * {"step": 100, "epoch": 10, "inference": 1000}[name] * {"plain": 1, "ours": 3}[kind]
+        speed = {"step": 100, "epoch": 10, "inference": 1000, "warm-up": -7}[name]
+        answer = turns[name] * speed * {"plain": 1, "ours": 3}[kind]
     if what == "measure":
         answer = {"step": 0.016, "inference": 0.001}
     print(json.dumps([None if error else answer, error]), flush=True)
