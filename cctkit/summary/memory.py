@@ -19,8 +19,6 @@ from cctkit.config import TrainConfig, settings
 from cctkit.data.augment import Batch
 from cctkit.errors import UserError
 from cctkit.models.attention import PATHS
-from cctkit.models.build import set_path
-from cctkit.models.dropout import skip_dropped
 from cctkit.size import Size
 from cctkit.summary.clone import without_data
 from cctkit.summary.dataless import Live
@@ -76,8 +74,7 @@ def predict_memory(
     here = replace(policy, device="cpu", compile=False)
     with live, kernels:
         clone = without_data(model, "cpu").train()
-        set_path(clone, policy.attention)
-        skip_dropped(clone, policy.skips_dropped)
+        policy.set_paths(clone)
         weights = live.bytes
         state = new_state(clone, make_optimizers(clone, config), ema=None, policy=here)
         _fill_optimizers(state)

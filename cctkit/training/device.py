@@ -58,10 +58,14 @@ class DevicePolicy:
             return contextlib.nullcontext()
         return torch.autocast(self.device, dtype=_DTYPES[self.precision])
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """`model` on the device, in the memory format and with the attention of training."""
+    def set_paths(self, model: nn.Module) -> None:
+        """Let `model` take the ways of training, where there are several of equal results."""
         set_path(model, self.attention)
         skip_dropped(model, self.skips_dropped)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """`model` on the device, in the memory format and with the paths of training."""
+        self.set_paths(model)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)

@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import TrainConfig
-from cctkit.models.build import set_path
 from cctkit.models.depth import blocks_of
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import Ranks
@@ -60,7 +59,7 @@ def _share_out(model: nn.Module, policy: DevicePolicy, ranks: Ranks) -> None:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
 
-    set_path(model, policy.attention)
+    policy.set_paths(model)
     group = cast(dist.ProcessGroup, ranks.devices or dist.group.WORLD)
     mesh = DeviceMesh.from_group(group, policy.device)
     for part in (*blocks_of(model), model):

@@ -38,22 +38,23 @@ def test_without_dropout_every_path_equals_the_plain_one(path: attention.Path, d
         torch.testing.assert_close(fast, plain, rtol=1e-5 if dtype == torch.float32 else 1e-10, atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 2**21])
 def test_with_dropout_the_chunked_path_equals_the_plain_one_on_the_same_mask(
-    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+    chunk_bytes: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_CHUNK_BYTES", chunk_bytes)
-    qkv, generator = qkv_of(5, 9), torch.Generator().manual_seed(4)
+    qkv, generator = qkv_of(5, 9, dtype), torch.Generator().manual_seed(4)
     masks = []
-    for start, stop in attention._chunks(torch.empty(5, 2, 9, 8, dtype=torch.float64)):
-        ones = torch.ones(stop - start, 2, 9, 9, dtype=torch.float64)
+    for start, stop in attention._chunks(torch.empty(5, 2, 9, 8, dtype=dtype)):
+        ones = torch.ones(stop - start, 2, 9, 9, dtype=dtype)
         attention._mark_dropped(ones, 0.3, generator)
-        masks.append((ones > 0).double() * byte_scale(0.3))
+        masks.append((ones > 0).to(dtype) * byte_scale(0.3))
     expected = reference(qkv, torch.cat(masks))
     expected_grad = torch.autograd.grad(expected.square().sum(), qkv)[0]
     out = chunked_attention(qkv, p=0.3, scale=SCALE, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), qkv)[0], expected_grad, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(torch.autograd.grad(out.square().sum(), qkv)[0], expected_grad, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])

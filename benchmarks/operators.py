@@ -1,0 +1,71 @@
+"""Where the time of a training step goes: `python benchmarks/operators.py`.
+
+The steps that `cctkit bench` times, under torch's profiler: plain and ours, each in a process of its own, of the two largest
+models. Prints each operator's own time in ms a step, the largest first, and its share of the step.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+MODELS = ("cct_6_3x2", "cct_6_3x1")
+PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward")
+
+
+def profiled(side: str, model: str, steps: int) -> dict[str, float]:
+    """Milliseconds of each operator, its callees' left out, in one of so many steps."""
+    if side == "ours":
+        from cctkit.training.allocator import keep_memory
+
+        keep_memory()
+    from torch.profiler import ProfilerActivity, profile
+
+    from cctkit.bench.ours import OurSide
+    from cctkit.bench.plain import PlainSide
+    from cctkit.bench.task import Task
+
+    training: Any = {"ours": OurSide, "plain": PlainSide}[side](Task(model=model, device="cpu"))
+    for _ in range(steps):  # a heap that keeps its memory grows for some steps
+        training.train(training.batch)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            training.train(training.batch)
+    return {event.key: event.self_cpu_time_total / 1000 / steps for event in profiler.key_averages()}
+
+
+def table(times: dict[str, float], rows: int) -> str:
+    """The largest operators, and the matrix products and convolutions together."""
+    total = sum(times.values())
+    chosen = sorted(times.items(), key=lambda item: -item[1])[:rows]
+    chosen.append(("matrix products, convolutions", sum(times.get(name, 0.0) for name in PRODUCTS)))
+    lines = [f"  {name[:50]:50} {ms:9.1f} ms {100 * ms / total:6.1f}%" for name, ms in chosen]
+    return "\n".join([f"  {'a step':50} {total:9.1f} ms", *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--steps", type=int, default=4, help="that are profiled, after as many that are not")
+    parser.add_argument("--rows", type=int, default=12, help="operators that are shown")
+    parser.add_argument("--json", action="store_true", help="print the milliseconds as JSON")
+    parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps(profiled(args.side, args.models[0], args.steps)))
+        return
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for model in args.models:
+        for side in ("plain", "ours"):
+            command = [sys.executable, __file__, "--side", side, "--models", model, "--steps", str(args.steps)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            result.setdefault(model, {})[side] = json.loads(done.stdout)
+            if not args.json:
+                print(f"{model}, {side}\n{table(result[model][side], args.rows)}", flush=True)
+    if args.json:
+        print(json.dumps({"schema_version": 1, "ms": result}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
