@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from cctkit.catalog.results import RESULTS
 from cctkit.comparison import published_row, ranked
@@ -199,6 +200,21 @@ def test_names_in_the_accuracy_picture_cover_neither_each_other_nor_the_points(f
     places = axes.transData.transform([(point.params_millions, point.top1_percent) for point in points])
     assert not any(box.contains(x, y) for box in boxes for x, y in places)
     assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_of_names_that_have_no_room_some_are_left_out(figures: list[Figure], tmp_path: Path) -> None:
+    runs = [
+        Point(
+            name=f"run {i}", family="cct", group="from scratch", params_millions=0.28, top1_percent=60, on_front=True, own=True
+        )
+        for i in range(30)
+    ]
+    draw_pareto({"CIFAR-100": [*report_points(), *runs]}, tmp_path / "a.png")
+    (axes,) = figures[0].axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert 15 < len(boxes) < 12 + len(runs)
+    shared = [Bbox.intersection(a, b) for a, b in itertools.combinations(boxes, 2)]
+    assert all(box is None or min(box.width, box.height) < 1 for box in shared)  # pixels
 
 
 def test_each_groups_front_is_a_line_and_parameters_are_logarithmic(figures: list[Figure], tmp_path: Path) -> None:

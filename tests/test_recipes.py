@@ -40,6 +40,16 @@ def test_what_a_file_leaves_to_the_flags_is_judged_with_them(file: dict[str, Any
         resolved("report", file)
 
 
+def test_a_fraction_of_warm_up_outdoes_the_epochs_of_what_lies_beneath() -> None:
+    assert resolved("shi-300").config.warmup_epochs == 10
+    by_flag = resolved("shi-300", warmup_fraction=0.3)
+    assert (by_flag.config.warmup_fraction, by_flag.config.warmup_epochs) == (0.3, None)
+    assert by_flag.origins["warmup_epochs"] == "default"
+    assert resolved(None, {"warmup_epochs": 3.0}, warmup_fraction=0.3).config.warmup_epochs is None
+    both = resolved("shi-300", {"warmup_fraction": 0.3}, warmup_epochs=2.0)
+    assert both.config.warmup_epochs == 2
+
+
 @pytest.mark.parametrize("flags", [{"min_lr": 1e-3}, {"accumulate": 100, "batch_size": 64}])
 def test_while_the_recipe_is_still_to_be_found_nothing_is_compared_with_what_it_may_give(flags: dict[str, Any]) -> None:
     assert resolved(None, **flags).config.min_lr == 0

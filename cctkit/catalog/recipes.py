@@ -177,9 +177,15 @@ def resolve(
     rows = recipe(recipe_name).settings(str(model)) if recipe_name else {}
     check_settings(file_values, where=file_name or None)
     check_settings(flags)
-    merged = {key: value for key, (value, _) in rows.items()} | dict(file_values) | dict(flags)
+    merged = {key: value for key, (value, _) in rows.items()}
+    for layer in (file_values, flags):
+        if "warmup_fraction" in layer:  # which a number of epochs from a layer beneath would outdo
+            merged.pop("warmup_epochs", None)
+        merged |= layer
     if recipe_name is None:
         merged = {key: value for key, value in merged.items() if key not in BOUNDED}
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
     values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
+    if "warmup_epochs" not in merged:
+        values["warmup_epochs"] = "default"
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)

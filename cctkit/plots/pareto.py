@@ -120,10 +120,11 @@ def _add_legend(axes: "Axes", points: Sequence[Point], groups: Sequence[str]) ->
 
 
 def _place_names(axes: "Axes", points: Sequence[Point]) -> None:
-    """A name beside each point, none over another, a point or a front; of very many points only the fronts' and the own."""
+    """A name beside each point, none over another and, where there is room, over no point or front; where there is none for it,
+    a name is left out. Of very many points only the fronts' and the own are named."""
     shown = [point for point in points if len(points) <= _LABELLED or point.on_front or point.own]
     scale = axes.figure.dpi / 72  # pixels a point
-    taken, inside = _obstacles(axes, points, scale), _box(axes.bbox)
+    taken, inside, names = _obstacles(axes, points, scale), _box(axes.bbox), list[Box]()
     for point in sorted(shown, key=lambda point: (not point.on_front, point.params_millions)):
         at = (point.params_millions, point.top1_percent)
         text = axes.annotate(legend_name(point.name), at, xytext=(0, 0), textcoords="offset points", fontsize=8)
@@ -132,6 +133,10 @@ def _place_names(axes: "Axes", points: Sequence[Point]) -> None:
         x, y = axes.transData.transform(at).tolist()
         places = _places(x, y, extent.width, extent.height, scale)
         distance, box = min(places, key=lambda place: _cost(place[1], taken, inside) + place[0])
+        if any(_shared(box, name) for name in names):
+            text.remove()
+            continue
+        names.append(box)
         text.set_position(((box[0] - extent.x0) / scale, (box[1] - extent.y0) / scale))
         taken.append(box)
         if distance > _DISTANCES[0]:

@@ -72,7 +72,7 @@ def predict_memory(
     kernels = contextlib.nullcontext() if policy.device == "cpu" else _AcceleratorKernels()
     config = TrainConfig.from_flat({"optimizer": optimizer})
     here = replace(policy, device="cpu", compile=False)
-    with live, kernels:
+    with live, kernels, torch.inference_mode(False), torch.enable_grad():
         clone = without_data(model, "cpu").train()
         policy.set_paths(clone)
         weights = live.bytes

@@ -117,7 +117,7 @@ def catalog_table(summaries: Sequence[Summary]) -> RenderableType:
 def memory_title(summaries: Sequence[Summary]) -> str:
     """What the figures of memory are of."""
     memory = next(summary.memory for summary in summaries if summary.memory)
-    unmeasured = "" if memory.device == "cpu" else ", never measured there"
+    unmeasured = "" if memory.device == "cpu" else ", unmeasured"
     return (
         f"a training step's memory, predicted{unmeasured}: batch {memory.batch_size}, {memory.dtype}, {memory.optimizer}, "
         f"{memory.attention} attention on {memory.device} (MB)"

@@ -68,12 +68,12 @@ def walk(model: nn.Module, *, image_size: Size, channels: int = 3) -> Walk:
 
     Raises: UserError where the model cannot be called so.
     """
-    clone = without_data(model, "meta")
-    set_path(clone, "plain")
-    recorder = _Recorder(clone)
     counter = FlopCounterMode(display=False)
     images = torch.empty(_BATCH, channels, *image_size, device="meta")
     try:
+        clone = without_data(model, "meta")
+        set_path(clone, "plain")
+        recorder = _Recorder(clone)
         with torch.no_grad(), counter:
             output = clone(images)
     except UserError:

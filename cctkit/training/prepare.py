@@ -95,7 +95,14 @@ def initialised(
     from cctkit.training.pretrained import initialise
 
     model = build_model(architecture, seed=config.seed)
-    report = initialise(model, config.init, config=architecture, class_names=dataset.class_names, progress=data_progress)
+    report = initialise(
+        model,
+        config.init,
+        config=architecture,
+        class_names=dataset.class_names,
+        may_download=config.data.download,
+        progress=data_progress,
+    )
     reporter.notice("\n".join(report.lines()))
     return model, report.as_dict()
 

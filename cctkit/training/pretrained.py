@@ -1,5 +1,6 @@
 """Weights to begin with: a model filled from a file of any known layout, or from a name; and foreign files made ours."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ Progress = Callable[[str, int, int], None]
 class InitReport:
     """What `initialise` did; kept in the run. taken: tensors; left: names of the file; missing: names of the model.
 
-    mean, std: of the pixels that the weights were trained on, by channel; None where the file does not say.
+    mean, std: of the pixels that the weights were trained on, by channel; None where the file does not say, and neither does
+    its layout; is_assumed: they are only what is usual.
     """
 
     source: str
@@ -41,6 +43,7 @@ class InitReport:
     missing: tuple[str, ...]
     mean: Channels | None
     std: Channels | None
+    is_assumed: bool
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -50,6 +53,8 @@ class InitReport:
         """For a person: one line, and one for each thing that is not plainly taken."""
         lines = [f"weights from {safe_text(self.source)} ({self.layout}): {self.taken} tensors taken"]
         lines += [f"  {_interpolated(each)}" for each in self.resized]
+        if self.is_assumed:
+            lines.append("  images are normalised as ImageNet's usually are: nothing says how these weights' were")
         if self.left:
             lines.append(f"  left in the file: {', '.join(map(safe_text, self.left))}")
         if self.missing:
@@ -68,6 +73,7 @@ def initialise(
     *,
     config: ModelConfig,
     class_names: Sequence[str] | None = None,
+    may_download: bool = True,
     progress: Progress = lambda *_: None,
 ) -> InitReport:
     """Fill `model`, which is that of `config`, from the file or the name `source`.
@@ -79,7 +85,7 @@ def initialise(
     """
     path = Path(source)
     if source in PRETRAINED and not path.exists():
-        path = pretrained_file(source, progress=progress)
+        path = pretrained_file(source, may_download=may_download, progress=progress)
     elif not path.exists():
         hint = nearest(source, PRETRAINED)
         raise UserError(
@@ -89,12 +95,16 @@ def initialise(
         )
     mean: Channels | None
     std: Channels | None
+    is_assumed = False
     if is_ours(path):
         conversion, mean, std = _from_ours(path, model, config, class_names)
     else:
         conversion = convert(read_foreign(path), config=config, expected=model.state_dict(), where=safe_text(path))
-        imagenet = conversion.layout != "compact"
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (None, None)
+        mean = std = None
+        if conversion.layout == "timm" and (found := _beside(path)):
+            mean, std = found
+        elif conversion.layout != "compact":
+            mean, std, is_assumed = IMAGENET_MEAN, IMAGENET_STD, conversion.layout == "timm"
     model.load_state_dict({**model.state_dict(), **conversion.tensors})
     return InitReport(
         source=source,
@@ -105,7 +115,18 @@ def initialise(
         missing=conversion.missing,
         mean=mean,
         std=std,
+        is_assumed=is_assumed,
     )
+
+
+def _beside(path: Path) -> tuple[Channels, Channels] | None:
+    """The normalisation in the `config.json` that the Hugging Face hub has beside a file of timm's; None without one."""
+    try:
+        told = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
+        mean, std = ((float(r), float(g), float(b)) for r, g, b in (told["mean"], told["std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (mean, std) if min(std) > 0 else None
 
 
 def _from_ours(
@@ -135,14 +156,20 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def pretrained_file(name: str, *, progress: Progress) -> Path:
+def pretrained_file(name: str, *, may_download: bool = True, progress: Progress) -> Path:
     """The file of the pretrained weights `name`, from the user's cache or downloaded into it.
 
-    Raises: UserError where it cannot be downloaded.
+    Raises: UserError where it cannot be downloaded, or may not be.
     """
     row = PRETRAINED[name]
     path = cache_folder() / "weights" / row.url.rpartition("/")[2]
     if not path.exists():
+        if not may_download:
+            raise UserError(
+                f"the weights of {name} are not there, and --no-download forbids to fetch them",
+                "--init",
+                f"put {row.url} at {safe_text(path)}, or give a file: --init FILE",
+            )
         download(row.url, path, sha256=row.sha256, progress=progress)
     return path
 

@@ -44,7 +44,7 @@ def test_the_memory_stands_under_the_block(capsys: pytest.CaptureFixture[str]) -
     assert lines["weights and buffers"] == "1.1"
     assert 30 < float(lines["peak"]) < 40
     assert int(lines["largest batch that fits"].replace(",", "")) > 500
-    assert "never measured there" in printed(capsys, "-m", "cct_2_3x2", "--device", "cuda")
+    assert "predicted, unmeasured" in printed(capsys, "-m", "cct_2_3x2", "--device", "cuda")
 
 
 def test_the_catalogs_json_has_every_model_of_32_pixels(capsys: pytest.CaptureFixture[str]) -> None:

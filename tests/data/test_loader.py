@@ -18,6 +18,7 @@ from cctkit.data import reading
 from cctkit.data.augment import Batch
 from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
+from cctkit.data.shard import share_of_batch
 from cctkit.errors import ResourceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers
@@ -71,6 +72,24 @@ def test_chunks_and_workers_change_nothing(options: dict[str, int]) -> None:
 def test_starting_at_a_later_step_gives_the_later_batches() -> None:
     split = Images(200)
     assert equal(batches(split, start_step=3, chunk_images=64), batches(split)[3:])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_that_begin_in_the_midst_of_an_epoch_see_together_what_one_sees_from_there(ranks: int) -> None:
+    """A run of two goes on under one or three: the same images with the same augmentations, from that step on."""
+    split, first = Images(200), 4
+    expected = batches(split)[first:]
+    shares = [batches(split, start_step=first, rank=rank, ranks=ranks) for rank in range(ranks)]
+    for step, batch in enumerate(expected):
+        start = 32 * (first + step)
+        seen = torch.zeros(len(batch.labels), dtype=torch.int64)
+        for rank, share in enumerate(shares):
+            rows, _ = share_of_batch(start, min(start + 32, len(split)), rank=rank, ranks=ranks)
+            mine = torch.from_numpy(rows - start)
+            assert torch.equal(share[step].images, batch.images[mine])
+            assert torch.equal(share[step].labels, batch.labels[mine])
+            seen[mine] += 1
+        assert (seen == 1).all()
 
 
 class LoggedImages(Images):

@@ -77,6 +77,14 @@ def test_the_parts_of_a_linear_model_are_those_of_a_hand() -> None:
     assert memory.peak_bytes >= weights + memory.optimizer_bytes + memory.activations_bytes
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_step_can_be_predicted_where_gradients_are_off(mode: type) -> None:
+    config = named_config("cct_2_3x2", num_classes=100)
+    expected = summarize(config, policy=policy_of()).memory
+    with mode():
+        assert summarize(config, policy=policy_of()).memory == expected
+
+
 def test_frozen_weights_have_no_gradients_and_no_state() -> None:
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     whole = summarize(model, image_size=8, policy=policy_of()).memory

@@ -147,7 +147,19 @@ def test_macs_are_the_closed_form() -> None:
 
 # The published repository's examples/README.md in G, without the attention's products; published to three digits.
 @pytest.mark.parametrize(
-    ("name", "published"), [("cct_6_3x1", 0.813), ("cct_7_3x1", 0.947), ("cct_6_3x2", 0.241), ("cvt_6_4", 0.202)]
+    ("name", "published"),
+    [
+        ("cct_2_3x2", 0.033),
+        ("cct_4_3x2", 0.046),
+        ("cct_6_3x1", 0.813),
+        ("cct_6_3x2", 0.241),
+        ("cct_7_3x1", 0.947),
+        ("cct_7_3x2", 0.275),
+        ("cvt_6_4", 0.202),
+        ("cvt_7_4", 0.236),
+        ("vit_lite_6_4", 0.205),
+        ("vit_lite_7_4", 0.239),
+    ],
 )
 def test_macs_without_attention_are_the_published(name: str, published: float) -> None:
     walked = summary_of(name)

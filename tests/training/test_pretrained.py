@@ -15,7 +15,7 @@ from cctkit.catalog.classes import CLASS_NAMES
 from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
 from cctkit.errors import UserError
-from cctkit.models.build import build_model
+from cctkit.models.build import build_model, build_without_data
 from cctkit.models.weights import WeightsInfo, read_weights, save_weights
 from cctkit.training import pretrained
 from cctkit.training.pretrained import import_foreign, initialise, pretrained_file
@@ -105,6 +105,42 @@ def test_a_vits_foreign_file_brings_imagenets_normalisation(tmp_path: Path) -> N
     _, report = started(tmp_path / "vit.pth", name="vit", size=(16, 24), **options)
     assert (report.mean, report.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert (report.layout, report.missing) == ("torchvision", ("heads.head.weight", "heads.head.bias"))
+
+
+def timm_file(folder: Path) -> Path:
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    model = timm.VisionTransformer(img_size=16, patch_size=4, depth=2, num_heads=2, embed_dim=16, num_classes=5)
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder / "model.pth"
+
+
+TIMM: dict[str, Any] = {"name": "vit", "size": 16, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "patch_size": 4}
+
+
+def test_the_normalisation_beside_a_file_of_timms_is_taken(tmp_path: Path) -> None:
+    path = timm_file(tmp_path)
+    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.5, 0.5, 0.4], "std": [0.5, 0.25, 0.5]}}')
+    _, report = started(path, **TIMM)
+    assert (report.layout, report.mean, report.std) == ("timm", (0.5, 0.5, 0.4), (0.5, 0.25, 0.5))
+    assert not any("normalised" in line for line in report.lines())
+
+
+@pytest.mark.parametrize("beside", [None, "no json", "[]", '{"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}'])
+def test_a_file_of_timms_alone_says_that_its_normalisation_is_assumed(tmp_path: Path, beside: str | None) -> None:
+    path = timm_file(tmp_path)
+    if beside is not None:
+        (tmp_path / "config.json").write_text(beside)
+    _, report = started(path, **TIMM)
+    assert report.mean == (0.485, 0.456, 0.406)
+    assert report.lines()[1] == "  images are normalised as ImageNet's usually are: nothing says how these weights' were"
+
+
+def test_weights_by_name_are_not_fetched_where_downloads_are_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(pretrained, "download", lambda *_, **__: pytest.fail("it was downloaded"))
+    config = named_config("vit_b_16", num_classes=2, image_size=32)
+    with pytest.raises(UserError, match=r"--no-download forbids.*--init FILE"):
+        pretrained.initialise(build_without_data(config), "vit_b_16", config=config, may_download=False)
 
 
 def test_a_published_compact_file_does_not_say_how_its_images_were_normalised(tmp_path: Path) -> None:
