@@ -29,7 +29,8 @@ _SETTLE_S = 0.02  # after a turn OpenMP's threads still spin for some millisecon
 class Effort:
     """How long is measured: the seconds of a turn, the rounds of all turns, and the seconds that a model's rounds may take.
 
-    warm_s: of steps that do not count, before: drop path makes batches of a dozen sizes, each of which oneDNN prepares once.
+    warm_s: of steps that do not count, before: a heap that keeps its memory grows for some steps, and drop path makes batches
+    of a dozen sizes, each of which oneDNN prepares once.
     """
 
     warm_s: float

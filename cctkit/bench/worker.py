@@ -14,8 +14,6 @@ from typing import Any, Protocol
 from cctkit.bench.task import Task
 from cctkit.errors import ResourceError, UserError
 
-_STEPS_TO_SETTLE = 2  # beside the first two: a heap that keeps its memory grows for three steps
-
 
 class Side(Protocol):
     """What can be timed of one way to train and use a model."""
@@ -49,8 +47,7 @@ class SideServer:
         self._pace["inference"] = seconds(lambda: side.infer(1), task.device)
         for _ in side.batches(1):
             pass
-        for _ in range(_STEPS_TO_SETTLE):
-            self._pace["step"] = self._pace["epoch"] = seconds(lambda: side.train(side.batch), task.device)
+        self._pace["step"] = self._pace["epoch"] = seconds(lambda: side.train(side.batch), task.device)
         return peak
 
     def _begin(self, task: Task) -> None:
