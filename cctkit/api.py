@@ -46,6 +46,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run directory or a weights file; the result, as `cctkit eval --json` prints it.
 
+    split: test, val, train or all; None: test, all of other images that have no test part.
+
     Raises: UserError.
     """
     wish = Wish(data=DataConfig(dataset=dataset), split=split, device=device)

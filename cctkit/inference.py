@@ -168,9 +168,11 @@ def _default_split(dataset: Dataset, info: WeightsInfo, notify: Callable[[str], 
 
 
 def _split(dataset: Dataset, name: str) -> Split:
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test, "all": dataset.whole()}
+    if name == "all":
+        return dataset.whole()
+    splits = {"test": dataset.test, "val": dataset.val, "train": dataset.train}
     if name not in splits:
-        raise UserError(f"unknown split '{safe_text(name)}', expected {', '.join(splits)}", "--split")
+        raise UserError(f"unknown split '{safe_text(name)}', expected {', '.join(splits)} or all", "--split")
     split = splits[name]
     if split is None:
         there = ", ".join(key for key, value in splits.items() if value is not None)
