@@ -182,10 +182,10 @@ def resolve(
         if "warmup_fraction" in layer:  # which a number of epochs from a layer beneath would outdo
             merged.pop("warmup_epochs", None)
         merged |= layer
-    if recipe_name is None:
-        merged = {key: value for key, value in merged.items() if key not in BOUNDED}
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
     values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
     if "warmup_epochs" not in merged:
         values["warmup_epochs"] = "default"
+    if recipe_name is None:
+        merged = {key: value for key, value in merged.items() if key not in BOUNDED}
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)
