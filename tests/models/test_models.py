@@ -1,8 +1,6 @@
 """Names, sizes, counts, positions and initialisation of the models."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 from cctkit.catalog.counts import count
 from cctkit.catalog.models import MODELS, named_config
 from cctkit.errors import UserError
-from cctkit.models.build import build_model, build_without_data, create_model
+from cctkit.models.build import build_model, create_model
 from cctkit.models.dropout import Dropout, DropPath
 
 # Counts for 100 classes in closed form, of the published table (SHI-Labs/Compact-Transformers, examples/README.md).
@@ -223,24 +221,6 @@ def test_a_seed_gives_the_same_weights_and_leaves_torchs_generators_alone(monkey
     assert not torch.equal(first["classifier.fc.weight"], other["classifier.fc.weight"])
     assert torch.equal(before, torch.get_rng_state())
     assert seeded == []
-
-
-@pytest.mark.parametrize("name", ["cct_2_3x2", "vit_lite_6_4", "vit_s_16"])
-def test_a_model_without_data_is_the_model_but_for_its_data(name: str) -> None:
-    config = named_config(name)
-    empty, real = build_without_data(config).state_dict(), build_model(config, seed=0).state_dict()
-    assert {key: (each.shape, each.dtype) for key, each in empty.items()} == {
-        key: (each.shape, each.dtype) for key, each in real.items()
-    }
-    assert all(each.is_meta for each in empty.values())
-
-
-def test_a_model_without_data_is_built_without_torchs_compiler() -> None:
-    code = (
-        "import sys; from cctkit.catalog.models import named_config; from cctkit.models.build import build_without_data;"
-        "build_without_data(named_config('cct_2_3x2')); print('torch._dynamo' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_block_drops_where_the_published_one_does() -> None:
