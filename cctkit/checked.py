@@ -80,7 +80,7 @@ def checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> An
     if isinstance(value, int) and value > _LARGEST:
         raise UserError(f"{name} is too large, expected at most {_LARGEST}", flag)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(max(value, -_LARGEST))  # what is less is out of every range too
     if type(value) is not kind:
         raise UserError(f"{name} is {safe_text(repr(value))}, expected {kind.__name__}", flag)
     if isinstance(value, float) and math.isinf(value):

@@ -182,6 +182,10 @@ def test_a_number_that_overflows_later_is_refused(name: str) -> None:
         assert refused(**{name: value}).what == f"{name} is too large, expected at most 9223372036854775807"
 
 
+def test_a_number_far_below_zero_is_refused_as_one_below_zero_is() -> None:
+    assert refused(lr=-(10**400)).where == refused(lr=-1.0).where == "--lr"
+
+
 def test_a_text_is_told_from_a_number() -> None:
     assert refused(epochs="5").what == "epochs is '5', expected int"
     assert refused(epochs=5.5).what == "epochs is 5.5, expected int"

@@ -110,7 +110,7 @@ def read_info(path: Path) -> WeightsInfo:
         )
     try:
         return _parse(json.loads(metadata[_KEY]))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the header of the weights file is malformed: {safe_text(error)}", safe_text(path)) from error
 
 

@@ -124,7 +124,7 @@ def _beside(path: Path) -> tuple[Channels, Channels] | None:
     try:
         told = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (told["mean"], told["std"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, OverflowError, KeyError, TypeError):
         return None
     return (mean, std) if min(std) > 0 else None
 

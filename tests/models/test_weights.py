@@ -99,6 +99,7 @@ def test_another_programs_file_is_named_as_such(tmp_path: Path) -> None:
         {"schema_version": 99},
         {"class_names": ["one"]},
         {"mean": [0.5]},
+        {"std": [10**400, 0.2, 0.2]},
         {"model": {"name": "x"}},
         {"dataset": {}},
         {"surprise": 1},

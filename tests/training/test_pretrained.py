@@ -125,7 +125,10 @@ def test_the_normalisation_beside_a_file_of_timms_is_taken(tmp_path: Path) -> No
     assert not any("normalised" in line for line in report.lines())
 
 
-@pytest.mark.parametrize("beside", [None, "no json", "[]", '{"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}'])
+BESIDE = '{"pretrained_cfg": {"mean": %s, "std": [0.5, 0.5, 0.5]}}'
+
+
+@pytest.mark.parametrize("beside", [None, "no json", "[]", BESIDE % "[0.5]", BESIDE % f"[{10**400}, 0, 0]"])
 def test_a_file_of_timms_alone_says_that_its_normalisation_is_assumed(tmp_path: Path, beside: str | None) -> None:
     path = timm_file(tmp_path)
     if beside is not None:
