@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench readme clean
+.PHONY: install demo test test-all check bench readme clean
 
 install: .venv/installed
 
@@ -15,7 +15,10 @@ demo: install
 	$(BIN)/cctkit train --dataset digits
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install  # the long sweeps too
+	CCTKIT_MUTANTS=1000 $(BIN)/python -m pytest
 
 check: install
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
-"""What every test shares: a cache of its own, and no way to the network."""
+"""What every test shares: a cache of its own, a CPU measured alike everywhere, and no way to the network."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.probes import write_probe
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -17,13 +20,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("CCTKIT_CACHE", str(folder))
         patch.setenv("CCTKIT_DATA", str(folder / "data"))
         patch.setenv("NO_COLOR", "1")
-        yield folder
+        yield write_probe(folder)
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the packed files of this test alone are kept."""
     monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    shutil.copy(own_cache / "probe.json", tmp_path / "cache")
     return tmp_path / "cache" / "packed"
 
 
