@@ -20,6 +20,17 @@ class UserError(ValueError):
         self.remedy = remedy
 
 
+class DamagedError(UserError):
+    """Bytes that were written are not those that are read. Exit code 2.
+
+    dropped: the file was in the cache and is removed: whoever needs it packs it again.
+    """
+
+    def __init__(self, what: str, where: str | None = None, remedy: str | None = None, *, dropped: bool = False) -> None:
+        super().__init__(what, where, remedy)
+        self.dropped = dropped
+
+
 class DivergedError(UserError):
     """Training produced a loss or gradient that is not finite, or exploded. Exit code 3."""
 

@@ -80,6 +80,8 @@ def evaluate_source(
     model, info = load(weights)
     policy = _policy(wish, kept)
     dataset = _images(info, wish, stored, notify, progress)
+    if dataset.unverified:
+        notify(dataset.unverified)
     name = wish.split or _default_split(dataset, info, notify)
     split = _split(dataset, name)
     labels = _labels(dataset, split, info.class_names, wish.data.dataset)

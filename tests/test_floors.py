@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     {
         *("errors", "text", "size", "checked", "config", "config_files", "catalog", "schedule", "score", "rundir", "runfiles"),
-        *("predictions", "comparison", "paired"),
+        *("digests", "predictions", "comparison", "paired"),
     },
     {"models", "data", "metrics"},
     {"training", "evaluation", "inference", "summary", "plots", "api", "bench"},

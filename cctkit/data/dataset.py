@@ -1,6 +1,7 @@
 """A data set ready for training: from a name, a folder or a packed file to its splits."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def load_packed(path: Path, config: DataConfig, *, place: str | None) -> Dataset
 
     Raises: UserError where the file is gone.
     """
-    return _assemble(open_packed(path), config, place=place)
+    return _assemble(open_packed(path, is_cached=str(path) != place), config, place=place)
 
 
 def _streamed(config: DataConfig, progress: Progress) -> Streamed:
@@ -91,7 +92,7 @@ def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
     place = digest_of(origin.address, size, config.resize_mode, config.skip_bad)[:16]
     path = cache_folder() / "packed" / f"{place}-{digest_of(SCHEMA, origin.key)[:16]}.safetensors"
     try:
-        return open_packed(path)
+        return open_packed(path, is_cached=True)
     except UserError:  # not there, or damaged
         remove_stale(path.parent)
         # Of one name whatever is done with bad images: what was read goes on when --skip-bad is added.
@@ -100,7 +101,7 @@ def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
     for older in path.parent.glob(f"{place}-*"):
         if older != path:
             older.unlink(missing_ok=True)  # who has it mapped keeps it
-    return packed
+    return replace(packed, is_cached=True)
 
 
 def _packing(origin: Origin, config: DataConfig) -> Packing:

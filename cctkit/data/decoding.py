@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -33,7 +34,7 @@ _CHUNK_BYTES = 2**21
 _CHUNKS_IN_FLIGHT = 3
 _POLL_S = 0.1
 
-ROW = np.dtype([("sums", "<f8", 6), ("digest", "S32"), ("state", "u1")])
+ROW = np.dtype([("sums", "<f8", 6), ("digest", "S32"), ("checksum", "<u4"), ("state", "u1")])
 """What is known of an image beside its pixels: see `packed.Packed`; of a bad one the state alone."""
 GOOD, BAD = 1, 2
 
@@ -78,7 +79,9 @@ class _Job:
         wide = small.reshape(3, -1).astype(np.float64)
         row["sums"] = np.concatenate([wide.sum(1), (wide * wide).sum(1)])
         row["digest"], row["state"] = digest.digest(), GOOD
-        return small.tobytes()
+        stored = small.tobytes()
+        row["checksum"] = zlib.crc32(stored)
+        return stored
 
 
 def decoded(source: Source, *, start: int, size: Size, mode: str, progress: Progress) -> Iterator[Images]:

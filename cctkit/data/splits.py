@@ -12,6 +12,7 @@ from cctkit.data.packed import Packed
 from cctkit.data.source import Labels
 from cctkit.data.splitting import Channels
 from cctkit.data.streamed import Streamed
+from cctkit.digests import not_verified
 from cctkit.size import Size
 
 
@@ -29,7 +30,7 @@ class Split:
     def take(self, positions: Labels) -> torch.Tensor:
         """The images at these positions of the split: uint8 (b, 3, H, W), a copy, on the device where the images are.
 
-        Raises: UserError where an image is broken, of a streamed folder.
+        Raises: UserError where an image is broken, of a streamed folder; DamagedError where a packed one is damaged.
         """
         return self.store.take(self.index[positions].astype(np.int64))
 
@@ -82,6 +83,12 @@ class Dataset:
         return isinstance(self.train.store, Streamed)
 
     @property
+    def unverified(self) -> str | None:
+        """What to say of a packed file of an earlier version: it has no checksums, so damaged bytes would not be seen."""
+        store = self.train.store
+        return not_verified(store.path) if isinstance(store, Packed) and store.checksums is None else None
+
+    @property
     def packed_file(self) -> str | None:
         """Where the packed images are."""
         return str(self.train.store.path) if isinstance(self.train.store, Packed) else None
@@ -114,11 +121,14 @@ class Dataset:
         return replace(self, train=replace(self.train, store=store.for_training(margin=crop == "resized")))
 
     def on(self, device: str, *, most_bytes: float) -> "Dataset":
-        """The same data set with its images, of every split, in the memory of `device`, where they take at most so much."""
+        """The same data set with its images, of every split, in the memory of `device`, where they take at most so much.
+
+        Raises: DamagedError where some are damaged.
+        """
         store = self.train.store
         if isinstance(store, Streamed) or store.images.nbytes > most_bytes:
             return self
-        there = replace(store, images=store.images.to(device))
+        there = store.on(device)
 
         def moved(split: Split | None) -> Split | None:
             return None if split is None else replace(split, store=there)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from cctkit.data.decoding import GOOD, Rows
 from cctkit.data.packed import DTYPES, KEY, SCHEMA
 from cctkit.data.source import Labels, Source
+from cctkit.digests import sealed_over
 from cctkit.size import Size
 
 _ALIGNMENT = 64
-_CODES = {"uint8": "U8", "int8": "I8", "int64": "I64", "float64": "F64"}
+_CODES = {"uint8": "U8", "int8": "I8", "uint32": "U32", "int64": "I64", "float64": "F64"}
 _PIECE = 2**16  # images whose small tensors are in memory at a time
 
 
@@ -61,6 +62,7 @@ def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, 
         "id_offsets": ((number + 1,), iter([offsets.tobytes()])),
         "order": ((number,), iter([order.tobytes()])),
         "sums": ((number, 6), (rows["sums"][some].tobytes() for some in _pieces(kept))),
+        "checksums": ((number,), (rows["checksum"][some].tobytes() for some in _pieces(kept))),
         "roles": ((number,), (source.roles[some].tobytes() for some in _pieces(kept))),
         "ids": ((int(offsets[-1]),), (b"".join(_id(source, int(i)) for i in some) for some in _pieces(kept))),
         "skipped": ((len(texts),), iter([texts])),
@@ -68,13 +70,21 @@ def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, 
     place = number * 3 * image_size[0] * image_size[1]
     entries = {"images": _entry("uint8", (number, 3, *image_size), 0)}
     for name in ("padding", *DTYPES):
-        shape, pieces = tensors[name]
-        entries[name] = _entry(DTYPES.get(name, "uint8"), shape, place)
+        entries[name] = _entry(DTYPES.get(name, "uint8"), tensors[name][0], place)
         place = entries[name]["data_offsets"][1]
-        file.writelines(pieces)
+    header = sealed_over(
+        header, entries, _written(file, (piece for name in entries if name in tensors for piece in tensors[name][1]))
+    )
     text = json.dumps({"__metadata__": {KEY: json.dumps(header)}, **entries}).encode()
     file.seek(0)
     file.write(struct.pack("<Q", room) + text.ljust(room))
+
+
+def _written(file: BinaryIO, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`pieces`, each once it is written."""
+    for piece in pieces:
+        file.write(piece)
+        yield piece
 
 
 def _pieces(kept: Labels) -> Iterator[Labels]:

@@ -11,7 +11,7 @@ from torch import nn
 from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.epoch import epoch_batches
 from cctkit.data.splits import Dataset, Split
-from cctkit.errors import DivergedError, ResourceError, StoppedError
+from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
@@ -90,7 +90,7 @@ def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
 
     torch's default generators are left as they were.
 
-    Raises: DivergedError, ResourceError; StoppedError after a signal, with a checkpoint saved.
+    Raises: DivergedError, ResourceError; with a checkpoint saved StoppedError after a signal, and DamagedError.
     """
     with job.policy.drawing():
         return _fit(job, resume=resume)
@@ -105,6 +105,10 @@ def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
             record = _record(job, state, epoch, speed)
         except StoppedError:
             save(job, state, history)
+            raise
+        except DamagedError:
+            if job.ranks.size == 1:  # the others are not at this place: what is saved already has to do
+                save(job, state, history)
             raise
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):

@@ -81,6 +81,8 @@ def load(
     config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
     if replace(config.data, dataset=None) != replace(data, dataset=None):
         dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
+    if dataset.unverified:
+        reporter.notice(dataset.unverified)
     if dataset.skipped:
         reporter.notice(f"left out {counted(len(dataset.skipped), 'broken image')}:\n  " + "\n  ".join(dataset.skipped))
     return dataset, Resolved(config=config, origins=resolved.origins), name

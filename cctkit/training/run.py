@@ -11,7 +11,7 @@ from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved
 from cctkit.config import TrainConfig, check_settings, settings
 from cctkit.data.splits import Dataset
-from cctkit.errors import DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
+from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
 from cctkit.runfiles import read_object, read_settings
 from cctkit.text import safe_text
@@ -124,6 +124,8 @@ def resume_run(
             check_ranks(config, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             reporter.notice(f"resuming {safe_text(path)}")
+            if dataset.unverified:
+                reporter.notice(dataset.unverified)
         model = None
         if env["init"] and not began:  # killed before its weights were in a checkpoint
             model, _ = ranks.first_of_machine_first(lambda: initialised(config, architecture, dataset, reporter, data_progress))
@@ -159,7 +161,7 @@ def _stored(run: RunDir) -> tuple[dict[str, Any], str | None, dict[str, Any], bo
 
 @contextlib.contextmanager
 def _resumable(run: RunDir, ranks: Ranks) -> Iterator[None]:
-    """Where a run that has begun is stopped, or the disk is full: say how to go on. What all ranks raise, one tells."""
+    """Where a run that has begun is stopped, the disk is full or data damaged: say how to go on. What all raise, one tells."""
     again = f"cctkit train --resume {safe_text(run.path)}"
     try:
         yield
@@ -172,6 +174,9 @@ def _resumable(run: RunDir, ranks: Ranks) -> Iterator[None]:
         raise StoppedError(stop.signal_number, f"stopped; all is saved, go on with: {again}") from stop
     except DiskError as error:
         raise DiskError(error.what, error.where, f"free some space, then {again}") from error
+    except DamagedError as error:
+        remedy = "the file was removed; this packs the images anew" if error.dropped else "make the file again, then go on"
+        raise DamagedError(error.what, error.where, f"{remedy}: {again}", dropped=error.dropped) from error
 
 
 def _run_by_default_name(dataset: str, model: str) -> RunDir:

@@ -2,17 +2,19 @@
 
 import json
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from cctkit.config import AugmentConfig, DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.packed import KEY, SCHEMA
 from cctkit.data.plan import EpochPlan
 from cctkit.data.source import ROLES
+from cctkit.digests import sealed_over
 
 EVERYTHING = AugmentConfig(auto_augment="rand", crop="resized", mixup=0.8, cutmix=1.0, random_erase=0.25)
 
@@ -29,6 +31,7 @@ def write_packed(path: Path, number: int, role: str) -> Path:
         "roles": roles,
         "sums": np.ones((number, 6)),
         "order": np.arange(number)[::-1].copy(),
+        "checksums": np.full(number, zlib.crc32(bytes(12)), dtype=np.uint32),
         "ids": np.frombuffer(texts, dtype=np.uint8),
         "id_offsets": np.arange(number + 1) * 8,
         "skipped": np.zeros(0, dtype=np.uint8),
@@ -41,7 +44,11 @@ def write_packed(path: Path, number: int, role: str) -> Path:
         "resize_mode": "crop",
         "fingerprint": "sha256:" + "0" * 64,
     }
-    save_file(tensors, path, {KEY: json.dumps(header)})
+    plain = save(tensors)
+    size = int.from_bytes(plain[:8], "little")
+    entries = json.loads(plain[8 : 8 + size])
+    first, last = (8 + size + offset for offset in entries["images"]["data_offsets"])
+    save_file(tensors, path, {KEY: json.dumps(sealed_over(header, entries, [plain[8 + size : first], plain[last:]]))})
     return path
 
 
