@@ -69,7 +69,7 @@ def main() -> None:
     keep_memory()
     torch.set_num_threads(1)
     images = SyntheticImages(args.images, SIZE, num_classes=100)
-    config = AugmentConfig(auto_augment=args.auto_augment)
+    config = AugmentConfig(auto_augment=args.auto_augment, aa_fill=128 if args.auto_augment == "cifar10" else None)
     ways = {"pil": image_by_image(images, args.pil_images), "ours": batched(images, config, args.chunk_images)}
     speeds: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(args.turns + 1):

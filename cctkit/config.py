@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cctkit.checked import Checked, checked, option
+from cctkit.checked import Checked, checked, flag_name, option
 from cctkit.errors import UserError
 from cctkit.size import Size
 from cctkit.text import nearest, safe_text
@@ -125,7 +125,7 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig(Checked):
-    """What is done to the training images, in this order: policy, crop, flip, normalise, erase, mix."""
+    """What is done to the training images, in this order: policy, crop, flip, normalise, mix, erase."""
 
     auto_augment: Literal["cifar10", "rand", "none"] = option(
         "cifar10",
@@ -133,6 +133,18 @@ class AugmentConfig(Checked):
         panel=AUGMENT,
         flags=("--aa",),
         off="none",
+    )
+    aa_fill: int | None = option(
+        None,
+        "fill value of AutoAugment and RandAugment, 0 to 255; else 0, for RandAugment the data set's mean",
+        panel=AUGMENT,
+        at_least=0,
+        at_most=255,
+    )
+    aa_interpolation: Literal["nearest", "bilinear"] | None = option(
+        None,
+        "AutoAugment's and RandAugment's interpolation: nearest or bilinear; else nearest, for RandAugment bilinear",
+        panel=AUGMENT,
     )
     crop: Literal["pad", "resized", "none"] = option(
         "pad", "random crop: of the padded image, of a part that is resized, or none", panel=AUGMENT, off="none"
@@ -148,6 +160,17 @@ class AugmentConfig(Checked):
     random_erase: float = option(
         0.0, "share of the images with a random box of noise", panel=AUGMENT, flags=("--reprob",), at_least=0, at_most=1
     )
+
+    def __post_init__(self) -> None:
+        Checked.__post_init__(self)
+        for key in ("aa_fill", "aa_interpolation"):
+            if self.auto_augment == "none" and getattr(self, key) is not None:
+                flag = flag_name(key)
+                raise UserError(
+                    f"{flag} has no effect without AutoAugment or RandAugment",
+                    flag,
+                    f"leave out {flag}, or add --auto-augment cifar10 or --auto-augment rand",
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +190,9 @@ class TrainConfig(Checked):
     muon_lr: float = option(0.02, "peak learning rate of Muon's matrices", panel=OPTIMIZER, above=0)
     weight_decay: float = option(0.03, "decoupled weight decay", panel=OPTIMIZER, flags=("--wd",), at_least=0)
     decay_all: bool = option(False, "decay norms, biases and embeddings too, as the published script", panel=OPTIMIZER)
+    decay_embeddings: bool = option(
+        False, "decay positional and class embeddings too, as timm's script does of the published models", panel=OPTIMIZER
+    )
     warmup_fraction: float = option(
         0.1, "share of the steps with a growing learning rate", panel=OPTIMIZER, at_least=0, below=1
     )

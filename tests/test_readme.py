@@ -35,7 +35,9 @@ def test_each_kind_of_table_is_among_the_repeated_outputs() -> None:
 
 def test_every_command_of_the_readme_and_each_of_its_flags_exist() -> None:
     group = typer.main.get_command(app)
-    found = re.findall(r"cctkit ((?:train|eval|summarize|compare|plot-lr|curves|models|import|bench|pack)\b[^`\n#|;]*)", README)
+    found = re.findall(
+        r"cctkit ((?:train|eval|summarize|compare|plot-lr|curves|models|recipes|import|bench|pack)\b[^`\n#|;]*)", README
+    )
     assert len(found) > 10
     for line in found:
         name, *words = shlex.split(line, comments=True)

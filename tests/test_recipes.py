@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from cctkit.catalog.recipes import RECIPES, Resolved, resolve
-from cctkit.config import TrainConfig
+from cctkit.catalog.recipes import RECIPES, Resolved, describe, resolve
+from cctkit.config import AUGMENT, MAIN, OPTIMIZER, TrainConfig, settings
 from cctkit.errors import UserError
 
 
@@ -71,5 +71,105 @@ def test_each_value_alone_is_judged_early_where_it_stands(values: dict[str, Any]
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_run_of_its_own(name: str) -> None:
     config = resolved(name).config
-    for settings in RECIPES[name].sources.values():
-        assert config.flat().items() >= settings.items()
+    for values in RECIPES[name].sources.values():
+        assert config.flat().items() >= values.items()
+
+
+# SHI-Labs/Compact-Transformers, examples/main.py (flags' defaults, transforms and `LabelSmoothingCrossEntropy`), src/cct.py
+# (dropout_rate, attention_dropout, stochastic_depth of `_cct`) and examples/utils/autoaug.py (fillcolor); the report where
+# marked. What neither has is off.
+REPORT = {
+    "epochs": 200,  # the report too
+    "batch_size": 128,
+    "lr": 5e-4,
+    "optimizer": "adamw",  # the report too
+    "weight_decay": 0.03,
+    "decay_all": True,  # AdamW(model.parameters(), ...)
+    "decay_embeddings": False,  # of no effect beside decay_all
+    "warmup_fraction": 0.1,  # the report: "the first 10% of the epochs"
+    "warmup_epochs": None,
+    "min_lr": 0.0,  # the report's cosine annealing, and the script's
+    "cooldown_epochs": 0.0,
+    "label_smoothing": 0.1,
+    "auto_augment": "cifar10",  # the report too: CIFAR10Policy()
+    "aa_fill": 128,
+    "aa_interpolation": None,
+    "crop": "pad",
+    "crop_padding": 4,
+    "flip": True,  # the report too
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "random_erase": 0.0,
+    "dropout": 0.0,
+    "attention_dropout": 0.1,
+    "drop_path": 0.1,
+}
+# SHI-Labs/Compact-Transformers, configs/pretrained/cct_7-3x1_cifar100_300epochs.yml; src/cct.py for the dropouts; train.py and
+# timm for the rest: hflip 0.5, the parameter groups.
+SHI_300 = {
+    "epochs": 310,  # epochs: 300, cooldown_epochs: 10
+    "batch_size": 128,
+    "lr": 6e-4,
+    "optimizer": "adamw",
+    "weight_decay": 6e-2,
+    "decay_all": False,  # timm.optim.create_optimizer_v2: vectors and biases are not decayed,
+    "decay_embeddings": True,  # embeddings are, as the model has no `no_weight_decay`
+    "warmup_fraction": 0.1,  # of no effect beside warmup_epochs
+    "warmup_epochs": 10.0,
+    "min_lr": 1e-5,
+    "cooldown_epochs": 10.0,
+    "label_smoothing": 0.1,
+    "auto_augment": "rand",  # rand-m9-mstd0.5-inc1
+    "aa_fill": None,  # timm: the mean
+    "aa_interpolation": None,
+    "crop": "resized",
+    "crop_scale": 0.8,
+    "flip": True,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "mix_switch_prob": 0.5,
+    "random_erase": 0.25,
+    "dropout": 0.0,
+    "attention_dropout": 0.1,
+    "drop_path": 0.1,
+}
+# What neither source has: off. `crop_padding`, `crop_scale` and `mix_switch_prob` count only beside what they belong to.
+OFF = {"clip_grad": None, "accumulate": 1, "ema": None, "freeze": "none", "layer_decay": 1.0, "early_stopping": None}
+
+
+@pytest.mark.parametrize(("name", "published"), [("report", REPORT), ("shi-300", SHI_300)])
+def test_a_published_recipe_has_the_published_values(name: str, published: dict[str, Any]) -> None:
+    found = resolved(name, model="cct_7_3x1").config.flat()
+    expected = published | OFF
+    assert {key: found[key] for key in expected} == expected
+    panels = {item.name: item.metadata["panel"] for item, _ in settings()}
+    training = {key for key, panel in panels.items() if panel in (AUGMENT, OPTIMIZER)} | {"epochs", "batch_size", "lr"}
+    idle = {"muon_lr", "crop_padding", "crop_scale", "mix_switch_prob"}
+    assert training - set(expected) <= idle, "a new setting of training needs a published value here"
+    assert {key for key, panel in panels.items() if panel == MAIN} == {"model", "dataset", "init", "epochs", "batch_size", "lr"}
+
+
+def test_the_policys_fill_goes_with_the_policy() -> None:
+    assert resolved("report", aa_fill=0).config.augment.aa_fill == 0
+    assert resolved("report", auto_augment="cifar10").config.augment.aa_fill == 128
+    other = resolved("report", auto_augment="rand")
+    assert (other.config.augment.aa_fill, other.origins["aa_fill"]) == (None, "default")
+    assert resolved("report", auto_augment="none").config.augment.aa_fill is None
+    assert resolved("report", {"aa_fill": 7}, auto_augment="rand").config.augment.aa_fill is None
+    assert resolved("report", {"auto_augment": "rand"}, aa_fill=7).config.augment.aa_fill == 7
+
+
+@pytest.mark.parametrize("flags", [{"aa_fill": 128}, {"aa_interpolation": "bilinear"}])
+def test_a_fill_or_an_interpolation_without_a_policy_is_an_error(flags: dict[str, Any]) -> None:
+    assert resolved(None, **flags).config.augment.auto_augment == "cifar10"  # while the recipe is still to be found
+    for recipe, more in (("fast", {}), ("report", {"auto_augment": "none"})):
+        with pytest.raises(UserError, match="has no effect without AutoAugment or RandAugment"):
+            resolved(recipe, **flags, **more)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_described_by_its_row(name: str) -> None:
+    row = RECIPES[name]
+    assert row.purpose
+    assert row.expected
+    assert describe(name) == f"recipe {name}: {row.purpose}\n  expected: {row.expected}"

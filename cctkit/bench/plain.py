@@ -43,7 +43,7 @@ def pipeline(size: Size) -> Any:
 
     return transforms.Compose(
         [
-            transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10),
+            transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10, fill=128),
             transforms.RandomCrop(size, padding=4),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),

@@ -16,9 +16,12 @@ class Recipe:
 
     purpose: str
     expected: str
+    """What it reaches, on which data set and with which model, and who says so."""
     sources: Mapping[str, Mapping[str, Any]]
     one_conv: Mapping[str, Any] = field(default_factory=dict)
     """What models with one convolution (`x1`) have beside: their sequences are four times as long."""
+    differs: str = ""
+    """What is still computed otherwise than in the source."""
 
     def settings(self, model: str) -> dict[str, tuple[Any, str]]:
         """Setting -> (value, where it comes from) for this model."""
@@ -58,7 +61,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "warmup_fraction": 0.1,
                     "min_lr": 0.0,
                 },
+                "SHI-Labs/Compact-Transformers examples/utils/autoaug.py": {"aa_fill": 128},
             },
+            differs=(
+                "AutoAugment's shears take the nearest pixel (published: bicubic), its rotations go both ways (published: "
+                "counter-clockwise), its translations are cut to whole pixels (published: rounded) and it solarizes from a "
+                "level lower; the learning rate changes with each step (published: each epoch)"
+            ),
         ),
         "shi-300": Recipe(
             purpose="the published 300-epoch configuration: RandAugment, mixup, cutmix, erasing",
@@ -69,6 +78,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "lr": 6e-4,
                     "min_lr": 1e-5,
                     "weight_decay": 0.06,
+                    "decay_embeddings": True,
                     "batch_size": 128,
                     "epochs": 310,
                     "warmup_epochs": 10.0,
@@ -86,6 +96,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "drop_path": 0.1,
                 }
             },
+            differs=(
+                "RandAugment is bilinear and the crop bicubic (published: either at random); the warm-up begins near 0 "
+                "(published: 1e-6) and the cosine after it (published: at epoch 0), by the step (published: by the epoch); the "
+                "last, partial batch is kept (published: dropped)"
+            ),
         ),
         "fast": Recipe(
             purpose="the most accuracy within a few epochs on an ordinary machine",
@@ -148,6 +163,12 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def describe(name: str) -> str:
+    """What a recipe is for and what it is expected to reach, in two lines."""
+    row = recipe(name)
+    return f"recipe {name}: {row.purpose}\n  expected: {row.expected}"
+
+
 def default_recipe(dataset: str, device: str) -> str:
     """The recipe where none is named: `demo` on the digits, `fast` on a CPU, `report` elsewhere."""
     if dataset == "digits":
@@ -172,20 +193,23 @@ def resolve(
 
     Raises: UserError for an unknown recipe or setting, a value out of range, or values that contradict each other.
     """
-    values = dict.fromkeys(TrainConfig().flat(), "default")
+    defaults = TrainConfig().flat()
+    values = dict.fromkeys(defaults, "default")
     model = flags.get("model") or file_values.get("model") or TrainConfig().model.model
     rows = recipe(recipe_name).settings(str(model)) if recipe_name else {}
     check_settings(file_values, where=file_name or None)
     check_settings(flags)
     merged = {key: value for key, (value, _) in rows.items()}
     for layer in (file_values, flags):
-        if "warmup_fraction" in layer:  # which a number of epochs from a layer beneath would outdo
-            merged.pop("warmup_epochs", None)
+        policy = merged.get("auto_augment", defaults["auto_augment"])
+        outdone = ["warmup_epochs"] if "warmup_fraction" in layer else []
+        outdone += ["aa_fill", "aa_interpolation"] if layer.get("auto_augment", policy) != policy else []
+        for key in outdone:  # belongs to what this layer replaces
+            merged.pop(key, None)
         merged |= layer
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
     values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
-    if "warmup_epochs" not in merged:
-        values["warmup_epochs"] = "default"
+    values |= {key: "default" for key in ("warmup_epochs", "aa_fill", "aa_interpolation") if key not in merged}
     if recipe_name is None:
         merged = {key: value for key, value in merged.items() if key not in BOUNDED}
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)

@@ -16,6 +16,7 @@ from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
 from cctkit.cli.pack import pack
 from cctkit.cli.plot_lr import plot_lr
+from cctkit.cli.recipes import recipes
 from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
 from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError
@@ -41,6 +42,7 @@ app.command()(compare)
 app.command("plot-lr")(plot_lr)
 app.command()(curves)
 app.command()(models)
+app.command()(recipes)
 app.command()(pack)
 app.command("import")(import_weights)
 app.command()(bench)

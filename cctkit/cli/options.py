@@ -13,6 +13,7 @@ from cctkit.config import settings
 from cctkit.errors import UserError
 
 _OFF = "no_"
+RECIPE_HELP = f"{', '.join(RECIPES)}; cctkit recipes describes them"
 _OF_RECIPES = {key for recipe in RECIPES.values() for key in recipe.settings("x1")}
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cctkit.cli.options import RECIPE_HELP
 from cctkit.config import TrainConfig
 from cctkit.config_files import read_toml
 from cctkit.errors import UserError
@@ -22,7 +23,7 @@ def plot_lr(
         int | None, typer.Option("--epochs", "-e", help="passes over the training images", show_default=False)
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help="a training recipe (default: report)", show_default=False)
+        str | None, typer.Option("--recipe", "-r", help=f"{RECIPE_HELP} (default: report)", show_default=False)
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="settings from a TOML file", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate", show_default=False)] = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cctkit.cli.options import with_settings
+from cctkit.cli.options import RECIPE_HELP, with_settings
 from cctkit.config import MAIN, RUN
 from cctkit.config_files import read_toml
 from cctkit.errors import ElsewhereError, UserError
@@ -22,7 +22,7 @@ def train(
     flags: Mapping[str, Any],
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="report, shi-300, fast or demo", rich_help_panel=MAIN, show_default=False),
+        typer.Option("--recipe", "-r", help=RECIPE_HELP, rich_help_panel=MAIN, show_default=False),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="settings from a TOML file", rich_help_panel=MAIN, show_default=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cctkit.config import AugmentConfig
 from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import Array, apply, groups_by, operations_of, operators
+from cctkit.data.policies import Array, Interpolation, apply, groups_by, operations_of, operators
 from cctkit.data.transfer import to_device
 from cctkit.size import Size
 
@@ -28,26 +28,38 @@ class Batch:
     count: float = 1.0
 
 
-def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, fill: Sequence[float] | None = None) -> Tensor:
+def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, mean: Sequence[int] | None = None) -> Tensor:
     """Policy, crop and flip of uint8 images (n, 3, H, W), position by position as `plan` (of n positions) says.
 
     A resized crop comes before the policy, as in its recipe's source (timm/data/transforms_factory.py), a padded one after
-    it, as in the report. fill: by channel, 0 to 255, what RandAugment moves in from outside, timm's `img_mean`; all else
-    moves in black. On a CPU each image is, bit for bit, what it would be alone; on CUDA it may be a level off.
+    it, as in the report, with a black border. mean: of the data set by channel, 0 to 255: what RandAugment moves in from
+    outside, timm's `img_mean`, unless `config.aa_fill` says otherwise; AutoAugment moves in black. On a CPU each image is,
+    bit for bit, what it would be alone; on CUDA it may be a level off.
     """
     size = plan.size or (images.shape[2], images.shape[3])
     if config.crop == "resized":
         images = _resized_crop(images, plan, size)
     if config.auto_augment != "none":
-        fill = fill if config.auto_augment == "rand" else None
+        operate = partial(apply, fill=_fill_of(config, mean), interpolation=_interpolation_of(config))
         for slot in (0, 1):
             groups = operations_of(plan, slot, size)
-            images = _in_groups(images, [(rows, partial(apply, operation=item, fill=fill)) for item, rows in groups])
+            images = _in_groups(images, [(rows, partial(operate, operation=item)) for item, rows in groups])
     if config.crop == "pad" and config.crop_padding > 0:
         images = _padded_crop(images, plan, config.crop_padding)
     if plan.flip is not None:
         images = _in_groups(images, [(np.flatnonzero(plan.flip), partial(torch.flip, dims=[-1]))])
     return images
+
+
+def _fill_of(config: AugmentConfig, mean: Sequence[int] | None) -> Sequence[int] | None:
+    if config.aa_fill is not None:
+        return [config.aa_fill] * 3
+    return mean if config.auto_augment == "rand" else None
+
+
+def _interpolation_of(config: AugmentConfig) -> Interpolation:
+    """As asked; else nearest for AutoAugment, as torchvision's, and bilinear where timm takes it or bicubic at random."""
+    return config.aa_interpolation or ("bilinear" if config.auto_augment == "rand" else "nearest")
 
 
 def _in_groups(images: Tensor, groups: Sequence[tuple[Array, Callable[[Tensor], Tensor]]]) -> Tensor:
@@ -112,19 +124,22 @@ def finish(
     image_size: Size | None = None,
     count: float = 1.0,
 ) -> Batch:
-    """One batch from its augmented uint8 images: normalised, erased and mixed where the plan says so, then enlarged.
+    """One batch from its augmented uint8 images: normalised, mixed and erased where the plan says so, then enlarged.
+
+    Erasing comes after mixing, as timm's loader has it: `FastCollateMixup`, then `PrefetchLoader` with `RandomErasing`
+    (timm/data/loader.py).
 
     To enlarge adds no information, so it comes last: all before is at the images' own size, where a crop's 4 pixels are 4 of
     theirs, and costs a 49th between 32 and 224 pixels. It commutes with mixup; cutmix's edges are blurred by a pixel.
     """
     out = normalise(images, mean=mean, std=std, channels_last=False)
-    if plan.erase_box is not None:
-        _erase(out, plan)
     partner = weight = None
     if plan.partner is not None and plan.weight is not None:
         partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
         _mix(out, plan, partner)
         weight = to_device(torch.from_numpy(plan.weight), out.device)
+    if plan.erase_box is not None:
+        _erase(out, plan)
     return Batch(
         images=_enlarged(out, image_size, channels_last=channels_last),
         labels=labels,

@@ -62,7 +62,7 @@ def train_batches(
         ranks=ranks,
     )
     on_device = torch.device(device).type == "cuda"
-    augmented = _Augmented(plan=plan, config=config, fill=[round(255 * value) for value in mean])
+    augmented = _Augmented(plan=plan, config=config, mean=[round(255 * value) for value in mean])
     read = _Read(split=split, plan=plan, then=None if on_device else augmented)
     operators()  # imported before the fork, or each worker would do it, every epoch
     for i, images in enumerate(read_ahead(read, chunks, workers=workers, most=room)):
@@ -90,10 +90,10 @@ class _Augmented:
 
     plan: EpochPlan
     config: AugmentConfig
-    fill: Sequence[float]
+    mean: Sequence[int]
 
     def __call__(self, images: Tensor, rows: Rows) -> Tensor:
-        return augment(images, plan=self.plan.at(rows), config=self.config, fill=self.fill)
+        return augment(images, plan=self.plan.at(rows), config=self.config, mean=self.mean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cctkit.data.plan import EpochPlan
+from cctkit.data.transfer import to_device
 from cctkit.size import Size
 
 Array = np.ndarray[Any, Any]
+Interpolation = Literal["nearest", "bilinear"]
 
 # AutoAugment's policy for CIFAR-10: (operation, probability, magnitude bin of 0 to 9), twice a sub-policy. Cubuk et al. 2019,
 # table 7, as in torchvision/transforms/v2/_auto_augment.py.
@@ -67,6 +69,7 @@ RAND_OPERATIONS = (
 
 _RAND_PROBABILITY = 0.5
 _PLAIN = frozenset({"AutoContrast", "Equalize", "Invert"})
+_MOVING = frozenset({"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"})
 _UNSIGNED = _PLAIN | {"Posterize", "Solarize", "SolarizeAdd"}
 _SOLARIZE_ADD_BELOW = 128
 
@@ -77,8 +80,6 @@ class Operation:
 
     name: str
     value: float = 0.0
-    bilinear: bool = False
-    """How pixels are interpolated where they move: bilinear, or from the nearest."""
 
 
 @cache
@@ -103,7 +104,7 @@ def cifar10_operation(policy: int, slot: int, negative: bool, size: Size) -> Ope
 def rand_operation(index: int, tenths: int, negative: bool, size: Size) -> Operation:
     """timm's operation at a level in tenths, 0 to 100: `LEVEL_TO_ARG` of the increasing ones (timm/data/auto_augment.py).
 
-    Bilinear where timm takes bilinear or bicubic at random; at level 0 solarization inverts 255, timm's nothing.
+    At level 0 solarization inverts 255, timm's nothing.
     """
     name, share = RAND_OPERATIONS[index], tenths / 100
     height, width = size
@@ -118,7 +119,7 @@ def rand_operation(index: int, tenths: int, negative: bool, size: Size) -> Opera
     magnitude = share * top.get(name, 0.9) * (-1 if negative else 1)
     if name not in top:
         return Operation(name, max(0.1, 1 + magnitude))
-    return Operation(name, _argument(name, magnitude), bilinear=True)
+    return Operation(name, _argument(name, magnitude))
 
 
 def _argument(name: str, magnitude: float) -> float:
@@ -166,33 +167,48 @@ def operators() -> ModuleType:
     return functional  # type: ignore[no-any-return]
 
 
-def apply(images: Tensor, operation: Operation, *, fill: Sequence[float] | None = None) -> Tensor:
+def apply(
+    images: Tensor,
+    operation: Operation,
+    *,
+    fill: Sequence[int] | None = None,
+    interpolation: Interpolation = "nearest",
+) -> Tensor:
     """One operation on uint8 images (B, 3, H, W), as `torchvision.transforms.v2.AutoAugment` calls it on each alone.
 
     fill: value of each channel, 0 to 255, for pixels that move in from outside; None for black.
     """
-    changed: Tensor = _call(images, operation, fill)
-    return changed
+    if operation.name not in _MOVING:
+        changed: Tensor = _change_colours(images, operation)
+        return changed
+    if fill is None or interpolation == "bilinear":
+        return _move(images, operation, fill, interpolation)
+    # Nearest pixels are moved, not computed with: black that moves in becomes the fill, in half the time of torchvision's mask.
+    mask = to_device(torch.tensor(fill, dtype=torch.uint8).view(-1, 1, 1), images.device)
+    return _move(images ^ mask, operation, None, interpolation) ^ mask
 
 
-def _call(images: Tensor, operation: Operation, fill: Sequence[float] | None) -> Any:
+def _move(images: Tensor, operation: Operation, fill: Sequence[int] | None, interpolation: Interpolation) -> Tensor:
+    functional, name, value = operators(), operation.name, operation.value
+    how: dict[str, Any] = {"interpolation": interpolation, "fill": None if fill is None else list(fill)}
+    moved: Tensor
+    if name in ("TranslateX", "TranslateY"):
+        left, top = (value, 0) if name == "TranslateX" else (0, value)
+        if interpolation == "nearest" and value == int(value):  # the same pixels, ten times as fast
+            moved = functional.crop(images, -int(top), -int(left), *images.shape[-2:])
+        else:
+            moved = functional.affine(images, angle=0.0, translate=[left, top], scale=1.0, shear=[0.0, 0.0], **how)
+    elif name == "Rotate":
+        moved = functional.rotate(images, angle=value, **how)
+    else:
+        shear = [value, 0.0] if name == "ShearX" else [0.0, value]
+        moved = functional.affine(images, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0], **how)
+    return moved
+
+
+def _change_colours(images: Tensor, operation: Operation) -> Any:
     functional, value = operators(), operation.value
-    move = {"interpolation": "bilinear" if operation.bilinear else "nearest", "fill": None if fill is None else list(fill)}
-    stay = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
     match operation.name:
-        case "ShearX":
-            return functional.affine(images, **stay | move | {"shear": [value, 0.0], "center": [0, 0]})
-        case "ShearY":
-            return functional.affine(images, **stay | move | {"shear": [0.0, value], "center": [0, 0]})
-        case "TranslateX" | "TranslateY" if fill is None and not operation.bilinear:  # the same pixels, ten times as fast
-            left, top = (-int(value), 0) if operation.name == "TranslateX" else (0, -int(value))
-            return functional.crop(images, top, left, *images.shape[-2:])
-        case "TranslateX":
-            return functional.affine(images, **stay | move | {"translate": [value, 0]})
-        case "TranslateY":
-            return functional.affine(images, **stay | move | {"translate": [0, value]})
-        case "Rotate":
-            return functional.rotate(images, angle=value, **move)
         case "Brightness":
             return functional.adjust_brightness(images, value)
         case "Color":

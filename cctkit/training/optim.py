@@ -15,8 +15,10 @@ _Kind = Literal["decayed", "plain", "muon"]
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     """AdamW over all trainable weights, or [AdamW, Muon]. Every group carries its peak as `peak_lr`.
 
-    Norms, biases and embeddings are not decayed, unless `decay_all`, as the published script does. Muon (Jordan et al.
-    2024) takes the matrices of the transformer blocks. The peak of a weight at depth `d` (`models.depth`) is
+    Norms, biases and embeddings are not decayed, unless `decay_all`, as examples/main.py of the published repository does,
+    or `decay_embeddings` for the last: its train.py takes timm's groups (timm/optim/_param_groups.py), which spare vectors,
+    biases and what a model's `no_weight_decay()` names, a method that the published models lack. Muon (Jordan et al. 2024)
+    takes the matrices of the transformer blocks. The peak of a weight at depth `d` (`models.depth`) is
     `layer_decay ** (num_layers + 1 - d)` times the run's (Bao et al. 2022, BEiT, optim_factory.py): the head's is the run's.
     """
     weights: dict[tuple[_Kind, float], list[nn.Parameter]] = {}
@@ -56,4 +58,5 @@ def _kind(name: str, weight: nn.Parameter, config: TrainConfig, *, in_block: boo
     """Who updates the weight, and whether it is decayed."""
     if config.optimizer == "muon" and in_block and weight.ndim == 2:
         return "muon"
-    return "decayed" if config.decay_all or (weight.ndim > 1 and not is_embedding(name)) else "plain"
+    spared = weight.ndim < 2 or (is_embedding(name) and not config.decay_embeddings)
+    return "decayed" if config.decay_all or not spared else "plain"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.catalog.models import model_config
-from cctkit.catalog.recipes import Resolved
+from cctkit.catalog.recipes import Resolved, describe
 from cctkit.config import TrainConfig, check_settings, settings
 from cctkit.data.splits import Dataset
 from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
@@ -63,6 +63,7 @@ def start_run(
             if ranks.first:
                 run = run or _run_by_default_name(dataset.name, config.model.model)
             reporter.notice(first_line(config, recipe_name, dataset, policy, ranks))
+            reporter.notice(describe(recipe_name))
         model, report = ranks.first_of_machine_first(
             lambda: initialised(config, architecture, dataset, reporter, data_progress)
         )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cctkit.api import SilentReporter
+from cctkit.catalog.recipes import RECIPES
 from cctkit.cli.progress import PlainReporter
 from cctkit.training import loop
 from cctkit.training.loop import Progress
@@ -53,6 +54,7 @@ def test_the_first_step_of_an_epoch_is_not_in_the_time_of_a_step(tmp_path: Path,
     start_run(request, reporter=heard, stop=StopRequest(), data_progress=lambda *_: None)
     assert [now.step_s for now in heard.all] == [None, 2.0, 2.0, 2.0]  # 1,438 images
     assert "(1,438 images, 10 classes, 8x8), recipe demo, 1 epoch, cpu" in heard.notices[0]
+    assert f"recipe demo: {RECIPES['demo'].purpose}\n  expected: {RECIPES['demo'].expected}" in heard.notices
 
 
 def told(*step_s: float | None) -> list[str]:

@@ -25,9 +25,9 @@ def random_images(number: int, size: tuple[int, int] = (32, 32)) -> torch.Tensor
     return images
 
 
-def reference(image: torch.Tensor, policy: int, coins: tuple[float, float], negative: bool) -> torch.Tensor:
-    """torchvision's own AutoAugment on one image, its draws replaced by these."""
-    transform = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+def reference(image: torch.Tensor, policy: int, coins: tuple[float, float], negative: bool, **how: Any) -> torch.Tensor:
+    """torchvision's own AutoAugment with the arguments `how` on one image, its draws replaced by these."""
+    transform = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, **how)
     draws = iter([])
 
     def rand(*_: Any, **__: Any) -> torch.Tensor:
@@ -67,6 +67,22 @@ def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: 
         expected = reference(images[i], policy, (float(coins[i, 0]), float(coins[i, 1])), negative)
         assert torch.equal(out[i], expected), (policy, i)
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    "how", [{"fill": 128}, {"fill": 255, "interpolation": "bilinear"}, {"interpolation": "bilinear"}], ids=str
+)
+@pytest.mark.parametrize("policy", [1, 3, 5, 10, 12, 21, 24])  # those that shear, rotate or translate
+def test_a_fill_and_an_interpolation_are_torchvisions_bit_for_bit(policy: int, how: dict[str, Any]) -> None:
+    images, coins = random_images(4, (24, 40)), np.zeros((4, 2), dtype=np.float32)
+    for negative in (False, True):
+        plan = EpochPlan(
+            order=np.arange(4), policy=np.full(4, policy, dtype=np.uint8), coins=coins, signs=np.full((4, 2), negative)
+        )
+        config = AugmentConfig(crop="none", flip=False, aa_fill=how.get("fill"), aa_interpolation=how.get("interpolation"))
+        out = augment(images, plan=plan, config=config, mean=[10, 20, 30])
+        for i in range(4):
+            assert torch.equal(out[i], reference(images[i], policy, (0.0, 0.0), negative, **how)), (i, negative)
 
 
 def draw(number: int, config: AugmentConfig, batch_size: int = 16) -> EpochPlan:
@@ -157,3 +173,21 @@ def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
     noise = whole[whole != 0]
     assert noise.mean().item() == pytest.approx(0, abs=0.05)
     assert noise.std().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_what_is_erased_is_erased_after_mixing(kind: str) -> None:
+    """timm's order: `FastCollateMixup` mixes, then `PrefetchLoader` erases, so that no partner's noise shows through."""
+    mix: Any = {"auto_augment": "none", "crop": "none", "flip": False, kind: 1.0}
+    images, labels = random_images(16), torch.arange(16)
+    how: Any = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "channels_last": False}
+    both = draw(16, AugmentConfig(**mix, random_erase=1.0))
+    erased = draw(16, AugmentConfig(**mix | {kind: 0.0}, random_erase=1.0))
+    assert both.weight[0] < 1
+    mixed = finish(images, labels, plan=draw(16, AugmentConfig(**mix)), **how).images
+    noise = finish(images, labels, plan=erased, **how).images
+    out = finish(images, labels, plan=both, **how).images
+    for i, (top, left, height, width) in enumerate(both.erase_box.tolist()):
+        box = (i, slice(None), slice(top, top + height), slice(left, left + width))
+        mixed[box] = noise[box]
+    assert torch.equal(out, mixed)

@@ -1,10 +1,12 @@
 """RandAugment has timm's operations, magnitudes and fill."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 from cctkit.config import AugmentConfig
 from cctkit.data.augment import augment
@@ -38,7 +40,7 @@ ARGUMENTS = [
 @pytest.mark.parametrize(("name", "tenths", "negative", "expected"), ARGUMENTS)
 def test_the_arguments_are_timms(name: str, tenths: int, negative: bool, expected: float) -> None:
     operation = rand_operation(RAND_OPERATIONS.index(name), tenths, negative, (32, 20))
-    assert (operation.name, operation.bilinear) == (name, name in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"))
+    assert operation.name == name
     assert operation.value == pytest.approx(expected)
 
 
@@ -64,13 +66,13 @@ def test_an_operation_is_applied_with_probability_one_half() -> None:
 def test_what_moves_in_has_the_fill_of_its_channel(level: int, negative: bool, filled: slice) -> None:
     images = torch.full((2, 3, 20, 20), 200, dtype=torch.uint8)
     plan = plan_of("TranslateX", level, negative, 2)  # by 0.45 of the width
-    out = augment(images, plan=plan, config=ONLY_RAND, fill=[10, 20, 30])
+    out = augment(images, plan=plan, config=ONLY_RAND, mean=[10, 20, 30])
     expected = images.clone()
     expected[..., filled] = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
     assert torch.equal(out, expected)
 
 
-def test_auto_augment_moves_black_in_whatever_the_fill() -> None:
+def test_auto_augment_moves_black_in_whatever_the_mean() -> None:
     plan = EpochPlan(  # sub-policy 21: two translations
         order=np.arange(2),
         policy=np.full(2, 21, dtype=np.uint8),
@@ -78,7 +80,7 @@ def test_auto_augment_moves_black_in_whatever_the_fill() -> None:
         signs=np.zeros((2, 2), dtype=bool),
     )
     images = torch.full((2, 3, 20, 20), 200, dtype=torch.uint8)
-    out = augment(images, plan=plan, config=AugmentConfig(crop="none", flip=False), fill=[10, 20, 30])
+    out = augment(images, plan=plan, config=AugmentConfig(crop="none", flip=False), mean=[10, 20, 30])
     assert set(out.flatten().tolist()) == {0, 200}
 
 
@@ -87,15 +89,45 @@ def test_solarize_add_adds_below_128_only() -> None:
     assert solarize_add(values, 110).tolist() == [110, 210, 237, 128, 255]
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 @pytest.mark.parametrize("name", RAND_OPERATIONS)
-def test_an_image_of_a_group_is_what_it_would_be_alone(name: str) -> None:
+def test_an_image_of_a_group_is_what_it_would_be_alone(name: str, interpolation: Any) -> None:
     images = torch.randint(20, 230, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    how: Any = {"fill": [1, 2, 3], "interpolation": interpolation}
     operation = rand_operation(RAND_OPERATIONS.index(name), 93, True, (32, 32))
-    together = apply(images, operation, fill=[1, 2, 3])
-    alone = torch.cat([apply(image[None], operation, fill=[1, 2, 3]) for image in images])
+    together = apply(images, operation, **how)
+    alone = torch.cat([apply(image[None], operation, **how) for image in images])
     assert together.dtype == torch.uint8
     assert torch.equal(together, alone)
     assert not torch.equal(together, images)
+
+
+def torchvisions(images: torch.Tensor, name: str, value: float, **how: Any) -> torch.Tensor:
+    """The call of torchvision's functional form, of all images alike."""
+    stay: Any = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    calls: Any = {
+        "Rotate": lambda: F.rotate(images, value, **how),
+        "ShearX": lambda: F.affine(images, **stay | {"shear": [value, 0.0]}, center=[0, 0], **how),
+        "ShearY": lambda: F.affine(images, **stay | {"shear": [0.0, value]}, center=[0, 0], **how),
+        "TranslateX": lambda: F.affine(images, **stay | {"translate": [value, 0]}, **how),
+        "TranslateY": lambda: F.affine(images, **stay | {"translate": [0, value]}, **how),
+    }
+    return calls[name]()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fill", [None, 0, 128, 255])
+@pytest.mark.parametrize("interpolation", [None, "nearest", "bilinear"])
+@pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])
+def test_fill_and_interpolation_are_torchvisions(name: str, interpolation: Any, fill: int | None) -> None:
+    images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for level, negative in ((93, True), (100, False)):  # translations by 8.37 and by 9 pixels
+        config = AugmentConfig(auto_augment="rand", crop="none", flip=False, aa_fill=fill, aa_interpolation=interpolation)
+        out = augment(images, plan=plan_of(name, level, negative, 4), config=config, mean=[10, 20, 30])
+        value = rand_operation(RAND_OPERATIONS.index(name), level, negative, (20, 20)).value
+        expected = torchvisions(
+            images, name, value, interpolation=interpolation or "bilinear", fill=[10, 20, 30] if fill is None else fill
+        )
+        assert torch.equal(out, expected)
 
 
 def test_an_unknown_operation_is_a_bug_that_names_it() -> None:

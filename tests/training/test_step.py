@@ -188,6 +188,10 @@ def test_norms_biases_and_embeddings_are_not_decayed() -> None:
     assert "classifier.positional_emb" in plain
     assert all("norm" in name or name.endswith(("bias", "_emb")) for name in plain)
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
+    spared = make_optimizers(state.model, TrainConfig.from_flat({"decay_embeddings": True}))[0].param_groups[1]["params"]
+    # timm/optim/_param_groups.py, param_groups_weight_decay: "param.ndim <= 1 or name.endswith('.bias')"
+    timms = [name for name, weight in state.model.named_parameters() if weight.ndim <= 1 or name.endswith(".bias")]
+    assert [names[id(weight)] for weight in spared] == timms
     everything = make_optimizers(state.model, TrainConfig.from_flat({"decay_all": True}))[0].param_groups
     assert len(everything) == 1
 
