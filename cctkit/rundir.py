@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from cctkit.errors import DiskError, InUseError, UserError
 from cctkit.runfiles import read_metrics
-from cctkit.text import safe_text
+from cctkit.text import json_text, safe_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LOCK = ".cctkit.lock"
@@ -134,8 +134,7 @@ class RunDir(RunPaths):
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` whole; what is not finite becomes null."""
         self._written.add(path)  # type: ignore[attr-defined]
-        text = json.dumps(finite(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        write_atomic(path, text.encode("utf-8", "backslashreplace"))  # lone surrogates, of file names, as JSON escapes them
+        write_atomic(path, json_text(finite(value), indent=2, sort_keys=True).encode() + b"\n")
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line and bring it to the disk."""

@@ -262,6 +262,16 @@ def test_what_json_cannot_hold_becomes_null() -> None:
     assert finite({"a": [float("inf"), 1.0, {"b": float("nan")}], "c": (2,)}) == {"a": [None, 1.0, {"b": None}], "c": [2]}
 
 
+def test_names_that_are_no_text_or_control_a_terminal_are_written_as_json_escapes(tmp_path: Path) -> None:
+    names = ["caf\udce9", "\x1b[31m", "\x9b", "user\u202egnp", "Übergröße"]
+    with RunDir.create(tmp_path / "run") as run:
+        run.write_json(run.result, names)
+    text = run.result.read_bytes().decode()
+    assert json.loads(text) == names
+    assert "Übergröße" in text
+    assert text.replace("\n", "").isprintable()
+
+
 def test_a_default_name_is_safe_and_free(tmp_path: Path) -> None:
     now = datetime(2026, 1, 2, 3, 4, 5)
     path = default_name("my \x1b data/set", "cct_2_3x2", now, tmp_path)

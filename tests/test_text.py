@@ -1,12 +1,13 @@
 """Names from outside come out printable and readable; a mistyped name finds its neighbours."""
 
+import json
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cctkit.text import counted, nearest, safe_text
+from cctkit.text import counted, json_text, nearest, safe_text, wrapped
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,32 @@ def test_the_case_of_letters_does_not_matter(typed: str, best: str) -> None:
 
 def test_what_is_counted_is_singular_where_it_is_one() -> None:
     assert [counted(number, "epoch") for number in (0, 1, 2, 1000)] == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("\x1b[31m\x9b\x7f\n", r'"\u001b[31m\u009b\u007f\n"'),
+        ("user\u202egnp", r'"user\u202egnp"'),
+        ("caf\udce9", r'"caf\udce9"'),  # a file name that is no UTF-8
+        ("\U000e0041", r'"\udb40\udc41"'),  # a tag character, as JSON's pair
+        ("Übergröße 水族館 🦦", '"Übergröße 水族館 🦦"'),
+    ],
+)
+def test_json_escapes_what_controls_a_terminal_and_gives_it_back(name: str, text: str) -> None:
+    assert json_text(name) == text
+    assert json.loads(text) == name
+
+
+@given(st.dictionaries(st.text(st.characters()), st.lists(st.text(st.characters()))))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_json_is_printable_and_gives_any_text_back(value: dict[str, list[str]]) -> None:
+    text = json_text(value, indent=2)
+    assert {unicodedata.category(each) for each in text if not each.isprintable() and each != "\n"} <= {"Zs"}
+    assert json.loads(text) == value
+    assert json_text(value, ascii_only=True).isascii()
+
+
+def test_lines_break_between_words_and_a_long_word_stays_whole() -> None:
+    text = "  a well-known /path/that/is/longer/than/the/line word\n\nnext: it"
+    assert wrapped(text, 14, further="  ") == "  a well-known\n    /path/that/is/longer/than/the/line\n    word\n\nnext: it"

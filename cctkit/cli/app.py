@@ -1,8 +1,9 @@
 """The command line's frame: which subcommands there are, and the one place where an error is printed."""
 
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from cctkit.cli.bench import bench
 from cctkit.cli.compare import compare
 from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
+from cctkit.cli.help import HelpCommand, HelpGroup
 from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
 from cctkit.cli.pack import pack
@@ -20,7 +22,7 @@ from cctkit.cli.recipes import recipes
 from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
 from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError
-from cctkit.text import safe_text
+from cctkit.text import safe_text, terminal_width, wrapped
 
 # Of the click that Typer uses, which newer versions carry within themselves.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -31,21 +33,27 @@ _NO_MEMORY = ("out of memory", "allocate memory")  # in what torch raises
 app = typer.Typer(
     name="cctkit",
     help="Compact transformers for image classification: train, evaluate, account for every parameter.",
-    no_args_is_help=True,
+    cls=HelpGroup,
+    invoke_without_command=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command("eval")(evaluate)
-app.command()(summarize)
-app.command()(compare)
-app.command("plot-lr")(plot_lr)
-app.command()(curves)
-app.command()(models)
-app.command()(recipes)
-app.command()(pack)
-app.command("import")(import_weights)
-app.command()(bench)
+_COMMANDS: Mapping[str, Callable[..., None]] = {
+    "train": train,
+    "eval": evaluate,
+    "summarize": summarize,
+    "compare": compare,
+    "plot-lr": plot_lr,
+    "curves": curves,
+    "models": models,
+    "recipes": recipes,
+    "pack": pack,
+    "import": import_weights,
+    "bench": bench,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, cls=HelpCommand)(_command)
 
 
 def _version(wanted: bool) -> None:
@@ -56,12 +64,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
     no_color: Annotated[
         bool, typer.Option("--no-color", help="No colours (also: NO_COLOR=1); before or after the command.")
     ] = False,
 ) -> None:
     del version, no_color  # the latter is here for the help: see `_without_no_color`
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of the command line: 0 done, 2 usage or input, 3 diverged, 4 resources, 5 in use, 128 + signal."""
     words = _without_no_color(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the encoding of a terminal or pipe lacks
     try:
         code = app(args=words, prog_name="cctkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -126,4 +140,5 @@ def _print_error(what: str, where: str | None, remedy: str | None) -> None:
 
 
 def _print(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    """On a terminal, whose own lines break anywhere, in lines that break between words."""
+    sys.stderr.write((wrapped(text, terminal_width(), further="  ") if sys.stderr.isatty() else text) + "\n")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.cli import completion
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -28,6 +29,7 @@ def bench(
             "-m",
             help="a model of the catalog; may be repeated (default: six of 32 pixels)",
             show_default=False,
+            autocompletion=completion.models,
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images a step", min=1)] = 128,

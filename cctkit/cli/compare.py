@@ -179,7 +179,7 @@ def _draw(tables: "Sequence[Sequence[Row]]", path: Path) -> None:
 
 
 def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
-    from cctkit.cli.tables import print_json, result_console
+    from cctkit.cli.tables import print_json, print_text
     from cctkit.paired import paired
 
     result = paired(a, b)
@@ -199,4 +199,4 @@ def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
         f"neither {result.neither:,}",
         f"difference {top1_a - top1_b:+.2f} points, McNemar's exact test p = {result.p_value:.3g}: {verdict} at the 5% level",
     ]
-    result_console().print("\n".join(lines), soft_wrap=True)
+    print_text("\n".join(lines))

@@ -55,7 +55,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _print_curves(runs: Mapping[str, Records]) -> None:
-    from cctkit.cli.tables import result_console
+    from cctkit.cli.tables import print_text, result_console
     from cctkit.cli.terminal import Line, line_plot
     from cctkit.plots import crossing_epoch, loss_ending
 
@@ -75,7 +75,7 @@ def _print_curves(runs: Mapping[str, Records]) -> None:
         alone = next(iter(runs.values())) if len(runs) == 1 and key == ending else ()
         text = line_plot(lines, title=title, x_label="epoch", colour=coloured, mark=crossing_epoch(alone, ending))
         sys.stdout.write(text + "\n\n" if text else "")
-    sys.stdout.write("".join(f"{line}\n" for line in _facts(runs, ending)))
+    print_text("\n".join(_facts(runs, ending)))
 
 
 def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cctkit.cli import completion
+
 
 def evaluate(
     source: Annotated[
@@ -16,7 +18,13 @@ def evaluate(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", "-d", help="other images than the model's: a folder or a name", show_default=False),
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="other images than the model's: a folder or a name",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     data_dir: Annotated[
         str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)

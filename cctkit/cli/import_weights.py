@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cctkit.cli import completion
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -13,7 +14,15 @@ Channels = tuple[float, float, float]
 
 def import_weights(
     file: Annotated[Path, typer.Argument(help="a .pth or .safetensors file of another program")],
-    model: Annotated[str, typer.Option("--model", "-m", help="whose weights they are, such as cct_7_3x1_32_c100 or vit_b_16")],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="whose weights they are, such as cct_7_3x1_32_c100 or vit_b_16",
+            autocompletion=completion.models,
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="the weights file to write")],
     classes: Annotated[
         str | None,
@@ -39,7 +48,7 @@ def import_weights(
         raise UserError("--mean and --std go together", "command line")
     names = _class_names(classes)
 
-    from cctkit.cli.tables import result_console
+    from cctkit.cli.tables import print_text
     from cctkit.models.weights import save_weights
     from cctkit.training.pretrained import import_foreign
 
@@ -57,7 +66,7 @@ def import_weights(
     lines = [f"wrote {safe_text(output)}: {safe_text(config.name)}, {config.num_classes} classes, {size} pixels"]
     lines += [f"note: {note}" for note in found.notes]
     lines.append(f"next: cctkit eval {safe_text(output)}" + ("" if found.info.dataset["named"] else " --dataset FOLDER"))
-    result_console().print("\n".join(lines), soft_wrap=True)
+    print_text("\n".join(lines))
 
 
 def _class_names(classes: str | None) -> "str | list[str] | None":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.cli import completion
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
@@ -17,7 +18,10 @@ _DATASETS = {"cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k":
 
 def models(
     pattern: Annotated[
-        str | None, typer.Argument(help="only these names: cct, 'cct_*_3x2', cvt_6_4", show_default=False)
+        str | None,
+        typer.Argument(
+            help="only these names: cct, 'cct_*_3x2', cvt_6_4", show_default=False, autocompletion=completion.models
+        ),
     ] = None,
     num_classes: Annotated[
         int | None,

@@ -9,11 +9,13 @@ import typer
 
 from cctkit.catalog.recipes import RECIPES
 from cctkit.checked import base_type, flag_name
+from cctkit.cli import completion
 from cctkit.config import settings
 from cctkit.errors import UserError
 
 _OFF = "no_"
 RECIPE_HELP = f"{', '.join(RECIPES)}; cctkit recipes describes them"
+_COMPLETIONS = {"model": completion.models, "dataset": completion.datasets, "init": completion.weights}
 _OF_RECIPES = {key for recipe in RECIPES.values() for key in recipe.settings("x1")}
 
 
@@ -62,7 +64,13 @@ def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Paramet
     parts += [] if shown is None else [f"else {shown}" if parts else str(shown)]
     default = f" (default: {', '.join(parts)})" if parts else ""
     annotation = str if kind is tuple else kind  # sizes come as text; choices are checked, with a message, by the configuration
-    option = typer.Option(*spellings, help=metadata["help"] + default, rich_help_panel=metadata["panel"], show_default=False)
+    option = typer.Option(
+        *spellings,
+        help=metadata["help"] + default,
+        rich_help_panel=metadata["panel"],
+        show_default=False,
+        autocompletion=_COMPLETIONS.get(item.name),
+    )
     parameters = [_keyword(item.name, Annotated[annotation | None, option])]
     if metadata["off"] is not None:
         off = typer.Option(

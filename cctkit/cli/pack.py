@@ -6,9 +6,16 @@ from typing import Annotated
 
 import typer
 
+from cctkit.cli import completion
+
 
 def pack(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="a folder of images, or the name of a data set")],
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET", help="a folder of images, or the name of a data set", autocompletion=completion.datasets
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="the packed file, for train --dataset FILE", show_default=False)
     ],
@@ -33,7 +40,7 @@ def pack(
     What is stopped or killed goes on where it stopped when the same command is given again.
     """
     from cctkit.cli.progress import LiveReporter, PlainReporter
-    from cctkit.cli.tables import print_json, result_console
+    from cctkit.cli.tables import print_json, print_text
     from cctkit.config import TrainConfig
     from cctkit.data.dataset import pack_dataset
     from cctkit.text import counted, safe_text
@@ -77,10 +84,8 @@ def pack(
             }
         )
         return
-    result_console().print(
+    print_text(
         f"{safe_text(output)}: {len(packed.images):,} images of {len(packed.class_names)} classes, {height}x{width}, "
-        f"{output.stat().st_size / 1e6:,.0f} MB",
-        f"next: cctkit train --dataset {safe_text(output)}",
-        sep="\n",
-        soft_wrap=True,
+        f"{output.stat().st_size / 1e6:,.0f} MB\n"
+        f"next: cctkit train --dataset {safe_text(output)}"
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cctkit.cli import completion
 from cctkit.cli.options import RECIPE_HELP
 from cctkit.config import TrainConfig
 from cctkit.config_files import read_toml
@@ -23,7 +24,14 @@ def plot_lr(
         int | None, typer.Option("--epochs", "-e", help="passes over the training images", show_default=False)
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", help=f"{RECIPE_HELP} (default: report)", show_default=False)
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help=f"{RECIPE_HELP} (default: report)",
+            show_default=False,
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="settings from a TOML file", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate", show_default=False)] = None,
@@ -161,7 +169,7 @@ def _print_csv(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
 
 
 def _print_plot(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
-    from cctkit.cli.tables import result_console
+    from cctkit.cli.tables import print_text, result_console
     from cctkit.cli.terminal import Line, line_plot
 
     drawn = plan.drawn_steps()
@@ -173,7 +181,7 @@ def _print_plot(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
     sys.stdout.write(
         line_plot(lines, title=plan.title, x_label="epoch", colour=coloured, corners=((0, plan.config.epochs), (0,))) + "\n"
     )
-    sys.stdout.write("\n".join(_facts(plan, peers)) + "\n")
+    print_text("\n".join(_facts(plan, peers)))
 
 
 def _facts(plan: _Plan, peers: Mapping[str, list[float]]) -> list[str]:

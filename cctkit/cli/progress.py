@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
+from cctkit.text import terminal_width, wrapped
+
 if TYPE_CHECKING:
     from cctkit.training.loop import Progress
 
@@ -73,7 +75,7 @@ class PlainReporter:
         self.doing, self.told_s = "", 0.0
 
     def notice(self, text: str) -> None:
-        self.stream.write(text + "\n")
+        self.stream.write((wrapped(text, terminal_width(), further="  ") if self.stream.isatty() else text) + "\n")
         self.stream.flush()
 
     def progress(self, now: "Progress") -> None:
@@ -125,7 +127,7 @@ class LiveReporter:
         self.task = self.bar.add_task("starting", total=None, more="")
 
     def notice(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(wrapped(text, self.console.width, further="  "), soft_wrap=True)
 
     def _show(self, description: str, done: int, total: int, more: str = "") -> None:
         self.bar.update(self.task, description=description, completed=done, total=total, more=f"{done:,}/{total:,}  {more}")

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.checked import flag_name
+from cctkit.cli import completion
 from cctkit.cli.options import with_settings
 from cctkit.config import MODEL
 from cctkit.errors import UserError
-from cctkit.size import parse_size
+from cctkit.size import Size, parse_size
 from cctkit.text import safe_text
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from cctkit.config import ModelConfig
     from cctkit.summary.summary import Summary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_OURS = ("cct", "cvt", "vit")  # how their names begin; any other is torchvision's
 _SIDE = 32  # the catalog's table is of the models for images of this many pixels
 
 
@@ -31,7 +36,11 @@ def summarize(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", help="layer by layer; several stand side by side; default: the catalog", show_default=False
+            "--model",
+            "-m",
+            help="layer by layer, of torchvision's models too; several stand side by side; default: the catalog",
+            show_default=False,
+            autocompletion=completion.models,
         ),
     ] = None,
     weights: Annotated[
@@ -67,7 +76,7 @@ def summarize(
     limit = None if fit is None else parse_bytes(fit)
     if limit is not None and not memory:
         raise UserError("--fit needs the memory that --no-memory leaves out", "command line", "leave one of them out")
-    configs = _configs(model, weights, flags, num_classes=num_classes, image_size=image_size)
+    chosen = _models(model, weights, flags, num_classes=num_classes, image_size=image_size)
 
     from cctkit.cli.tables import print_json, print_wide
     from cctkit.summary.memory import memory_policy
@@ -78,8 +87,17 @@ def summarize(
     gc.freeze()  # what the imports made stays: looking through it for garbage, time and again, takes a fifth of the time
     policy = memory_policy(device=device, dtype=dtype, attention=attention) if memory else None
     summaries = [
-        summary_of(config, batch_size=batch_size, optimizer=optimizer, policy=policy, memory=memory, fit_bytes=limit)
-        for config in configs
+        summary_of(
+            each,
+            image_size=size,
+            name=name,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            policy=policy,
+            memory=memory,
+            fit_bytes=limit,
+        )
+        for name, each, size in chosen
     ]
     if not (model or weights):
         summaries.sort(key=lambda summary: summary.params)
@@ -94,40 +112,66 @@ def summarize(
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of "8GB", "8 GiB", "500M" or "1073741824"; K, M, G and T are powers of 1,024, as in torchsummary's MB.
+    """Bytes of "8GB", "8 GiB", "500M" or "1073741824B"; K, M, G and T are powers of 1,024, as in torchsummary's MB.
 
     Raises: UserError.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?\s*", text.upper())
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?B)?\s*", text.upper())
+    if found and not found[2] and not found[3]:
+        raise UserError(f"'{safe_text(text)}' has no unit", "--fit", f"--fit {found[1]}GB, or {found[1]}MB")
     if not found or float(found[1]) == 0:
         raise UserError(f"expected a size such as 8GB or 500MB, got '{safe_text(text)}'", "--fit")
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _configs(
+def _models(
     names: list[str] | None,
     files: list[Path] | None,
     flags: Mapping[str, Any],
     *,
     num_classes: int | None,
     image_size: str | None,
-) -> "list[ModelConfig]":
-    """The models that are asked for, those of the catalog at 32 pixels where none is."""
+) -> "list[tuple[str, ModelConfig | nn.Module, Size]]":
+    """The models that are asked for with their names and image sizes, those of the catalog at 32 pixels where none is."""
     from cctkit.catalog.models import MODELS, named_config
 
     if files and flags:
         raise UserError("the model's sizes are those of the weights file", "--weights", "leave the flags of the model out")
     if not names and not files:
         names = [name for name, row in MODELS.items() if row.image_size == _SIDE]
-    configs = [named_config(name, num_classes=num_classes or 100, image_size=image_size, **flags) for name in names or ()]
+    found: list[tuple[str, ModelConfig | nn.Module, Size]] = []
+    for name in names or ():
+        if not name.startswith(_OURS):
+            found.append((name, *_torchvision_model(name, flags, num_classes=num_classes or 100, image_size=image_size)))
+            continue
+        config = named_config(name, num_classes=num_classes or 100, image_size=image_size, **flags)
+        found.append((config.name, config, config.image_size))
     given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if image_size is not None:
         given["image_size"] = parse_size(image_size)
     if files:
         from cctkit.models.weights import read_weights
 
-        configs += [dataclasses.replace(read_weights(path)[1].model, **given) for path in files]
-    return configs
+        configs = [dataclasses.replace(read_weights(path)[1].model, **given) for path in files]
+        found += [(config.name, config, config.image_size) for config in configs]
+    return found
+
+
+def _torchvision_model(
+    name: str, flags: Mapping[str, Any], *, num_classes: int, image_size: str | None
+) -> "tuple[nn.Module, Size]":
+    """A model of torchvision's and the size of its images.
+
+    Raises: UserError where there is none of this name, or where flags of our models are given for it.
+    """
+    if flags:
+        raise UserError(
+            f"{flag_name(next(iter(flags)))} is of the models of cctkit, not of torchvision's", "--model", "leave it out"
+        )
+    from cctkit.models.build import torchvision_without_data
+
+    model, size = torchvision_without_data(name, num_classes=num_classes)
+    return model, size if image_size is None else parse_size(image_size)
 
 
 def as_dict(summary: "Summary", limit_bytes: int | None) -> dict[str, Any]:

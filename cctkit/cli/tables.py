@@ -1,11 +1,11 @@
 """Where results are printed: stdout, through rich, with nothing in a name taken for markup."""
 
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cctkit.rundir import finite
+from cctkit.text import json_text, terminal_width, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -33,5 +33,11 @@ def print_wide(make: Callable[[int | None], "RenderableType"]) -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """One JSON document on stdout, on one line where `indent` is None; what is not finite is null."""
-    sys.stdout.write(json.dumps(finite(value), indent=indent, ensure_ascii=False) + "\n")
+    """One printable JSON document on stdout, on one line where `indent` is None; what is not finite is null."""
+    takes_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    sys.stdout.write(json_text(finite(value), indent=indent, ascii_only=not takes_all) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Running text on stdout; on a terminal its lines break between words alone."""
+    sys.stdout.write((wrapped(text, terminal_width(), further="  ") if sys.stdout.isatty() else text) + "\n")

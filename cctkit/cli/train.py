@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cctkit.cli import completion
 from cctkit.cli.options import RECIPE_HELP, with_settings
 from cctkit.config import MAIN, RUN
 from cctkit.config_files import read_toml
@@ -22,7 +23,14 @@ def train(
     flags: Mapping[str, Any],
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help=RECIPE_HELP, rich_help_panel=MAIN, show_default=False),
+        typer.Option(
+            "--recipe",
+            "-r",
+            help=RECIPE_HELP,
+            rich_help_panel=MAIN,
+            show_default=False,
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="settings from a TOML file", rich_help_panel=MAIN, show_default=False)
@@ -87,14 +95,14 @@ def train(
     if not ranks.first:
         return
     from cctkit.cli.report import render_evaluation
-    from cctkit.cli.tables import print_json, print_wide, result_console
+    from cctkit.cli.tables import print_json, print_text, print_wide
 
     if as_json:
         print_json(result)
         return
     print_wide(lambda _: render_evaluation(result))
     path, weights = safe_text(run.path), safe_text(run.weights)
-    result_console().print(f"run: {path}", f"weights: {weights}", f"next: cctkit eval {path}", sep="\n", soft_wrap=True)
+    print_text(f"run: {path}\nweights: {weights}\nnext: cctkit eval {path}")
 
 
 def _check_alone(others: Mapping[str, object]) -> None:

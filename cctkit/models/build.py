@@ -1,5 +1,6 @@
 """From a configuration, or a name of the catalog, to a model."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cctkit.catalog.models import named_config
+from cctkit.catalog.models import MODELS, named_config
 from cctkit.config import ModelConfig
+from cctkit.errors import UserError
 from cctkit.models.attention import Path
 from cctkit.models.classifier import CompactTransformer
+from cctkit.size import Size
+from cctkit.text import nearest, safe_text
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
@@ -28,13 +32,46 @@ def build_without_data(config: ModelConfig) -> nn.Module:
         return _build(config)
 
 
+def torchvision_without_data(name: str, *, num_classes: int) -> tuple[nn.Module, Size]:
+    """A classifier of torchvision's by its name there, on the meta device, and the image size of its pretrained weights.
+
+    Raises: UserError where there is no such model.
+    """
+    from torchvision import models  # takes two seconds
+
+    names = models.list_models(module=models)
+    if name not in names:
+        hint = nearest(name, [*MODELS, *names])
+        raise UserError(
+            f"unknown model '{safe_text(name)}', here and in torchvision",
+            "--model",
+            f"did you mean {' or '.join(hint)}?"
+            if hint
+            else "cctkit models lists ours; torchvision's are resnet50, vgg16, ...",
+        )
+
+    def build(device: str) -> nn.Module:
+        with torch.device(device), _Unfilled(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # on how GoogLeNet will be initialised
+            return models.get_model(name, weights=None, num_classes=num_classes)  # type: ignore[no-any-return]
+
+    try:
+        model = build("meta")
+    except NotImplementedError:  # RegNets compute their sizes with tensors; memory that nothing fills is not taken
+        model = build("cpu").to("meta")
+    side = models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+    return model, (side, side)
+
+
 class _Unfilled(TorchFunctionMode):
-    """Leaves out `normal_`: without data there is nothing to fill, and torch would import its compiler for it."""
+    """Fills nothing with random numbers: without data there is nothing to fill, and torch would import its compiler for it."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+        if func is Tensor.normal_ or getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _build(config: ModelConfig) -> nn.Module:

@@ -1,7 +1,10 @@
 """The one place where errors are printed: few lines, printable, with the right exit code; bugs keep their traceback."""
 
 import errno
+import io
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from rich.text import Text
 
 from cctkit.catalog.recipes import RECIPES
 from cctkit.cli import app
+from cctkit.cli.tables import print_json
+from cctkit.errors import UserError
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -159,3 +164,35 @@ def test_no_part_of_a_help_text_is_taken_for_markup() -> None:
     shown = {text: Text.from_markup(text).plain for text in texts if text}
     assert len(shown) > 100
     assert [text for text, plain in shown.items() if plain != text] == []
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "é"), ("ascii", r"\u00e9")])
+def test_a_result_as_json_is_printed_whatever_its_names_and_the_streams_encoding(
+    encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file name that is no UTF-8 ended a finished run in a traceback."""
+    names = ["caf\udce9", "\x1b[31m\u202e", "é"]
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", stream)
+    print_json({"classes": names}, indent=None)
+    stream.flush()
+    text = stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert text == '{"classes": ["caf\\udce9", "\\u001b[31m\\u202e", "' + shown + '"]}\n'
+    assert json.loads(text)["classes"] == names
+
+
+def test_on_a_terminal_an_error_breaks_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise UserError("a name that is wrong " * 6, "/a/path/of/many/parts" * 5, "another name")
+
+    monkeypatch.setattr(app, "app", fail)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert app.run([]) == 2
+    lines = printed(capsys)
+    assert [line for line in lines if len(line) > 60] == ["    " + "/a/path/of/many/parts" * 5]
+    assert " ".join(" ".join(lines).split()) == (
+        "error: " + "a name that is wrong " * 6 + "in: " + "/a/path/of/many/parts" * 5 + " try: another name"
+    )

@@ -150,22 +150,52 @@ def test_a_summary_prints_itself_plain_and_rich() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("8GB", 8 * 2**30), ("8 gib", 8 * 2**30), ("500M", 500 * 2**20), ("1.5k", 1536), ("77", 77)]
+    ("text", "expected"), [("8GB", 8 * 2**30), ("8 gib", 8 * 2**30), ("500M", 500 * 2**20), ("1.5k", 1536), ("77 b", 77)]
 )
 def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "8PB", "nan", "1e9"])
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0B", "8PB", "nan", "1e9"])
 def test_a_size_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="expected a size"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["8", "1.5", "1073741824"])
+def test_a_size_without_a_unit_is_asked_for_one(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["summarize", "--fit", text]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: '{text}' has no unit",
+        "  in: --fit",
+        f"  try: --fit {text}GB, or {text}MB",
+    ]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf"])
+def test_a_model_of_torchvisions_has_torchvisions_figures(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from torchvision.models import get_model_weights
+
+    published = get_model_weights(name).DEFAULT.meta
+    (row,) = as_json(capsys, "-m", name, "--num-classes", "1000", "--no-memory")["models"]
+    assert (row["model"], row["image_size"], row["num_classes"]) == (name, [224, 224], 1000)
+    assert row["params"]["total"] == published["num_params"]
+    assert row["macs"] / 1e9 == pytest.approx(published["_ops"], rel=0.01)  # theirs leaves the pooling's additions out
+
+
+def test_the_image_size_of_a_model_of_torchvisions_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    row, ours = as_json(capsys, "-m", "resnet18", "-m", "cct_2_3x2", "--image-size", "64", "--no-memory")["models"]
+    assert (row["image_size"], ours["image_size"]) == ([64, 64], [64, 64])
+    assert row["layers"][0]["output_shape"] == [-1, 64, 32, 32]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["-m", "cct_6_3x3x"], "unknown model"),
+        (["-m", "resnet19"], "did you mean resnet1"),
+        (["-m", "xyzzy"], "'xyzzy', here and in torchvision"),
+        (["-m", "resnet18", "--embed-dim", "64"], "--embed-dim is of the models of cctkit"),
         (["-m", "vit_lite_6_4", "--image-size", "30"], "do not divide"),
         (["--device", "tpu"], "none of auto, cpu, cuda, mps"),
         (["--optimizer", "sgd"], "sgd"),
