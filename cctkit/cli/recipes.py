@@ -10,7 +10,7 @@ def recipes(
 ) -> None:
     """List the training recipes: what each is for, what it is expected to reach, and what differs from its source."""
     from cctkit.catalog.recipes import RECIPES
-    from cctkit.cli.tables import print_json, result_console
+    from cctkit.cli.tables import print_json, print_text
 
     if as_json:
         rows = [
@@ -26,9 +26,12 @@ def recipes(
         ]
         print_json({"schema_version": 1, "recipes": rows})
         return
-    console = result_console()
+    lines = []
     for name, row in RECIPES.items():
-        console.print(f"{name}: {row.purpose}", soft_wrap=not console.is_terminal)
-        for heading, text in (("expected", row.expected), ("differs from its source", row.differs)):
-            if text:
-                console.print(f"  {heading}: {text}", soft_wrap=not console.is_terminal)
+        lines.append(f"{name}: {row.purpose}")
+        lines += [
+            f"  {heading}: {text}"
+            for heading, text in (("expected", row.expected), ("differs from its source", row.differs))
+            if text
+        ]
+    print_text("\n".join(lines))
