@@ -20,13 +20,13 @@ def make(path: Path, images: int, side: int) -> None:
     import numpy as np
 
     from cctkit.data.packing import Packing, pack
-    from cctkit.data.source import ROLES, Source
+    from cctkit.data.source import ROLES, DecodedImage, Source
 
     noise = np.random.default_rng(0).integers(0, 256, 8 * 2**20 + 3 * side * side, dtype=np.uint8)
 
     def read(i: int) -> Any:
         start = i * 7919 % (8 * 2**20)
-        return noise[start : start + 3 * side * side].reshape(side, side, 3)
+        return DecodedImage(noise[start : start + 3 * side * side].reshape(side, side, 3))
 
     number = images + TEST_IMAGES
     roles = np.full(number, ROLES.index("train"), dtype=np.int8)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from cctkit.checked import Checked, checked, flag_name, option
 from cctkit.errors import UserError
-from cctkit.size import Size
+from cctkit.size import MAX_PIXELS, Size
 from cctkit.text import nearest, safe_text
 
 MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation", "Optimizer and schedule", "Run", "Machine"
@@ -100,6 +100,7 @@ class DataConfig(Checked):
     val_fraction: float = option(0.0, "share of the training images kept for validation", panel=DATA, at_least=0, below=1)
     split_seed: int = option(0, "seed of the splits that are made here", panel=DATA, at_least=0)
     skip_bad: bool = option(False, "leave broken images out, and list them", panel=DATA)
+    max_pixels: int = option(MAX_PIXELS, "pixels of the largest image that is read", panel=DATA, at_least=1)
     download: bool = option(True, "download a named data set that is not there", panel=DATA)
     stream: bool = option(
         False, "decode a folder's images each time they are needed, in the workers: for one too large to pack", panel=DATA

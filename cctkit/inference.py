@@ -21,6 +21,7 @@ from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
 from cctkit.predictions import write_predictions
 from cctkit.rundir import RunPaths, newest_run
 from cctkit.runfiles import read_settings
+from cctkit.size import MAX_PIXELS
 from cctkit.text import safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.environment import read_environment
@@ -143,6 +144,7 @@ def _images(
         resize_mode=info.resize_mode,
         split_seed=info.dataset["split_seed"],
         skip_bad=wish.data.skip_bad or stored.skip_bad,
+        max_pixels=wish.data.max_pixels if wish.data.max_pixels != MAX_PIXELS else stored.max_pixels,
         stream=is_of_streamed(info.dataset["fingerprint"]) and name not in DATASETS and Path(name).is_dir(),
     )
     dataset = load_dataset(config, progress=progress, notify=notify)

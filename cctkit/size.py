@@ -8,6 +8,9 @@ from cctkit.text import safe_text
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+MAX_PIXELS = 64_000_000
+"""What an image may have unless --max-pixels says otherwise."""
+
 _SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
 
 

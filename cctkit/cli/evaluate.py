@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
+from cctkit.size import MAX_PIXELS
 
 
 def evaluate(
@@ -40,6 +41,9 @@ def evaluate(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="leave broken images out, as where the run was trained so")
     ] = False,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", help="pixels of the largest image that is read", min=1)
+    ] = MAX_PIXELS,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")] = "auto",
     precision: Annotated[
         str | None,
@@ -74,7 +78,7 @@ def evaluate(
             reporter.data(what, done, total)
 
         wish = Wish(
-            data=DataConfig(dataset=dataset, data_dir=data_dir, download=download, skip_bad=skip_bad),
+            data=DataConfig(dataset=dataset, data_dir=data_dir, download=download, skip_bad=skip_bad, max_pixels=max_pixels),
             split=split,
             device=device,
             precision=precision,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
+from cctkit.size import MAX_PIXELS
 
 
 def pack(
@@ -26,6 +27,9 @@ def pack(
         str, typer.Option("--resize-mode", help="crop the middle, or squash, images of another shape")
     ] = "crop",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave broken images out, and list them")] = False,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", help="pixels of the largest image that is read", min=1)
+    ] = MAX_PIXELS,
     data_dir: Annotated[
         str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
     ] = None,
@@ -52,6 +56,7 @@ def pack(
             "image_size": image_size,
             "resize_mode": resize_mode,
             "skip_bad": skip_bad,
+            "max_pixels": max_pixels,
             "data_dir": data_dir,
             "download": download,
         }

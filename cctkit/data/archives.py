@@ -13,7 +13,7 @@ from cctkit.catalog.datasets import Archive, DatasetRow, Remote
 from cctkit.data.cifar import read_binary, read_python
 from cctkit.data.download import download
 from cctkit.data.idx import read_idx
-from cctkit.data.source import ROLES, Notify, Origin, Progress, Source, digest_of, sorted_classes
+from cctkit.data.source import ROLES, DecodedImage, Notify, Origin, Progress, Source, digest_of, sorted_classes
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -107,7 +107,7 @@ def _source(name: str, row: DatasetRow, archive: Archive, paths: list[Path], pro
         labels=labels,
         roles=np.concatenate([np.full(len(pixels), ROLES.index(role), dtype=np.int8) for role, pixels in sides]),
         ids=[f"{role}/{i}" for role, pixels in sides for i in range(len(pixels))],
-        read=lambda i: train[0][i] if i < len(train[0]) else test[0][i - len(train[0])],
+        read=lambda i: DecodedImage(train[0][i] if i < len(train[0]) else test[0][i - len(train[0])]),
     )
 
 

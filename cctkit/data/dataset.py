@@ -83,7 +83,8 @@ def _streamed(config: DataConfig, progress: Progress) -> Streamed:
     if folder is None or not folder.is_dir():
         raise UserError("only a folder of images can be streamed", "--stream", "leave it out, or give a folder to --dataset")
     size = config.image_size or DEFAULT_SIZE
-    return open_streamed(folder_origin(folder, progress), size=size, mode=config.resize_mode, progress=progress)
+    origin = folder_origin(folder, progress, max_pixels=config.max_pixels)
+    return open_streamed(origin, size=size, mode=config.resize_mode, max_pixels=config.max_pixels, progress=progress)
 
 
 def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
@@ -128,7 +129,7 @@ def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
     if name == "digits":
         return digits_origin()
     if name is not None and name not in DATASETS:
-        return folder_origin(_existing(name), progress)
+        return folder_origin(_existing(name), progress, max_pixels=config.max_pixels)
     try:
         return archive_origin(
             name or _DEFAULT,

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cctkit.data import images
-from cctkit.data.images import resized
+from cctkit.data.images import resized, strict_pillow
 from cctkit.data.source import ROLES, BadImageError, Progress, Source
 from cctkit.errors import ResourceError
 from cctkit.size import Size
@@ -34,9 +33,23 @@ _CHUNK_BYTES = 2**21
 _CHUNKS_IN_FLIGHT = 3
 _POLL_S = 0.1
 
-ROW = np.dtype([("sums", "<f8", 6), ("digest", "S32"), ("checksum", "<u4"), ("state", "u1")])
-"""What is known of an image beside its pixels: see `packed.Packed`; of a bad one the state alone."""
+ROW = np.dtype(
+    [
+        ("sums", "<f8", 6),
+        ("digest", "S32"),
+        ("checksum", "<u4"),
+        ("size", "<u4", 2),
+        ("peak", "<i4"),
+        ("more_pages", "?"),
+        ("state", "u1"),
+    ]
+)
+"""What is known of an image beside its pixels: see `packed.Packed`; of a bad one the state alone.
+
+size: height and width before any resizing; peak, more_pages: as `DecodedImage`'s, no peak being NO_PEAK.
+"""
 GOOD, BAD = 1, 2
+NO_PEAK = -1
 
 Rows = np.ndarray[Any, Any]
 
@@ -71,14 +84,16 @@ class _Job:
         return Images(rows=rows, pixels=b"".join(pixels), bad=bad)
 
     def _one(self, i: int, row: Any) -> bytes:
-        pixels = np.ascontiguousarray(self.source.read(i))
+        image = self.source.read(i)
+        pixels = np.ascontiguousarray(image.pixels)
         role, name = ROLES[self.source.roles[i]], self.source.class_names[self.source.labels[i]]
         digest = hashlib.sha256(json.dumps([role, name, pixels.shape[:2]]).encode())
         digest.update(pixels.data)
         small = np.ascontiguousarray(resized(pixels, self.size, self.mode).transpose(2, 0, 1))  # (3, H, W)
         wide = small.reshape(3, -1).astype(np.float64)
         row["sums"] = np.concatenate([wide.sum(1), (wide * wide).sum(1)])
-        row["digest"], row["state"] = digest.digest(), GOOD
+        row["digest"], row["size"], row["more_pages"] = digest.digest(), pixels.shape[:2], image.more_pages
+        row["peak"], row["state"] = NO_PEAK if image.peak is None else image.peak, GOOD
         stored = small.tobytes()
         row["checksum"] = zlib.crc32(stored)
         return stored
@@ -103,8 +118,7 @@ def decoded(source: Source, *, start: int, size: Size, mode: str, progress: Prog
             next_s = time.perf_counter() + _POLL_S
         return True
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on metadata
+    with strict_pillow():
         for numbers in chunks:
             yield job.images(numbers, told)
             if cores > 1 and time.perf_counter() > end_s:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from cctkit.data.source import ROLES, Origin, Source
+from cctkit.data.source import ROLES, DecodedImage, Origin, Source
 
 _FILE = Path(__file__).with_name("digits.safetensors")
 _GREYS = 16
@@ -28,5 +28,5 @@ def _source() -> Source:
         labels=tensors["labels"].astype(np.int64),
         roles=np.full(number, ROLES.index("all"), dtype=np.int8),
         ids=[f"digit/{i:04}" for i in range(number)],
-        read=lambda i: np.repeat(grey[i][:, :, None], 3, axis=2),
+        read=lambda i: DecodedImage(np.repeat(grey[i][:, :, None], 3, axis=2)),
     )

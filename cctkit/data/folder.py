@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from cctkit.catalog.datasets import DATASETS
-from cctkit.data.images import SUFFIXES, decode
+from cctkit.data.images import decode, suffixes
 from cctkit.data.source import ROLES, CompactIds, Origin, Progress, Role, Source
 from cctkit.errors import UserError
+from cctkit.size import MAX_PIXELS
 from cctkit.text import safe_text
 
 _ROLE_FOLDERS: dict[str, Role] = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
@@ -25,9 +26,10 @@ _Counts = dict[str, int]  # images of each class
 class _Files:
     """All images of a folder, in order; of each only what stays: its id, and its share in two digests."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, max_pixels: int) -> None:
         self.ids = CompactIds()
-        self._listing, self._key = hashlib.sha256(), hashlib.sha256(os.fsencode(root) + b"\0")
+        cap = b"" if max_pixels == MAX_PIXELS else b"%d\0" % max_pixels  # under another cap others are broken
+        self._listing, self._key = hashlib.sha256(), hashlib.sha256(os.fsencode(root) + b"\0" + cap)
 
     def extend(self, role: Role, name: str, entries: list[_Entry]) -> None:
         listed = "\0".join([role, name, *(f"{file}\0{size}" for file, size, _ in entries), ""])
@@ -47,13 +49,13 @@ class _Files:
         return self._key.hexdigest()
 
 
-def folder_origin(folder: Path, progress: Progress) -> Origin:
+def folder_origin(folder: Path, progress: Progress, *, max_pixels: int = MAX_PIXELS) -> Origin:
     """The images under `folder`, found but not read, in the order of class and id. Links are followed.
 
     Raises: UserError where there is no image, only one class, an empty class, or a class that one side lacks.
     """
     root = str(folder.resolve())
-    files = _Files(root)
+    files = _Files(root, max_pixels)
     try:
         counts = {role: _classes(role, path, root, files, progress) for role, path in _parts(root)}
     except OSError as error:
@@ -63,12 +65,12 @@ def folder_origin(folder: Path, progress: Progress) -> Origin:
         address=root,
         key=files.key,
         place=root,
-        load=lambda _: _source(root, class_names, counts, files.ids),
+        load=lambda _: _source(root, class_names, counts, files.ids, max_pixels),
         listing=files.listing,
     )
 
 
-def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts], ids: CompactIds) -> Source:
+def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts], ids: CompactIds, max_pixels: int) -> Source:
     numbers = [counts[role][name] for role in counts for name in class_names]
     start = root.rstrip(os.sep) + os.sep
     return Source(
@@ -78,7 +80,7 @@ def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, _Counts]
         labels=np.repeat(np.tile(np.arange(len(class_names), dtype=np.int64), len(counts)), numbers),
         roles=np.repeat(np.array([ROLES.index(role) for role in counts for _ in class_names], dtype=np.int8), numbers),
         ids=ids,
-        read=lambda i: decode(start + ids[i]),
+        read=lambda i: decode(start + ids[i], max_pixels=max_pixels),
     )
 
 
@@ -153,7 +155,7 @@ def _images(folder: str, root: str, seen: set[str]) -> Iterator[_Entry]:
     for entry in entries:
         if entry.is_dir():
             yield from _images(entry.path, root, seen)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        elif os.path.splitext(entry.name)[1].lower() in suffixes():
             yield entry.path[prefix:].replace(os.sep, "/"), *_facts(entry)
 
 
@@ -173,7 +175,7 @@ def _common_classes(counts: dict[Role, _Counts], root: str) -> tuple[str, ...]:
         raise UserError(
             "there is no image in a class folder in it",
             where,
-            f"expected CLASS/*, or train/CLASS/* and test/CLASS/*, of {' '.join(sorted(SUFFIXES))}",
+            f"expected CLASS/*, or train/CLASS/* and test/CLASS/*, of {' '.join(sorted(suffixes()))}",
         )
     for role, classes in counts.items():
         if empty := [name for name, number in classes.items() if not number]:

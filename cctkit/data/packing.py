@@ -2,18 +2,17 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cctkit.data.decoding import BAD, decoded
-from cctkit.data.images import stored_size
+from cctkit.data.decoding import BAD, ROW, decoded
+from cctkit.data.images import stored_size, strict_pillow
 from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.partial import Partial, hold, partial_path
-from cctkit.data.source import BadImageError, Pixels, Progress, Source, check_broken, digest_of
+from cctkit.data.source import BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
 from cctkit.data.writing import header_of, images_at, write_rest
 from cctkit.errors import StoppedError, UserError
 from cctkit.rundir import full_disk_named, sync_directory
@@ -68,11 +67,11 @@ def _filled(begun: Partial, source: Source, how: Packing, progress: Progress) ->
     """As the images are, where all are like the first and it is small; else, as shows at the first other one, at `how.size`."""
     native = _first_size(source)
 
-    def read(i: int) -> Pixels:
-        pixels = source.read(i)
-        if pixels.shape[:2] != native:
+    def read(i: int) -> DecodedImage:
+        image = source.read(i)
+        if image.pixels.shape[:2] != native:
             raise _OtherSizeError
-        return pixels
+        return image
 
     small = None if native is None else stored_size(native, how.size)
     if small is not None and small != how.size and not begun.matches(_key(how, how.size)):
@@ -83,17 +82,16 @@ def _filled(begun: Partial, source: Source, how: Packing, progress: Progress) ->
 
 def _first_size(source: Source) -> Size | None:
     """The size of the first image that can be read, if it is among the first few."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with strict_pillow():
         for i in range(min(_TRIED, len(source.ids))):
             with contextlib.suppress(BadImageError):
-                height, width = source.read(i).shape[:2]
+                height, width = source.read(i).pixels.shape[:2]
                 return height, width
     return None
 
 
 def _key(how: Packing, size: Size) -> str:
-    return digest_of(SCHEMA, how.key, size, how.mode)
+    return digest_of(SCHEMA, ROW.descr, how.key, size, how.mode)
 
 
 def _at_size(begun: Partial, source: Source, how: Packing, size: Size, progress: Progress) -> Packed:
@@ -136,7 +134,8 @@ def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
     """Why image `i` is bad, which an earlier start may have found."""
     if i not in reasons:
         try:
-            source.read(i)
+            with strict_pillow():
+                source.read(i)
         except BadImageError as error:
             return str(error)
     return reasons.get(i, "it could not be read the first time")

@@ -4,7 +4,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,6 +50,18 @@ class CompactIds:
         return self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8", "surrogateescape")
 
 
+class DecodedImage(NamedTuple):
+    """An image, and what its file had that the pixels do not show.
+
+    pixels: uint8 (height, width, 3); peak: the largest value, where a pixel has more than 8 bits of grey; more_pages: there are
+    further pages or frames, which are not read.
+    """
+
+    pixels: Pixels
+    peak: int | None = None
+    more_pages: bool = False
+
+
 class BadImageError(Exception):
     """A file that cannot be used as an image; the message says why."""
 
@@ -59,7 +71,7 @@ class Source:
     """M images of one origin.
 
     place: the folder they come from, None for a named data set; labels and roles (index into ROLES), both (M,);
-    read(i): image i decoded, uint8 (height, width, 3), or a BadImageError.
+    read(i): image i decoded, or a BadImageError.
     """
 
     name: str
@@ -68,7 +80,7 @@ class Source:
     labels: Labels
     roles: Roles
     ids: Ids
-    read: Callable[[int], Pixels]
+    read: Callable[[int], DecodedImage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,7 +6,6 @@ times of its files; it does not see a file that changes and keeps its length, an
 """
 
 import os
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.data.images import decode, resized
+from cctkit.data.images import decode, resized, strict_pillow
 from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
-from cctkit.size import Size
+from cctkit.size import MAX_PIXELS, Size
 from cctkit.text import safe_text
 
 _KIND = "files:"
@@ -41,6 +40,7 @@ class Streamed:
     roles: Roles
     order: np.ndarray[Any, np.dtype[np.int64]]
     all_ids: Ids
+    max_pixels: int = MAX_PIXELS
     may_reduce: bool = False
     skipped: tuple[str, ...] = ()
 
@@ -51,8 +51,7 @@ class Streamed:
         """
         images = np.empty((len(rows), 3, *self.image_size), dtype=np.uint8)
         bad = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on metadata
+        with strict_pillow():
             for image, i in zip(images, rows, strict=True):
                 try:
                     image[:] = self._read(self.all_ids[int(i)])
@@ -64,7 +63,8 @@ class Streamed:
         return torch.from_numpy(images)
 
     def _read(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        pixels = decode(os.path.join(self.place, name), least_side=max(self.image_size) if self.may_reduce else None)
+        least_side = max(self.image_size) if self.may_reduce else None
+        pixels = decode(os.path.join(self.place, name), least_side=least_side, max_pixels=self.max_pixels).pixels
         return resized(pixels, self.image_size, self.resize_mode).transpose(2, 0, 1)
 
     def ids(self, rows: Labels) -> list[str]:
@@ -77,7 +77,9 @@ class Streamed:
         return replace(self, image_size=(height, width), may_reduce=True)
 
 
-def open_streamed(origin: Origin, *, size: Size, mode: Literal["crop", "squash"], progress: Progress) -> Streamed:
+def open_streamed(
+    origin: Origin, *, size: Size, mode: Literal["crop", "squash"], max_pixels: int = MAX_PIXELS, progress: Progress
+) -> Streamed:
     """The images of a folder, to be read at `size`."""
     assert origin.listing is not None
     assert origin.place is not None
@@ -96,6 +98,7 @@ def open_streamed(origin: Origin, *, size: Size, mode: Literal["crop", "squash"]
             (int.from_bytes(head, "little", signed=True) for head in heads), dtype=np.int64, count=len(source.ids)
         ),
         all_ids=source.ids,
+        max_pixels=max_pixels,
     )
 
 

@@ -114,6 +114,15 @@ def test_a_broken_image_stops_and_is_named_or_is_left_out_and_listed(tmp_path: P
     assert [line.split(":")[0] for line in data.skipped] == ["cat/text.png", "dog/torn.png"]
 
 
+def test_another_cap_on_pixels_is_another_packed_file(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 5, "dog": 5})
+    Image.new("L", (20, 20)).save(tmp_path / "cat" / "large.png")
+    few = load(tmp_path, skip_bad=True, max_pixels=399)
+    assert [line.partition(":")[0] for line in few.skipped] == ["cat/large.png"]
+    assert load(tmp_path, skip_bad=True, max_pixels=400).skipped == ()
+    assert load(tmp_path).fingerprint == load(tmp_path, skip_bad=True).fingerprint != few.fingerprint
+
+
 def test_an_image_of_another_shape_is_cropped_or_squashed(tmp_path: Path) -> None:
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 8:16] = 255  # the middle third is white

@@ -38,9 +38,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that this process reads, which takes one process alone."""
     paths: list[str] = []
 
-    def noted(path: str) -> Any:
+    def noted(path: str, **options: Any) -> Any:
         paths.append(path)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
     monkeypatch.setattr(decoding, "available_cores", lambda: 1)
@@ -165,11 +165,11 @@ from pathlib import Path
 from cctkit.config import DataConfig
 from cctkit.data import dataset, decoding, folder, partial
 
-def slow(path, decode=folder.decode):
+def slow(path, decode=folder.decode, **options):
     with open("readers", "a") as file:
         file.write(f"{os.getpid()}\\n")
     time.sleep(0.005)
-    return decode(path)
+    return decode(path, **options)
 
 folder.decode, decoding.available_cores = slow, lambda: 2
 decoding._ALONE_S, decoding._CHUNK, partial._COMMIT_EVERY_S = 0.0, 8, 0.0

@@ -48,11 +48,11 @@ def test_many_images_come_in_order_from_any_number_of_cores(
 def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
 
-    def noted(path: str) -> Any:
+    def noted(path: str, **options: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         time.sleep(0.002)
-        return decode(path)
+        return decode(path, **options)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)
     monkeypatch.setattr(decoding, "available_cores", lambda: 2)
@@ -69,10 +69,10 @@ def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_k
 ) -> None:
     here = os.getpid()
 
-    def dying(path: str) -> Any:
+    def dying(path: str, **options: Any) -> Any:
         if path.endswith("dog/50.png") and os.getpid() != here:
             os._exit(9)
-        return decode(path)
+        return decode(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("cctkit.data.folder.decode", dying)
@@ -88,11 +88,11 @@ def test_a_packing_can_be_stopped_within_one_chunk(folder: Path, tmp_path: Path,
     log = tmp_path / "log"
     log.touch()
 
-    def slow(path: str) -> Any:
+    def slow(path: str, **options: Any) -> Any:
         with log.open("a") as file:
             file.write("x")
         time.sleep(0.01)
-        return decode(path)
+        return decode(path, **options)
 
     def stop(what: str, done: int, total: int) -> None:
         if log.stat().st_size > 80:
