@@ -26,6 +26,7 @@ def train(run: Path, *, precision: str, seed: int, args: argparse.Namespace) -> 
     if (run / "result.json").exists():
         return
     command = ["train", "--dataset", args.dataset, "--model", args.model, "--precision", precision, "--seed", str(seed)]
+    command += ["--test-every-epoch"]
     command += [] if args.epochs is None else ["--epochs", str(args.epochs)]
     command += [] if args.threads is None else ["--threads", str(args.threads)]
     sys.stderr.write(f"cctkit {' '.join(command)}\n")

@@ -220,6 +220,9 @@ class TrainConfig(Checked):
         None, "stop after so many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
     )
     seed: int = option(0, "seed of everything random", panel=RUN, at_least=0)
+    test_every_epoch: bool = option(
+        False, "evaluate the test images after every epoch, not only at the end", panel=RUN, may_change=True
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "where to compute", panel=MACHINE, may_change=True)
     precision: Literal["auto", "float32", "bf16", "fp16"] = option("auto", "number format; auto: the faster one", panel=MACHINE)
     threads: int | None = option(None, "threads of the CPU (default: its cores)", panel=MACHINE, at_least=1, may_change=True)

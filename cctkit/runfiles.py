@@ -69,7 +69,8 @@ def read_settings(path: Path) -> tuple[TrainConfig, str | None]:
     Raises: UserError.
     """
     stored = read_object(path, {"values": dict, "recipe": (str, None)})
-    return TrainConfig.from_flat(stored["values"], where=str(path)), stored["recipe"]
+    values = {"test_every_epoch": True} | stored["values"]  # as runs did before there was the setting
+    return TrainConfig.from_flat(values, where=str(path)), stored["recipe"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -151,7 +151,9 @@ def test_curves_show_each_splits_loss_and_top1_and_the_crossing(figures: list[Fi
     assert numbers(lines["test"]) == [3.5, 2.8, 2.2, 2.0]
     assert [numbers(line) for line in top1.get_lines()] == [[86.0, 87.0, 88.0, 89.0], [86.5, 87.2, 87.8, 88.0]]
     assert [text.get_text() for text in loss.texts] == ["train below test\nfrom epoch 3"]
-    assert ("label smoothing" in loss.get_title(), top1.get_ylabel()) == (True, "%")
+    assert (loss.get_title(), top1.get_ylabel()) == ("Loss with label smoothing", "%")
+    draw_curves({"run": records([1.0], [1.0], ending="loss")}, tmp_path / "a.png")
+    assert figures[1].axes[0].get_title() == "Loss"
 
 
 def test_several_runs_are_told_apart_by_colour_and_splits_by_line(figures: list[Figure], tmp_path: Path) -> None:
@@ -163,6 +165,25 @@ def test_several_runs_are_told_apart_by_colour_and_splits_by_line(figures: list[
     lines = figures[0].axes[1].get_lines()
     assert len({line.get_color() for line in lines}) == 3
     assert {line.get_linestyle() for line in lines} == {"-", "--"}
+
+
+def test_several_runs_without_test_figures_are_drawn_by_their_validation(figures: list[Figure], tmp_path: Path) -> None:
+    by_val = [{key.replace("test_", "val_"): value for key, value in record.items()} for record in RUN]
+    for runs, words in (({"a": by_val, "b": by_val}, "val"), ({"a": RUN, "b": by_val}, "test or val")):
+        draw_curves(runs, tmp_path / "a.png")
+        names = [text.get_text() for text in figures[-1].legends[0].get_texts()]
+        assert names == ["a", "b", "train", words, f"train loss falls below {words} loss"]
+        assert [numbers(line) for line in figures[-1].axes[1].get_lines()] == [
+            [86.0, 87.0, 88.0, 89.0],
+            [86.5, 87.2, 87.8, 88.0],
+        ] * 2
+        assert len(figures[-1].axes[0].get_lines()) == 2 * 2 + 2  # and a ring for each
+
+
+def test_several_runs_with_nothing_held_out_are_drawn_by_train(figures: list[Figure], tmp_path: Path) -> None:
+    alone = [{key: value for key, value in record.items() if not key.startswith("test_")} for record in RUN]
+    draw_curves({"a": alone, "b": alone}, tmp_path / "a.png")
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["a", "b", "train"]
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -60,6 +60,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "flip": True,
                     "warmup_fraction": 0.1,
                     "min_lr": 0.0,
+                    "test_every_epoch": True,
                 },
                 "SHI-Labs/Compact-Transformers examples/utils/autoaug.py": {"aa_fill": 128},
             },
@@ -140,6 +141,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "attention_dropout": 0.0,
                     "drop_path": 0.0,
                     "label_smoothing": 0.1,
+                    "test_every_epoch": True,
                 }
             },
             one_conv={"image_size": [16, 16]},

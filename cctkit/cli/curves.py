@@ -21,7 +21,10 @@ def curves(
         Path | None, typer.Option("--output", "-o", help="draw them too: a .png, .svg or .pdf file", show_default=False)
     ] = None,
 ) -> None:
-    """Show loss and top-1 over the epochs of one or several runs, and where the train loss falls below the test loss."""
+    """Show loss and top-1 over the epochs of one or several runs, and where the train loss falls below the held-out loss.
+
+    Held-out images are those of test where the run evaluated them every epoch (--test-every-epoch), else those of val.
+    """
     records = {name: read_records(path) for name, path in _named(runs).items()}
     from cctkit.plots import check_picture, draw_curves
 
@@ -57,12 +60,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def _print_curves(runs: Mapping[str, Records]) -> None:
     from cctkit.cli.tables import print_text, result_console
     from cctkit.cli.terminal import Line, line_plot
-    from cctkit.plots import crossing_epoch, loss_ending
+    from cctkit.plots import crossing_epoch, held_out_split, loss_ending, loss_name
 
     ending = loss_ending(runs)
-    kind = "with label smoothing" if ending == "loss_smoothed" else "cross entropy"
     coloured = result_console().color_system is not None
-    for key, title in ((ending, f"Loss ({kind}), nats an image"), ("top1_percent", "Top-1 accuracy, %")):
+    for key, title in ((ending, f"{loss_name(ending).capitalize()}, nats per image"), ("top1_percent", "Top-1 accuracy, %")):
         lines = [
             Line(
                 name=f"{name} {split}" if len(runs) > 1 else split,
@@ -70,7 +72,8 @@ def _print_curves(runs: Mapping[str, Records]) -> None:
                 y=[record.get(f"{split}_{key}") for record in records],
             )
             for name, records in runs.items()
-            for split in (("train", "test") if len(runs) > 1 else ("train", "val", "test"))
+            for split in (("train", held_out_split(records)) if len(runs) > 1 else ("train", "val", "test"))
+            if split is not None
         ]
         alone = next(iter(runs.values())) if len(runs) == 1 and key == ending else ()
         text = line_plot(lines, title=title, x_label="epoch", colour=coloured, mark=crossing_epoch(alone, ending))
@@ -79,10 +82,11 @@ def _print_curves(runs: Mapping[str, Records]) -> None:
 
 
 def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:
-    """Of each run the last epoch's figures, and where the train loss falls below the test loss."""
-    from cctkit.plots import crossing_epoch
+    """Of each run the last epoch's figures, and where the train loss falls below the held-out loss."""
+    from cctkit.plots import crossing_epoch, held_out_split, loss_name
 
     facts = []
+    loss = loss_name(ending)
     for name, records in runs.items():
         last = records[-1]
         figures = [
@@ -90,11 +94,11 @@ def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:
             for split in ("train", "val", "test")
             if last.get(f"{split}_top1_percent") is not None
         ]
-        crossing = crossing_epoch(records, ending)
-        below = (
-            f"the train loss is below the test loss from epoch {crossing} on"
-            if crossing
-            else "the train loss has not fallen below the test loss"
-        )
-        facts.append(f"{name}: epoch {last['epoch']}, top-1 {', '.join(figures) or 'not known'}; {below}")
+        fact = f"{name}: epoch {last['epoch']}, top-1 {', '.join(figures) or 'not known'}"
+        held_out, crossing = held_out_split(records), crossing_epoch(records, ending)
+        if crossing:
+            fact += f"; from epoch {crossing} on, the {loss} is lower on train than on {held_out}"
+        elif held_out:
+            fact += f"; the {loss} is not lower on train than on {held_out}"
+        facts.append(fact)
     return facts

@@ -21,13 +21,13 @@ def duration(seconds: float) -> str:
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in one line: losses (the criterion's), top-1, learning rate, speed."""
-    parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}", f"train loss {record['train_loss_smoothed']:.3f}"]
-    for split in ("val", "test"):
-        if f"{split}_top1_percent" in record:
-            loss = record[f"{split}_loss_smoothed"]
-            shown = "nan" if loss is None else f"{loss:.3f}"
-            parts.append(f"{split} loss {shown} top-1 {record[f'{split}_top1_percent']:.2f}%")
+    """One epoch in one line: cross entropy, top-1 of held-out images (of train where there are none), learning rate, speed."""
+    parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
+    held_out = [split for split in ("val", "test") if f"{split}_top1_percent" in record]
+    for split in ("train", *held_out):
+        loss = record[f"{split}_loss"]
+        top1 = f" top-1 {record[f'{split}_top1_percent']:.2f}%" if split != "train" or not held_out else ""
+        parts.append(f"{split} loss {'nan' if loss is None else f'{loss:.3f}'}{top1}")
     parts.append(f"lr {record['lr']:.2e}")
     if "images_per_s" in record:
         parts.append(f"{record['images_per_s']:,.0f} images/s")

@@ -1,8 +1,19 @@
 """The pictures, drawn with matplotlib's object interface: no display, no global state left behind."""
 
-from cctkit.plots.curves import crossing_epoch, draw_curves, loss_ending
+from cctkit.plots.curves import crossing_epoch, draw_curves, held_out_split, loss_ending, loss_name
 from cctkit.plots.frame import check_picture
 from cctkit.plots.pareto import Point, draw_pareto
 from cctkit.plots.schedule import Curve, draw_schedule
 
-__all__ = ["Curve", "Point", "check_picture", "crossing_epoch", "draw_curves", "draw_pareto", "draw_schedule", "loss_ending"]
+__all__ = [
+    "Curve",
+    "Point",
+    "check_picture",
+    "crossing_epoch",
+    "draw_curves",
+    "draw_pareto",
+    "draw_schedule",
+    "held_out_split",
+    "loss_ending",
+    "loss_name",
+]

@@ -1,4 +1,4 @@
-"""The course of training: loss and top-1 over the epochs, and where the train loss falls below the test loss."""
+"""The course of training: loss and top-1 over the epochs, and where the train loss falls below that of held-out images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,13 @@ Records = Sequence[Mapping[str, Any]]
 """The lines of a `metrics.jsonl`."""
 
 _LINES: Any = {"train": "--", "val": ":", "test": "-"}
+_HELD_OUT_LINE: Any = "-"  # of several runs
 _MARKERS = ("", "o", "s", "^", "D", "v")  # where there are more runs than colours
 _RING: dict[str, Any] = {"marker": "o", "markersize": 9, "fillstyle": "none", "color": "#000000", "linestyle": ""}
 
 
 def draw_curves(runs: Mapping[str, Records], path: Path) -> None:
-    """Loss and top-1 of one or several runs, by split; a ring marks where the train loss falls below the test loss.
+    """Loss and top-1 of one or several runs, by split; a ring marks where the train loss falls below `held_out_split`'s.
 
     The loss is the criterion's, with label smoothing, where all runs have it.
 
@@ -31,13 +32,12 @@ def draw_curves(runs: Mapping[str, Records], path: Path) -> None:
         figure, (loss, top1) = new_figure(columns=2, width=11)
         for number, (name, records) in enumerate(runs.items()):
             _draw_run(loss, top1, records, ending=ending, name=name if len(runs) > 1 else "", number=number)
-        smoothed = "with label smoothing" if ending == "loss_smoothed" else "cross entropy"
-        label(loss, f"Loss ({smoothed})", "epoch", "nats an image")
+        label(loss, loss_name(ending).capitalize(), "epoch", "nats per image")
         label(top1, "Top-1 accuracy", "epoch", "%")
         if max((len(records) for records in runs.values()), default=0) == 1:
             for axes in (loss, top1):
                 axes.set_xlim(0.5, 1.5)
-        _add_legend(figure, loss, top1, several=len(runs) > 1)
+        _add_legend(figure, loss, top1, runs)
         save_figure(figure, path)
 
 
@@ -47,14 +47,26 @@ def loss_ending(runs: Mapping[str, Records]) -> str:
     return "loss_smoothed" if has else "loss"
 
 
+def loss_name(ending: str) -> str:
+    """What a loss is called: `loss` is plain cross entropy, the criterion's is `loss with label smoothing`."""
+    return "loss with label smoothing" if ending == "loss_smoothed" else "loss"
+
+
+def held_out_split(records: Records) -> str | None:
+    """The split that train is compared with: test where a run evaluated it every epoch, else val; None without either."""
+    has = {key.partition("_")[0] for record in records for key, value in record.items() if value is not None}
+    return next((split for split in ("test", "val") if split in has), None)
+
+
 def crossing_epoch(records: Records, ending: str = "loss_smoothed") -> int | None:
-    """The first epoch from which the train loss stays below the test loss: the report's sign of overfitting."""
+    """The first epoch from which the train loss stays below that of `held_out_split`: the report's sign of overfitting."""
     crossing = None
+    split = held_out_split(records)
     for record in records:
-        train, test = record.get(f"train_{ending}"), record.get(f"test_{ending}")
-        if train is None or test is None:
+        train, held_out = record.get(f"train_{ending}"), record.get(f"{split}_{ending}")
+        if train is None or held_out is None:
             continue
-        if train >= test:
+        if train >= held_out:
             crossing = None
         elif crossing is None:
             crossing = int(record["epoch"])
@@ -62,18 +74,19 @@ def crossing_epoch(records: Records, ending: str = "loss_smoothed") -> int | Non
 
 
 def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name: str, number: int) -> None:
-    """The lines of a run: by colour the splits of a single one, or the runs (train and test alone), which have names."""
+    """The lines of a run: by colour the splits of a single one, or the runs (train and held-out alone), which have names."""
+    held_out = held_out_split(records)
     marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)] or ("o" if len(records) < 3 else "")
     for j, (split, line) in enumerate(_LINES.items()):
-        if name and split == "val":
+        if name and split not in ("train", held_out):
             continue
         look: dict[str, Any] = {
             "color": COLOURS[(number if name else j) % len(COLOURS)],
-            "linestyle": line,
+            "linestyle": _HELD_OUT_LINE if name and split == held_out else line,
             "marker": marker,
             "markersize": 5,
             "markevery": max(1, len(records) // 10),
-            "label": legend_name(name or split) if split == "test" or not name else "_",
+            "label": legend_name(name or split) if split == (held_out or "train") or not name else "_",
         }
         for axes, key in ((loss, f"{split}_{ending}"), (top1, f"{split}_top1_percent")):
             if any(record.get(key) is not None for record in records):
@@ -86,18 +99,25 @@ def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name
         )
         if not name:
             first, last = records[0]["epoch"], records[-1]["epoch"]
-            mark_epoch(loss, crossing, f"train below test\nfrom epoch {crossing}", left=2 * crossing > first + last)
+            mark_epoch(loss, crossing, f"train below {held_out}\nfrom epoch {crossing}", left=2 * crossing > first + last)
 
 
-def _add_legend(figure: "Figure", loss: "Axes", top1: "Axes", *, several: bool) -> None:
+def _add_legend(figure: "Figure", loss: "Axes", top1: "Axes", runs: Mapping[str, Records]) -> None:
     """Of a single run the splits, in each picture; of several their names, and what the line styles mean, beneath."""
     from matplotlib.lines import Line2D
 
-    if not several:
+    if len(runs) == 1:
         for axes in (loss, top1):
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="best")
         return
-    keys = [Line2D([], [], color=GREY, linestyle=_LINES[split], label=split) for split in ("train", "test")]
-    ring = Line2D([], [], **_RING, label="train loss falls below test loss")
-    figure.legend(handles=[*top1.get_legend_handles_labels()[0], *keys, ring], loc="outside lower center", ncols=3)
+    found = {held_out_split(records) for records in runs.values()}
+    held_out = " or ".join(split for split in ("test", "val") if split in found)
+    keys = [Line2D([], [], color=GREY, linestyle=_LINES["train"], label="train")]
+    keys += [Line2D([], [], color=GREY, linestyle=_HELD_OUT_LINE, label=held_out)] if held_out else []
+    ring = Line2D([], [], **_RING, label=f"train loss falls below {held_out} loss")
+    figure.legend(
+        handles=[*top1.get_legend_handles_labels()[0], *keys, *([ring] if held_out else [])],
+        loc="outside lower center",
+        ncols=3,
+    )

@@ -47,14 +47,16 @@ def test_a_run_is_shown_with_its_crossing(tmp_path: Path) -> None:
     output = run(make_metrics(tmp_path / "run", 20)).stdout
     check_golden("curves.txt", output)
     # 4 - i / 10 < 3.5 - i / 20 from i = 11 on
-    assert "run: epoch 20, top-1 train 80.00%, test 60.00%; the train loss is below the test loss from epoch 11 on" in output
+    fact = "run: epoch 20, top-1 train 80.00%, test 60.00%; from epoch 11 on, the loss with label smoothing is lower on train"
+    assert f"{fact} than on test\n" in output
 
 
 def test_several_runs_are_shown_by_name(tmp_path: Path) -> None:
     runs = [make_metrics(tmp_path / "a", 20), make_metrics(tmp_path / "b", 10, faster=0.4)]
     output = run(*runs).stdout
     check_golden("curves_two.txt", output)
-    assert "b: epoch 10, top-1 train 80.00%, test 60.00%; the train loss has not fallen below the test loss" in output
+    fact = "b: epoch 10, top-1 train 80.00%, test 60.00%; the loss with label smoothing is not lower on train than on test\n"
+    assert fact in output
 
 
 def test_runs_of_one_name_are_told_apart_by_path_and_one_given_twice_counts_once(tmp_path: Path) -> None:
@@ -80,8 +82,24 @@ def test_a_running_run_with_a_torn_last_line_is_shown(tmp_path: Path) -> None:
 def test_missing_splits_and_values_are_left_out(tmp_path: Path) -> None:
     nothing: dict[str, Any] = dict.fromkeys(("test_loss_smoothed", "test_top1_percent", "train_loss_smoothed"))
     output = run(make_metrics(tmp_path / "run", 2, **nothing)).stdout
-    assert "test" not in output.splitlines()[-1].partition(";")[0]
-    assert "cross entropy" in output
+    assert output.splitlines()[-1] == "run: epoch 2, top-1 train 80.00%"
+    assert "Loss, nats per image" in output  # plain cross entropy
+
+
+VAL = {"val_loss_smoothed": 9.0, "val_top1_percent": 55.0}
+ONCE: dict[str, Any] = {**VAL, "test_loss_smoothed": None, "test_top1_percent": None}
+
+
+def test_without_test_figures_validation_is_drawn(tmp_path: Path) -> None:
+    alone = run(make_metrics(tmp_path / "val", 4, **ONCE), "-o", tmp_path / "a.svg").stdout
+    fact = "val: epoch 4, top-1 train 80.00%, val 55.00%; from epoch 1 on, the loss with label smoothing is lower on train"
+    assert alone.splitlines()[-1] == f"{fact} than on val"
+    legends = [line.split() for line in alone.splitlines() if "train" in line][:2]
+    assert [[word for word in words if word.isalpha()] for words in legends] == [["train", "val"]] * 2
+    both = run(tmp_path / "val", make_metrics(tmp_path / "test", 4, **VAL), "-o", tmp_path / "b.svg").stdout
+    for name in ("val train", "val val", "test train", "test test"):
+        assert name in both
+    assert "test val" not in both
 
 
 def test_colour_is_used_where_it_is_wanted_and_nothing_else_escapes(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from cctkit.api import SilentReporter
 from cctkit.catalog.recipes import RECIPES
-from cctkit.cli.progress import PlainReporter
+from cctkit.cli.progress import PlainReporter, epoch_line
+from cctkit.runfiles import read_metrics
 from cctkit.training import loop
 from cctkit.training.loop import Progress
 from cctkit.training.prepare import Request
@@ -78,6 +79,28 @@ def test_before_there_is_an_estimate_no_time_is_told_and_no_advice_given() -> No
 def test_advice_is_given_once_where_a_run_takes_over_an_hour() -> None:
     lines = told(None, 4.0, 5.0)
     assert [line.startswith("this run will take about 1:06:32; faster: ") for line in lines] == [False, True, False, False]
+
+
+FIGURES = {"epoch": 2, "lr": 1e-3, "train_loss": 0.5, "train_loss_smoothed": 0.75, "train_top1_percent": 80.0}
+
+
+def test_an_epochs_line_shows_plain_cross_entropy_of_what_is_held_out_or_of_train() -> None:
+    assert epoch_line(FIGURES, 10) == "epoch  2/10  train loss 0.500 top-1 80.00%  lr 1.00e-03"
+    held_out = {"val_loss": 0.25, "val_loss_smoothed": 9.0, "val_top1_percent": 70.0}
+    assert epoch_line(FIGURES | held_out, 10) == "epoch  2/10  train loss 0.500  val loss 0.250 top-1 70.00%  lr 1.00e-03"
+    diverged = {"test_loss": None, "test_loss_smoothed": 9.0, "test_top1_percent": 10.0, "images_per_s": 1234.5}
+    line = "epoch  2/10  train loss 0.500  test loss nan top-1 10.00%  lr 1.00e-03  1,234 images/s"
+    assert epoch_line(FIGURES | diverged, 10) == line
+
+
+def test_the_loss_on_the_way_is_plain_cross_entropy_as_in_the_epochs_line(tmp_path: Path) -> None:
+    heard = Heard()
+    flags = {"dataset": "digits", "model": "cct_2_3x2", "image_size": [8, 8], "batch_size": 1438, "epochs": 1}
+    request = Request(flags={**flags, "label_smoothing": 0.5}, file_values={}, output=tmp_path / "run")
+    start_run(request, reporter=heard, stop=StopRequest(), data_progress=lambda *_: None)
+    (record,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [now.loss for now in heard.all] == [record["train_loss"]]
+    assert record["train_loss"] != record["train_loss_smoothed"]
 
 
 def test_what_becomes_slow_later_is_not_advised_on() -> None:

@@ -1,0 +1,68 @@
+"""The life of a run from Python: which figures it has while it goes on, and which only at the end."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cctkit.api import fit
+from cctkit.runfiles import read_settings
+from tests.conftest import write_images
+
+SETTINGS: dict[str, Any] = {"image_size": 8, "precision": "float32", "batch_size": 16, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("life") / "images"
+    write_images(folder, {"cat": 24, "dog": 24, "ant": 24}, size=(8, 8))
+    return str(folder)
+
+
+def epochs_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "each"),
+    [
+        ("fast", {}, False),
+        ("report", {}, True),
+        ("demo", {}, True),
+        ("fast", {"test_every_epoch": True}, True),
+        ("report", {"test_every_epoch": False}, False),
+    ],
+)
+def test_test_figures_come_after_each_epoch_or_once_at_the_end(
+    images: str, tmp_path: Path, recipe: str, flags: dict[str, Any], each: bool
+) -> None:
+    settings = {**SETTINGS, "dataset": images, "epochs": 2, "val_fraction": 0.2}
+    result = fit(recipe=recipe, output=tmp_path / "run", **settings, **flags)
+    for record in epochs_of(tmp_path / "run"):
+        assert {key for key in record if key.startswith("val_")} == {"val_loss", "val_loss_smoothed", "val_top1_percent"}
+        assert ("test_top1_percent" in record, "test_loss" in record) == (each, each)
+    assert (result["split"], result["num_images"]) == ("test", 15)  # 20% of 24, rounded, of each class
+    if each:
+        assert result["top1_percent"] == epochs_of(tmp_path / "run")[result["epoch"] - 1]["test_top1_percent"]
+
+
+def test_what_is_evaluated_on_the_way_changes_no_weights(images: str, tmp_path: Path) -> None:
+    for name, value in (("each", True), ("once", False)):
+        fit(dataset=images, epochs=2, output=tmp_path / name, test_every_epoch=value, drop_path=0.5, dropout=0.5, **SETTINGS)
+    assert sha256(tmp_path / "each" / "weights.safetensors") == sha256(tmp_path / "once" / "weights.safetensors")
+
+
+def test_a_run_from_before_the_setting_goes_on_evaluating_test_after_each_epoch(images: str, tmp_path: Path) -> None:
+    fit(dataset=images, epochs=1, recipe="fast", output=tmp_path / "run", **SETTINGS)
+    path = tmp_path / "run" / "config.json"
+    assert not read_settings(path)[0].test_every_epoch
+    stored = json.loads(path.read_text())
+    del stored["values"]["test_every_epoch"]
+    path.write_text(json.dumps(stored))
+    assert read_settings(path)[0].test_every_epoch
