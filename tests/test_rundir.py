@@ -243,6 +243,19 @@ def test_a_failing_disk_leaves_the_old_file_and_no_temporary_one(
     assert tree(tmp_path) == {"file": b"old"}
 
 
+def test_where_no_directory_can_be_opened_a_file_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "open", refused)
+    write_atomic(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_full_disk_is_exit_4(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path; from cctkit.rundir import write_atomic\n"

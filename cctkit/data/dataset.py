@@ -1,5 +1,6 @@
 """A data set ready for training: from a name, a folder or a packed file to its splits."""
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,8 @@ def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
         packed = pack(origin.load(progress), path, how=_packing(origin, config), progress=progress, partial=begun)
     for older in path.parent.glob(f"{place}-*"):
         if older != path:
-            older.unlink(missing_ok=True)  # who has it mapped keeps it
+            with contextlib.suppress(OSError):  # of Windows, which removes nothing that is mapped
+                older.unlink()  # who has it mapped keeps it
     return replace(packed, is_cached=True)
 
 

@@ -1,5 +1,6 @@
 """A download that can be cut off: continued where the server lets it, checked before anything reads it."""
 
+import contextlib
 import hashlib
 import http.client
 import threading
@@ -9,8 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from cctkit.data.locking import locked
 from cctkit.data.source import Progress
 from cctkit.errors import UserError
 from cctkit.rundir import full_disk_named
@@ -39,32 +39,19 @@ def download(
     full.
     """
     part, lock_file = (path.with_name(f"{path.name}.{end}") for end in ("part", "lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_file)
-        _acquire(lock, path.name, progress)
-    except OSError as error:
-        raise UserError(f"cannot write the download: {error.strerror}", safe_text(path.parent)) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                locked(lock_file, lambda: progress(f"waiting for another process to download {path.name}", 0, 1))
+            )
+        except OSError as error:
+            raise UserError(f"cannot write the download: {error.strerror}", safe_text(path.parent)) from error
         if not path.exists():  # another process may have just brought it
             _fetch(url, part, _capped(progress, url, part, max_bytes))
             _check(url, part, md5=md5, sha256=sha256)
             part.replace(path)
-    finally:
-        lock_file.unlink(missing_ok=True)
-        lock.release()
     return path
-
-
-def _acquire(lock: FileLock, name: str, progress: Progress) -> None:
-    """Wait while another process downloads the same file."""
-    while True:
-        try:
-            lock.acquire(timeout=_POLL_S)
-        except Timeout:
-            progress(f"waiting for another process to download {name}", 0, 1)
-        else:
-            return
 
 
 def _capped(progress: Progress, url: str, part: Path, max_bytes: int | None) -> Progress:

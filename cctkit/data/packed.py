@@ -115,14 +115,16 @@ class Packed:
 
     def _damaged(self, what: str) -> DamagedError:
         """The error for a damaged file, which is removed where it is the cache's."""
+        where = safe_text(self.path)
         if not self.is_cached:
-            return DamagedError(what, safe_text(self.path), "make the file again: cctkit pack")
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(self.path), self.file):  # else another start was faster
-                self.path.unlink()
-        return DamagedError(
-            what, safe_text(self.path), "the file was removed: run it again, and the images are packed anew", dropped=True
-        )
+            return DamagedError(what, where, "make the file again: cctkit pack")
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                if os.path.samestat(os.stat(self.path), self.file):  # else another start was faster
+                    self.path.unlink()
+            except PermissionError:  # of others; or of Windows, which removes nothing that is mapped
+                return DamagedError(what, where, "remove the file")
+        return DamagedError(what, where, "the file was removed: run it again, and the images are packed anew", dropped=True)
 
     def ids(self, rows: Labels) -> list[str]:
         """The ids of some images."""

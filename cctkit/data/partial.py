@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import BinaryIO
 import numpy as np
 
 from cctkit.data.decoding import GOOD, ROW, Images, Rows
+from cctkit.data.locking import locked, locked_if_free
 from cctkit.data.source import Progress
+from cctkit.rundir import sync_directory, write_synced
 
 _COMMIT_EVERY_S = 5.0
-_POLL_S = 0.1
 _KEPT_S = 7 * 24 * 3600
 _KEY_BYTES = 64  # of a SHA-256, in hexadecimal digits, with which the journal begins
 
@@ -26,9 +26,9 @@ class Partial:
     kill or a power failure drops what images it does not know of, and goes on.
     """
 
-    def __init__(self, images: BinaryIO, journal: BinaryIO, *, path: Path) -> None:
-        self.images, self.path = images, path
-        self._journal = journal
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images, self._journal = _opened(path), _opened(_files(path)[1])
         self._pending: list[bytes] = []
         self._next_s = 0.0
 
@@ -45,17 +45,25 @@ class Partial:
         end = offset + image_bytes * int(np.count_nonzero(rows["state"] == GOOD))
         if len(rows) > total or os.fstat(self.images.fileno()).st_size < end:
             rows, end = rows[:0], offset
-        if len(rows) == 0:
-            self._journal.seek(0)
-            self._journal.write(key.encode())
         number = len(rows)
-        del rows  # no file is cut while it is mapped
+        del rows  # no file is cut, or replaced, while it is mapped
+        if number == 0:
+            self._begin_journal(key)
         self._journal.truncate(_KEY_BYTES + number * ROW.itemsize)
         self._journal.seek(0, os.SEEK_END)
         self.images.truncate(end)
         self.images.seek(end)
         self._next_s = time.monotonic() + _COMMIT_EVERY_S
         return number
+
+    def _begin_journal(self, key: str) -> None:
+        """Put an empty journal in the place of the old one, whole and at once: the new key never stands over old rows."""
+        _, path, beside = _files(self.path)
+        write_synced(beside, key.encode())
+        self._journal.close()
+        os.replace(beside, path)
+        sync_directory(path.parent)  # before the first of the new images takes the place of an old one
+        self._journal = _opened(path)
 
     def add(self, found: Images) -> None:
         """Write some images. Within a few seconds they are safe."""
@@ -82,17 +90,28 @@ class Partial:
 
     def finish(self, path: Path) -> None:
         """Let the images, to which the rest of the file was added, become `path`."""
+        self.close()  # what is open has to keep its name on Windows
         os.replace(self.path, path)
-        _files(self.path)[1].unlink(missing_ok=True)
+        self.remove()
+
+    def close(self) -> None:
+        self.images.close()
+        self._journal.close()
 
     def remove(self) -> None:
         """Leave nothing."""
+        self.close()
         for path in _files(self.path):
             path.unlink(missing_ok=True)
 
 
-def _files(path: Path) -> tuple[Path, Path]:
-    return path, path.with_name(path.name + ".rows")
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """The images, the journal, and the journal that takes its place."""
+    return path, path.with_name(path.name + ".rows"), path.with_name(path.name + ".rows.new")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 def partial_path(path: Path) -> Path:
@@ -103,43 +122,24 @@ def partial_path(path: Path) -> Path:
 @contextlib.contextmanager
 def hold(path: Path, progress: Progress) -> Iterator[Partial]:
     """The partial file `path`, for this process alone; while another has it, that is waited for."""
-    while True:
-        with _opened(path) as images:
-            if _lock(images) and _is(images, path):  # else whoever had it has renamed or removed it
-                with _opened(_files(path)[1]) as journal:
-                    yield Partial(images, journal, path=path)
-                return
-        progress("waiting for another start that reads these images", 0, 1)
-        time.sleep(_POLL_S)
+    with locked(_lock_of(path), lambda: progress("waiting for another start that reads these images", 0, 1)):
+        begun = Partial(path)
+        try:
+            yield begun
+        finally:
+            begun.close()
 
 
 def _opened(path: Path) -> BinaryIO:
     """A file to read and write, as it is, or new."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-
-
-def _is(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _lock(file: BinaryIO) -> bool:
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
 
 
 def remove_stale(folder: Path) -> None:
     """What was begun more than a week ago, and nobody is at."""
     for path in folder.glob("*.part"):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            if time.time() - path.stat().st_mtime > _KEPT_S and _lock(file):
-                for each in _files(path):
-                    each.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_S:
+                with locked_if_free(_lock_of(path)) as free:
+                    for each in _files(path) if free else ():
+                        each.unlink(missing_ok=True)

@@ -176,7 +176,7 @@ def _resumable(run: RunDir, ranks: Ranks) -> Iterator[None]:
     except DiskError as error:
         raise DiskError(error.what, error.where, f"free some space, then {again}") from error
     except DamagedError as error:
-        remedy = "the file was removed; this packs the images anew" if error.dropped else "make the file again, then go on"
+        remedy = "the file was removed; this packs the images anew" if error.dropped else f"{error.remedy}, then go on"
         raise DamagedError(error.what, error.where, f"{remedy}: {again}", dropped=error.dropped) from error
 
 

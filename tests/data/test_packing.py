@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -195,6 +195,74 @@ def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: 
     while any(runs(reader) for reader in readers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+class KilledError(BaseException):
+    """In the place of a kill: what was done before it stays, and nothing is done after."""
+
+
+class Spied:
+    """An open file that counts what changes it."""
+
+    def __init__(self, file: BinaryIO, count: Callable[[], None]) -> None:
+        self._file, self._count = file, count
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("write", "truncate"):
+            self._count()
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_packing_killed_at_its_start_never_mixes_changed_images_with_old_ones(
+    folder: Path, tmp_path: Path, often: None, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The new key over the old journal, which was cut only then, made 192 old images of 400 pass for new ones."""
+    with pytest.raises(StoppedError):
+        pack(folder, tmp_path / "packed", progress=stop_at(200))
+    write_images(folder, {"cat": 300, "dog": 100}, size=(4, 4), seed=1)
+    left = number
+
+    def count() -> None:
+        nonlocal left
+        if left == 0:
+            raise KilledError
+        left -= 1
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            count()
+            return function(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial, "_opened", lambda path, opened=partial._opened: Spied(opened(path), count))
+        patch.setattr(os, "replace", counted(os.replace))
+        patch.setattr(os, "fsync", counted(os.fsync))
+        with pytest.raises(KilledError):
+            pack(folder, tmp_path / "packed")
+    assert pack(folder, tmp_path / "packed") == pack(folder, tmp_path / "whole")
+    assert names(tmp_path) == ["images", "packed", "whole"]
+
+
+def test_who_waits_for_another_start_is_told_so_and_then_has_the_lock_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    inside = 0
+
+    def hold(_: int) -> None:
+        nonlocal inside
+        with partial.hold(tmp_path / "packed.part", lambda what, *_: said.append(what)) as begun:
+            inside += 1
+            assert inside == 1
+            time.sleep(0.12)
+            inside -= 1
+            begun.remove()  # as after it has become the packed file
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, range(4)))
+    assert set(said) == {"waiting for another start that reads these images"}
+    assert names(tmp_path) == []
 
 
 def test_two_starts_at_once_read_the_images_once(folder: Path, cache: Path, read: list[str]) -> None:
