@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cctkit.errors import UserError
 from cctkit.rundir import write_atomic
+from cctkit.runfiles import in_utf8
 from cctkit.text import safe_text
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def read_predictions(path: Path) -> Predictions:
     if not path.is_file():
         raise UserError("there is no such predictions file", safe_text(path), remedy)
     try:
-        with safe_open(path, framework="numpy") as file:
+        with in_utf8(path) as readable, safe_open(readable, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get(_KEY, "null"))
             _check_header(header)
             for name in _FORM:

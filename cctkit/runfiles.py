@@ -1,7 +1,9 @@
 """The files of a run as they are read: JSON of the expected shape, or an error that names the file and its fault."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,6 +63,20 @@ def read_object(path: Path, shape: Mapping[str, Shape] | None = None) -> dict[st
 def malformed(path: Path, problem: str) -> UserError:
     """The error for a file whose content is not what it should be."""
     return UserError(f"{safe_text(path.name)} is malformed: {safe_text(problem)}", safe_text(path))
+
+
+@contextlib.contextmanager
+def in_utf8(path: Path) -> Iterator[str]:
+    """A name of this file that safetensors takes, also where the path is not UTF-8, which it refuses: that of a descriptor."""
+    name = os.fspath(path)
+    if not any("\udc80" <= character <= "\udcff" for character in name):
+        yield name
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def read_settings(path: Path) -> tuple[TrainConfig, str | None]:

@@ -22,6 +22,7 @@ from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.data.transfer import to_device
 from cctkit.digests import check_digest
 from cctkit.errors import DamagedError, UserError
+from cctkit.runfiles import in_utf8
 from cctkit.size import Size
 from cctkit.text import safe_text
 
@@ -140,7 +141,7 @@ def open_packed(path: Path, *, is_cached: bool = False) -> Packed:
     """
     try:
         facts = os.stat(path)
-        with safe_open(path, framework="pt") as file:
+        with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             if KEY not in metadata:
                 raise ValueError("it is of another program")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cctkit.errors import UserError
+from cctkit.runfiles import in_utf8
 from cctkit.text import safe_text
 
 # The nested dictionaries of training checkpoints; the moving average comes first, as in timm's loader.
@@ -45,7 +46,8 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        with in_utf8(path) as readable:
+            return load_file(readable)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"this is no safetensors file, or a damaged one: {safe_text(error)}", safe_text(path)) from error
 

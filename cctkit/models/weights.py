@@ -15,6 +15,7 @@ from cctkit.config import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.build import build_without_data
 from cctkit.rundir import write_atomic
+from cctkit.runfiles import in_utf8
 from cctkit.size import Size
 from cctkit.text import safe_text
 
@@ -84,7 +85,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """
     info = read_info(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"the weights file is damaged: {safe_text(error)}", safe_text(path)) from error
@@ -98,7 +99,7 @@ def read_info(path: Path) -> WeightsInfo:
     if not path.is_file():
         raise UserError("there is no such weights file", safe_text(path))
     try:
-        with safe_open(path, framework="numpy") as file:
+        with in_utf8(path) as readable, safe_open(readable, framework="numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"this is no safetensors file, or a damaged one: {safe_text(error)}", safe_text(path)) from error

@@ -22,6 +22,7 @@ from cctkit.models.build import build_model
 from cctkit.models.convert import HEAD, POSITIONS, Conversion, Resized, convert, is_sine, layout_of
 from cctkit.models.foreign import read_foreign
 from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
+from cctkit.runfiles import in_utf8
 from cctkit.text import nearest, safe_text
 
 Progress = Callable[[str, int, int], None]
@@ -150,7 +151,7 @@ def _from_ours(
 def is_ours(path: Path) -> bool:
     """Whether the file is safetensors with a header of ours."""
     try:
-        with safe_open(path, framework="numpy") as file:
+        with in_utf8(path) as readable, safe_open(readable, framework="numpy") as file:
             return "cctkit" in (file.metadata() or {})
     except (SafetensorError, OSError, ValueError):
         return False
