@@ -1,6 +1,6 @@
 """A trained model from its weights file, and its evaluation on the images it was made for or on others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
-from cctkit.predictions import write_predictions
+from cctkit.predictions import check_new, write_csv, write_predictions
 from cctkit.rundir import RunPaths, newest_run
 from cctkit.runfiles import read_settings
 from cctkit.size import MAX_PIXELS
-from cctkit.text import safe_text
+from cctkit.text import counted, nearest, safe_text
 from cctkit.training.device import DevicePolicy, choose_policy
 from cctkit.training.environment import read_environment
 
@@ -63,7 +63,12 @@ def evaluate_source(
 
     Raises: UserError.
     """
-    run = source if source is not None else newest_run(Path("runs"))
+    if wish.save_predictions is not None:
+        check_new(wish.save_predictions)
+    run = source
+    if run is None:
+        run = newest_run(Path("runs"))
+        notify(f"evaluating the newest run, {safe_text(run)}")
     stored = DataConfig()
     kept: dict[str, Any] = {}
     weights, predictions = run, wish.save_predictions
@@ -86,6 +91,9 @@ def evaluate_source(
     name = wish.split or _default_split(dataset, info, notify)
     split = _split(dataset, name)
     labels = _labels(dataset, split, info.class_names, wish.data.dataset)
+    missing = [each for each in info.class_names if each not in dataset.class_names]
+    if missing:
+        notify(f"not in the images, and left out: {_listed(missing)}; an image that is taken for one of them counts as wrong")
     evaluation = evaluate_split(
         policy.prepare(model),
         split,
@@ -99,7 +107,7 @@ def evaluate_source(
     )
     if predictions is not None:
         _save(predictions, evaluation, split, dataset, info, name)
-    return result_of(
+    result = result_of(
         evaluation,
         model=info.model.name,
         dataset=dataset.name,
@@ -107,6 +115,7 @@ def evaluate_source(
         params=count_parameters(model),
         class_names=info.class_names,
     )
+    return result | {"missing_classes": missing}
 
 
 def _policy(wish: Wish, kept: dict[str, Any]) -> DevicePolicy:
@@ -187,29 +196,40 @@ def _split(dataset: Dataset, name: str) -> Split:
 def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked: str | None) -> np.ndarray:
     """The split's labels in the model's order of classes, joined by name.
 
-    Raises: UserError naming the classes that only one side has.
+    Raises: UserError naming the classes that the model does not know.
     """
-    new = sorted(set(dataset.class_names) - set(class_names))
-    missing = sorted(set(class_names) - set(dataset.class_names))
-    if new or missing:
-        sides = [
-            f"{words}: {', '.join(map(safe_text, names[:_NAMED]))}"
-            + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-            for words, names in (("not in the model", new), ("not in the images", missing))
-            if names
+    new = [name for name in dataset.class_names if name not in class_names]
+    if new:
+        near = [
+            f"'{safe_text(name)}' is like '{safe_text(found[0])}'" for name in new if (found := nearest(name, class_names, 1))
         ]
-        raise UserError(f"the classes differ; {'; '.join(sides)}", safe_text(asked or dataset.name))
+        raise UserError(
+            f"the model does not know {counted(len(new), 'class', 'classes')} of the images: {_listed(new)}",
+            safe_text(asked or dataset.name),
+            f"rename or leave out their folders; {'; '.join(near[:_NAMED])}" if near else "leave their folders out",
+        )
     order = np.array([class_names.index(name) for name in dataset.class_names], dtype=np.int64)
     return order[split.labels]
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(map(safe_text, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
 def _save(path: Path, evaluation: Evaluation, split: Split, dataset: Dataset, info: WeightsInfo, name: str) -> None:
+    ids, labels, logits = split.ids(), evaluation.labels.numpy(), evaluation.logits.numpy()
+    if path.suffix.lower() == ".csv":
+        write_csv(path, ids=ids, labels=labels, logits=logits, class_names=info.class_names)
+        return
     write_predictions(
         path,
-        ids=split.ids(),
-        labels=evaluation.labels.numpy(),
-        logits=evaluation.logits.numpy(),
+        ids=ids,
+        labels=labels,
+        logits=logits,
         class_names=info.class_names,
         split=name,
         fingerprint=dataset.fingerprint,
+        split_fingerprint=split.fingerprint(),
     )

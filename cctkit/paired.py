@@ -52,14 +52,16 @@ def _matched(first: Predictions, second: Predictions, where: str) -> list[int]:
 
     Raises: UserError where the two are not of the same images with the same labels.
     """
-    remedy = "compare runs on the same data set and split; cctkit eval RUN writes a run's predictions"
+    remedy = "compare runs on the same test images; cctkit eval RUN writes a run's predictions"
     places = {name: i for i, name in enumerate(second.ids)}
     if not first.ids or len(set(first.ids)) != len(first.ids) or len(places) != len(second.ids):
         raise UserError("the predictions have no images, or the same image twice", where)
-    if first.split != second.split or first.fingerprint != second.fingerprint or places.keys() != set(first.ids):
+    if not _same_images(first, second) or places.keys() != set(first.ids):
         sizes = (
             f"{safe_text(first.split)}, {len(first.ids):,} images, and {safe_text(second.split)}, {len(second.ids):,} images"
         )
+        if places.keys() == set(first.ids) and not (first.split_fingerprint and second.split_fingerprint):
+            remedy = "write what is older anew: cctkit eval RUN --dataset FOLDER --save-predictions FILE, and compare the files"
         raise UserError(f"the two runs were tested on different images: {sizes}", where, remedy)
     order = [places[name] for name in first.ids]
     labels_a = [first.class_names[i] for i in first.labels.tolist()]
@@ -67,6 +69,13 @@ def _matched(first: Predictions, second: Predictions, where: str) -> list[int]:
     if labels_a != labels_b:
         raise UserError("the two runs give the same images other classes", where, remedy)
     return order
+
+
+def _same_images(first: Predictions, second: Predictions) -> bool:
+    """By what the images are; files without that are of the same images where the whole data sets are the same."""
+    if first.split_fingerprint and second.split_fingerprint:
+        return first.split_fingerprint == second.split_fingerprint
+    return first.split == second.split and first.fingerprint == second.fingerprint
 
 
 def _right(predictions: Predictions) -> "np.ndarray[Any, Any]":

@@ -1,5 +1,7 @@
 """The predictions of a run on its test images: ids, labels and logits, to compare two runs image by image."""
 
+import csv
+import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -10,20 +12,24 @@ from typing import TYPE_CHECKING, Any
 from cctkit.errors import UserError
 from cctkit.rundir import write_atomic
 from cctkit.runfiles import in_utf8
-from cctkit.text import safe_text
+from cctkit.text import csv_cell, safe_text
 
 if TYPE_CHECKING:
     import numpy as np
 
 _KEY = "cctkit"
 _SCHEMA = 1
+_LONGEST_CELL = 10_000
 # safetensors' dtype and number of dimensions of each tensor
 _FORM = {"ids": ("U8", 1), "id_offsets": ("I64", 1), "labels": ("I64", 1), "logits": ("F32", 2)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictions:
-    """ids of the n images, labels int64 (n,), logits float32 (n, K), and what they are of."""
+    """ids of the n images, labels int64 (n,), logits float32 (n, K), and what they are of.
+
+    fingerprint: of the whole data set; split_fingerprint: of these images alone, "" in files written before there was one.
+    """
 
     ids: tuple[str, ...]
     labels: "np.ndarray[Any, Any]"
@@ -31,6 +37,7 @@ class Predictions:
     class_names: tuple[str, ...]
     split: str
     fingerprint: str
+    split_fingerprint: str = ""
 
 
 def write_predictions(
@@ -42,6 +49,7 @@ def write_predictions(
     class_names: Sequence[str],
     split: str,
     fingerprint: str,
+    split_fingerprint: str = "",
 ) -> None:
     """Write a predictions file atomically: one id and label for each row of `logits` (n, K)."""
     import numpy as np
@@ -49,6 +57,8 @@ def write_predictions(
 
     encoded = [text.encode("utf-8", "surrogateescape") for text in ids]
     header = {"schema_version": _SCHEMA, "class_names": list(class_names), "split": split, "fingerprint": fingerprint}
+    if split_fingerprint:
+        header["split_fingerprint"] = split_fingerprint
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "ids": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "id_offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
@@ -56,6 +66,38 @@ def write_predictions(
         "logits": np.ascontiguousarray(logits, dtype=np.float32),
     }
     write_atomic(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+
+
+def check_new(path: Path) -> None:
+    """Refuse a place for predictions that is taken or not there, before any work is done.
+
+    Raises: UserError.
+    """
+    if path.exists() or path.is_symlink():
+        raise UserError("the output exists, and nothing is overwritten", safe_text(path), "choose another --save-predictions")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no directory {safe_text(path.parent)}", safe_text(path), "make it, or choose another")
+
+
+def write_csv(
+    path: Path,
+    *,
+    ids: Sequence[str],
+    labels: "np.ndarray[Any, Any]",
+    logits: "np.ndarray[Any, Any]",
+    class_names: Sequence[str],
+) -> None:
+    """Write predictions as CSV, in UTF-8, atomically: an image a line, and a column of logits for each class."""
+    import numpy as np
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = [csv_cell(safe_text(name, _LONGEST_CELL)) for name in class_names]
+    writer.writerow(["id", "label", "predicted", *(f"logit {safe_text(name, _LONGEST_CELL)}" for name in class_names)])
+    for image, label, row in zip(ids, labels.tolist(), logits, strict=True):
+        predicted = names[row.argmax()] if np.isfinite(row).all() else ""
+        writer.writerow([csv_cell(safe_text(image, _LONGEST_CELL)), names[label], predicted, *map(str, row)])
+    write_atomic(path, out.getvalue().encode())
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -85,6 +127,7 @@ def read_predictions(path: Path) -> Predictions:
         class_names=tuple(header["class_names"]),
         split=header["split"],
         fingerprint=header["fingerprint"],
+        split_fingerprint=header.get("split_fingerprint", ""),
     )
 
 
@@ -96,8 +139,8 @@ def _check_header(header: Any) -> None:
     names = header.get("class_names")
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise ValueError("its class_names are no list of names")
-    for key in ("split", "fingerprint"):
-        if not isinstance(header.get(key), str):
+    for key in ("split", "fingerprint", "split_fingerprint"):
+        if not isinstance(header.get(key, "" if key == "split_fingerprint" else None), str):
             raise ValueError(f"its {key} is no text")
 
 

@@ -38,9 +38,14 @@ def _json_escape(character: str) -> str:
     return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 epoch`, `1,000 epochs`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def csv_cell(value: Any) -> Any:
+    """A cell for a CSV file; text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 epoch`, `1,000 epochs`; plural: where it has no mere s more."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -1,17 +1,25 @@
 """A weights file evaluated on a folder: on the images that it was trained with, and on others."""
 
+import csv
+import io
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from cctkit.catalog.models import named_config
 from cctkit.config import DataConfig
-from cctkit.data.dataset import load_dataset
+from cctkit.data.dataset import load_dataset, pack_dataset
+from cctkit.data.packed import open_packed
 from cctkit.errors import UserError
 from cctkit.inference import Wish, evaluate_source
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
 from cctkit.predictions import read_predictions
+from cctkit.rundir import RunDir
+from cctkit.text import safe_text
 from cctkit.training.result import dataset_info
 from tests.conftest import write_images
 
@@ -19,7 +27,7 @@ from tests.conftest import write_images
 def weights_of(data: DataConfig, path: Path) -> Path:
     """A weights file, untrained, as of a run on `data`."""
     dataset = load_dataset(data)
-    config = named_config("cct_2_3x2", num_classes=2)
+    config = named_config("cct_2_3x2", num_classes=len(dataset.class_names))
     info = WeightsInfo(
         model=config,
         class_names=dataset.class_names,
@@ -38,7 +46,8 @@ def images_of(
     weights: Path, folder: Path, *, split: str | None = None, skip_bad: bool = False, said: list[str] | None = None
 ) -> set[str]:
     """The ids of the images that an evaluation looks at."""
-    predictions = weights.with_name("predictions.safetensors")
+    predictions = weights.with_name(".predictions.safetensors")
+    predictions.unlink(missing_ok=True)
     wish = Wish(
         data=DataConfig(dataset=str(folder), skip_bad=skip_bad), split=split, device="cpu", save_predictions=predictions
     )
@@ -98,9 +107,91 @@ def test_a_folder_of_images_in_the_place_of_a_run_is_named_as_none(tmp_path: Pat
         evaluate_source(tmp_path / "a", Wish(data=DataConfig()), notify=lambda _: None, progress=lambda *_: None)
 
 
-def test_of_many_classes_that_differ_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+def test_of_many_classes_that_are_new_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 2, "dog": 2})
     write_images(tmp_path / "b", dict.fromkeys("hgfedcba", 2))
     weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
-    with pytest.raises(UserError, match="not in the model: a, b, c, d, e and 3 more; not in the images: cat, dog"):
+    with pytest.raises(UserError, match="does not know 8 classes of the images: a, b, c, d, e and 3 more"):
         images_of(weights, tmp_path / "b")
+
+
+def test_a_new_class_is_an_error_that_names_it_and_one_like_it(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 2, "dog": 2})
+    write_images(tmp_path / "b", {"cats": 2, "dog": 2})
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match="does not know 1 class of the images: cats") as caught:
+        images_of(weights, tmp_path / "b")
+    assert caught.value.remedy == "rename or leave out their folders; 'cats' is like 'cat'"
+
+
+def test_classes_that_other_images_lack_are_named_and_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"ant": 2, "bee": 2, "cat": 2})
+    write_images(tmp_path / "b" / "test", {"bee": 3, "cat": 4}, seed=1)
+    write_images(tmp_path / "b" / "train", {"bee": 1, "cat": 1}, seed=2)
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    said: list[str] = []
+    wish = Wish(data=DataConfig(dataset=str(tmp_path / "b")), device="cpu", save_predictions=tmp_path / "p")
+    result = evaluate_source(weights, wish, notify=said.append, progress=lambda *_: None)
+    assert said == ["not in the images, and left out: ant; an image that is taken for one of them counts as wrong"]
+    assert (result["missing_classes"], result["num_images"]) == (["ant"], 7)
+    assert {row["class"] for row in result["worst_classes"]} == {"bee", "cat"}
+    predictions = read_predictions(tmp_path / "p")
+    assert predictions.class_names == ("ant", "bee", "cat")
+    assert sorted(predictions.labels.tolist()) == [1, 1, 1, 2, 2, 2, 2]
+    right = (predictions.logits.argmax(axis=1) == predictions.labels).sum()
+    assert result["top1_percent"] == pytest.approx(100 * right / 7)
+
+
+def test_predictions_are_csv_where_the_name_says_so_without_formulas(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"=1+1": 5, "caf\udce9\u202e": 5})
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    for name in ("p.csv", "p"):
+        wish = Wish(data=DataConfig(dataset=str(tmp_path / "a")), device="cpu", save_predictions=tmp_path / name)
+        evaluate_source(weights, wish, notify=lambda _: None, progress=lambda *_: None)
+    expected = read_predictions(tmp_path / "p")
+    text = (tmp_path / "p.csv").read_bytes().decode()
+    assert text.replace("\n", "").isprintable()
+    head, *lines = csv.reader(io.StringIO(text))
+    assert head == ["id", "label", "predicted", "logit =1+1", r"logit caf\udce9\u202e"]
+    assert [line[0] for line in lines] == [
+        f"'{safe_text(each)}" if each[0] == "=" else safe_text(each) for each in expected.ids
+    ]
+    assert [[np.float32(cell) for cell in line[3:]] for line in lines] == expected.logits.tolist()
+    names = ["'=1+1", r"caf\udce9\u202e"]
+    assert [line[1] for line in lines] == [names[label] for label in expected.labels]
+    assert [line[2] for line in lines] == [names[row.argmax()] for row in expected.logits]
+
+
+@pytest.mark.parametrize("name", ["p", "p.csv", "folder", "no/p.csv"])
+def test_a_place_for_predictions_that_is_taken_is_refused_before_anything_is_done(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for taken in ("p", "p.csv"):
+        (tmp_path / taken).write_text("precious")
+    wish = Wish(data=DataConfig(), save_predictions=tmp_path / name)
+    with pytest.raises(UserError, match=r"nothing is overwritten|there is no directory"):
+        evaluate_source(tmp_path / "no weights", wish, notify=lambda _: None, progress=lambda *_: None)
+    assert {(tmp_path / taken).read_text() for taken in ("p", "p.csv")} == {"precious"}
+
+
+def test_the_newest_run_is_evaluated_by_default_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path / "a", {"cat": 10, "dog": 10})
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("new", "old")):
+        with RunDir.create(tmp_path / "runs" / name) as run:
+            run.write_json(run.config, {"values": {"dataset": str(tmp_path / "a")}, "recipe": None})
+            os.utime(run.config, (10 - age, 10 - age))
+    said: list[str] = []
+    for name in ("old", "new"):
+        weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "runs" / name / "weights.safetensors")
+    with pytest.raises(UserError, match=r"env\.json"):
+        evaluate_source(None, Wish(data=DataConfig()), notify=said.append, progress=lambda *_: None)
+    assert said == ["evaluating the newest run, runs/new"]
+
+
+def test_weights_and_predictions_are_read_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    write_images(tmp_path / "caf\udce9", {"cat": 10, "dog": 10})
+    data = DataConfig(dataset=str(tmp_path / "caf\udce9"))
+    weights = weights_of(data, tmp_path / "caf\udce9" / ".weights.safetensors")
+    assert len(images_of(weights, tmp_path / "caf\udce9")) == 4
+    packed = pack_dataset(data, tmp_path / "caf\udce9.safetensors")
+    assert torch.equal(open_packed(packed.path).images, packed.images)

@@ -1,13 +1,17 @@
 """Two runs on the same images: counted image by image, matched by id, refused where the images differ."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cctkit.config import DataConfig
+from cctkit.data.dataset import load_dataset
 from cctkit.errors import UserError
 from cctkit.paired import paired
 from cctkit.predictions import write_predictions
+from tests.conftest import write_images
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -21,6 +25,7 @@ def write(
     split: str = "test",
     classes: tuple[str, ...] = CLASSES,
     fingerprint: str = "sha256:1",
+    split_fingerprint: str = "",
 ) -> Path:
     """Predictions that say class `found[i]` of image i."""
     logits = np.zeros((len(found), len(classes)), dtype=np.float32)
@@ -34,6 +39,7 @@ def write(
         class_names=classes,
         split=split,
         fingerprint=fingerprint,
+        split_fingerprint=split_fingerprint,
     )
     return path
 
@@ -80,6 +86,39 @@ def test_other_images_are_refused(tmp_path: Path) -> None:
             paired(a, write(tmp_path / str(number), B, LABELS, **changes))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="different images"):
         paired(a, write(tmp_path / "fewer", B[:7], LABELS[:7]))
+
+
+def test_other_training_images_do_not_part_runs_on_the_same_test_images(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", A, LABELS, split_fingerprint="sha256:t")
+    b = write(tmp_path / "b", B, LABELS, split_fingerprint="sha256:t", fingerprint="sha256:2")
+    assert paired(a, b).only_a == 4
+    with pytest.raises(UserError, match="different images"):
+        paired(a, write(tmp_path / "c", B, LABELS, split_fingerprint="sha256:u"))
+
+
+def test_files_that_do_not_say_their_images_are_told_apart_by_the_data_set_and_the_way_out_is_said(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", A, LABELS)
+    assert paired(a, write(tmp_path / "b", B, LABELS, split_fingerprint="sha256:t")).only_a == 4
+    with pytest.raises(UserError) as caught:
+        paired(a, write(tmp_path / "c", B, LABELS, split_fingerprint="sha256:t", fingerprint="sha256:2"))
+    assert "cctkit eval RUN --dataset FOLDER --save-predictions FILE" in str(caught.value.remedy)
+
+
+def test_a_cleaned_training_folder_leaves_the_test_images_what_they_are(tmp_path: Path) -> None:
+    for seed, side in enumerate(("train", "test")):
+        write_images(tmp_path / side, {"cat": 6, "dog": 6}, seed=seed)
+    config = DataConfig(dataset=str(tmp_path))
+    for stream in (False, True):
+        parts = [load_dataset(replace(config, stream=stream)).test]
+        (tmp_path / "train" / "cat" / "0.png").rename(tmp_path / "removed.png")
+        parts.append(load_dataset(replace(config, stream=stream)).test)
+        (tmp_path / "removed.png").rename(tmp_path / "train" / "cat" / "0.png")
+        first, second = (part.fingerprint() for part in parts if part is not None)
+        assert first == second
+    (tmp_path / "test" / "cat" / "0.png").unlink()
+    fewer = load_dataset(config).test
+    assert fewer is not None
+    assert fewer.fingerprint() != first
 
 
 def test_other_labels_are_refused(tmp_path: Path) -> None:

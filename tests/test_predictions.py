@@ -73,6 +73,13 @@ def test_the_file_has_the_documented_layout(tmp_path: Path) -> None:
     assert tensors["id_offsets"].tolist() == [0, 1, 5, 5]
 
 
+def test_what_the_images_are_is_kept_and_may_be_unknown(tmp_path: Path) -> None:
+    write_example(tmp_path / "p", split_fingerprint="sha256:1")
+    assert read_predictions(tmp_path / "p").split_fingerprint == "sha256:1"
+    write_example(tmp_path / "p")
+    assert read_predictions(tmp_path / "p").split_fingerprint == ""
+
+
 def test_equal_predictions_are_equal_bytes(tmp_path: Path) -> None:
     write_example(tmp_path / "one")
     write_example(tmp_path / "two")
@@ -150,6 +157,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "no schema": ({"header": {}}, "its schema version is None, expected 1"),
     "names in one text": ({"header": HEADER | {"class_names": "ab"}}, "its class_names are no list of names"),
     "a name that is a number": ({"header": HEADER | {"class_names": ["a", 2]}}, "its class_names are no list of names"),
+    "images that are a number": ({"header": HEADER | {"split_fingerprint": 3}}, "its split_fingerprint is no text"),
     "a split that is a number": ({"header": HEADER | {"split": 3}}, "its split is no text"),
     "no fingerprint": ({"header": {key: HEADER[key] for key in HEADER if key != "fingerprint"}}, "its fingerprint is no text"),
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cctkit.catalog.results import NOTES
 from cctkit.comparison import SCORED_DATASET, Row
 from cctkit.score import THRESHOLD_PERCENT
-from cctkit.text import safe_text
+from cctkit.text import csv_cell, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -243,10 +243,5 @@ def csv_text(tables: Sequence[Sequence[Row]]) -> str:
         low, high = record["top1_interval_percent"] or ("", "")
         cells = [record[key] for key in flat]
         line = [*cells[:at], low, high, *cells[at:], "; ".join(record["notes"])]
-        writer.writerow([_no_formula(cell) if isinstance(cell, str) else cell for cell in line])
+        writer.writerow(map(csv_cell, line))
     return out.getvalue()
-
-
-def _no_formula(text: str) -> str:
-    """Text that a spreadsheet would take for a formula, with an apostrophe before it."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

@@ -51,7 +51,12 @@ def evaluate(
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="threads of the CPU", min=1, show_default=False)] = None,
     save_predictions: Annotated[
-        Path | None, typer.Option("--save-predictions", help="write image ids, labels and logits here", show_default=False)
+        Path | None,
+        typer.Option(
+            "--save-predictions",
+            help="write image ids, labels and logits here: a new file, as CSV where it ends in .csv",
+            show_default=False,
+        ),
     ] = None,
     download: Annotated[
         bool, typer.Option("--download/--no-download", help="download a named data set that is not there")

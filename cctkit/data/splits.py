@@ -1,5 +1,6 @@
 """A data set as training sees it: what it is, and its splits, wherever their images come from."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -42,6 +43,11 @@ class Split:
     def ids(self) -> list[str]:
         """The images' ids: the path in the folder, or the number in the archive."""
         return self.store.ids(self.index.astype(np.int64))
+
+    def fingerprint(self) -> str:
+        """What the images are, in any order: the SHA-256 of the sorted heads of their digests (of a streamed folder: ids)."""
+        heads = np.sort(self.store.order[self.index]).astype("<i8")
+        return f"sha256:{hashlib.sha256(heads.tobytes()).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

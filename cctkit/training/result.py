@@ -66,6 +66,7 @@ def write_result(
         class_names=job.dataset.class_names,
         split="test",
         fingerprint=job.dataset.fingerprint,
+        split_fingerprint=test.fingerprint(),
     )
     draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
     run.write_json(run.result, result)
