@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+from typing import TypeGuard
+
+from cctkit.catalog.models import named_config
+from cctkit.config import ModelConfig
+from cctkit.errors import UserError
+from cctkit.text import safe_text
 
 Channels = tuple[float, float, float]
 
@@ -36,3 +43,20 @@ PRETRAINED: Mapping[str, PretrainedRow] = MappingProxyType(
         "vit_h_14": _row("vit_h_14_lc_swag", "c1eb923e", 2528, 85.708),
     }
 )
+
+_SHAPE = ("family", "num_layers", "embed_dim", "num_heads", "mlp_ratio", "patch_size")
+
+
+def is_pretrained(source: str | None) -> TypeGuard[str]:
+    """Whether `--init` names pretrained weights; a file of that name comes first."""
+    return source in PRETRAINED and not Path(str(source)).exists()
+
+
+def check_pretrained(name: str, config: ModelConfig) -> None:
+    """What is known of the weights `name` before they are downloaded.
+
+    Raises: UserError where they are not those of the model of `config`.
+    """
+    theirs = named_config(name)
+    if any(getattr(theirs, key) != getattr(config, key) for key in _SHAPE):
+        raise UserError(f"the weights {name} are not those of {safe_text(config.name)}", "--init", f"add --model {name}")

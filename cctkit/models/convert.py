@@ -19,6 +19,8 @@ from cctkit.text import safe_text
 Layout = Literal["compact", "torchvision", "timm"]
 """Whose names the tensors have: the compact transformers' (ours, published), torchvision's ViT, timm's ViT."""
 
+PositionMode = Literal["bilinear", "bicubic"]
+
 _MARK: Mapping[Layout, str] = {
     "compact": "tokenizer.conv_layers.0.0.weight",
     "torchvision": "conv_proj.weight",
@@ -197,7 +199,8 @@ def _with_positions(
     before = _source_grid(found.shape[1] - class_tokens, after if grid is None else grid, square=grid is None, where=where)
     if before == after:
         return dict(tensors), ()
-    positions = resize_positions(found, before=before, after=after, class_tokens=class_tokens)
+    mode: PositionMode = "bicubic" if config.family == "vit" else "bilinear"
+    positions = resize_positions(found, before=before, after=after, class_tokens=class_tokens, mode=mode)
     return {**tensors, name: positions}, (Resized(name=name, before=before, after=after),)
 
 
@@ -217,14 +220,15 @@ def _source_grid(tokens: int, grid: Size, *, square: bool, where: str) -> Size:
     return grid
 
 
-def resize_positions(positions: Tensor, *, before: Size, after: Size, class_tokens: int) -> Tensor:
-    """Positions (1, class_tokens + rows * columns, D) interpolated to another grid: bicubic, as timm's; a class token stays.
+def resize_positions(positions: Tensor, *, before: Size, after: Size, class_tokens: int, mode: PositionMode) -> Tensor:
+    """Positions (1, class_tokens + rows * columns, D) interpolated to another grid; a class token stays.
 
-    timm (layers/pos_embed.py, resample_abs_pos_embed) filters as it shrinks, and so do we.
+    bilinear: of compact transformers, as published (SHI-Labs/Compact-Transformers, src/utils/helpers.py, pe_check); bicubic:
+    of ViTs, filtered as it shrinks, as timm (layers/pos_embed.py, resample_abs_pos_embed) does.
     """
     kept, grid = positions[:, :class_tokens].float(), positions[:, class_tokens:].float()
     grid = grid.reshape(1, *before, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
-    grid = torch.nn.functional.interpolate(grid, size=after, mode="bicubic", antialias=True)
+    grid = torch.nn.functional.interpolate(grid, size=after, mode=mode, antialias=mode == "bicubic")
     return torch.cat((kept, grid.flatten(2).transpose(1, 2)), dim=1)
 
 

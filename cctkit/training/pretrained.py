@@ -1,6 +1,5 @@
 """Weights to begin with: a model filled from a file of any known layout, or from a name; and foreign files made ours."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from cctkit.catalog.classes import CLASS_NAMES
 from cctkit.catalog.counts import grid_size
 from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
-from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD, PRETRAINED, Channels
+from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD, PRETRAINED, Channels, check_pretrained, is_pretrained
 from cctkit.config import ModelConfig, Positional
 from cctkit.data.dataset import cache_folder
 from cctkit.data.download import download
@@ -21,9 +20,10 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.convert import HEAD, POSITIONS, Conversion, Resized, convert, is_sine, layout_of
 from cctkit.models.foreign import read_foreign
+from cctkit.models.timm_config import TimmConfig, read_timm_config
 from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
 from cctkit.runfiles import in_utf8
-from cctkit.text import nearest, safe_text
+from cctkit.text import counted, nearest, safe_text
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,7 +33,7 @@ class InitReport:
     """What `initialise` did; kept in the run. taken: tensors; left: names of the file; missing: names of the model.
 
     mean, std: of the pixels that the weights were trained on, by channel; None where the file does not say, and neither does
-    its layout; is_assumed: they are only what is usual.
+    its layout; is_assumed: they are only what is usual. assumed: of how the model computes, what nothing tells.
     """
 
     source: str
@@ -45,6 +45,7 @@ class InitReport:
     mean: Channels | None
     std: Channels | None
     is_assumed: bool
+    assumed: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -56,6 +57,8 @@ class InitReport:
         lines += [f"  {_interpolated(each)}" for each in self.resized]
         if self.is_assumed:
             lines.append("  images are normalised as ImageNet's usually are: nothing says how these weights' were")
+        if self.assumed:
+            lines.append(f"  {_assumption(self.assumed)}")
         if self.left:
             lines.append(f"  left in the file: {', '.join(map(safe_text, self.left))}")
         if self.missing:
@@ -66,6 +69,10 @@ class InitReport:
 def _interpolated(each: Resized) -> str:
     before, after = ("x".join(map(str, grid)) for grid in (each.before, each.after))
     return f"{each.name} interpolated from {before} to {after} tokens"
+
+
+def _assumption(facts: Sequence[str]) -> str:
+    return f"assumed, as nothing tells: {', '.join(facts)}"
 
 
 def initialise(
@@ -85,7 +92,8 @@ def initialise(
     Raises: UserError where there is no such source, or its model is another.
     """
     path = Path(source)
-    if source in PRETRAINED and not path.exists():
+    if is_pretrained(source):
+        check_pretrained(source, config)
         path = pretrained_file(source, may_download=may_download, progress=progress)
     elif not path.exists():
         hint = nearest(source, PRETRAINED)
@@ -97,15 +105,16 @@ def initialise(
     mean: Channels | None
     std: Channels | None
     is_assumed = False
+    assumed: tuple[str, ...] = ()
     if is_ours(path):
         conversion, mean, std = _from_ours(path, model, config, class_names)
     else:
         conversion = convert(read_foreign(path), config=config, expected=model.state_dict(), where=safe_text(path))
-        mean = std = None
-        if conversion.layout == "timm" and (found := _beside(path)):
-            mean, std = found
-        elif conversion.layout != "compact":
-            mean, std, is_assumed = IMAGENET_MEAN, IMAGENET_STD, conversion.layout == "timm"
+        beside = read_timm_config(path, config) if conversion.layout == "timm" else None
+        mean, std = (None, None) if conversion.layout == "compact" else (IMAGENET_MEAN, IMAGENET_STD)
+        if beside is not None:
+            mean, std = beside.pixels or (IMAGENET_MEAN, IMAGENET_STD)
+            is_assumed, assumed = beside.pixels is None, beside.assumed
     model.load_state_dict({**model.state_dict(), **conversion.tensors})
     return InitReport(
         source=source,
@@ -117,17 +126,8 @@ def initialise(
         mean=mean,
         std=std,
         is_assumed=is_assumed,
+        assumed=assumed,
     )
-
-
-def _beside(path: Path) -> tuple[Channels, Channels] | None:
-    """The normalisation in the `config.json` that the Hugging Face hub has beside a file of timm's; None without one."""
-    try:
-        told = json.loads(path.with_name("config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
-        mean, std = ((float(r), float(g), float(b)) for r, g, b in (told["mean"], told["std"]))
-    except (OSError, ValueError, OverflowError, KeyError, TypeError):
-        return None
-    return (mean, std) if min(std) > 0 else None
 
 
 def _from_ours(
@@ -137,6 +137,12 @@ def _from_ours(
     tensors, info = read_weights(path)
     check_tensors(tensors, info, path)
     where = safe_text(path)
+    if info.model.num_heads != config.num_heads:  # no tensor's shape tells
+        raise UserError(
+            f"the weights' model has {counted(info.model.num_heads, 'attention head')}, the model {config.num_heads}",
+            where,
+            f"--num-heads {info.model.num_heads}",
+        )
     same = class_names is None or set(class_names) == set(info.class_names)
     if class_names is not None and same:
         order = [info.class_names.index(name) for name in class_names]
@@ -218,13 +224,14 @@ def import_foreign(
     known = _known_dataset(model, classes)
     names = _class_names(known, classes, config, path)
     conversion = convert(state, config=config, expected=build_model(config, seed=0).state_dict(), where=where)
-    mean, std = _normalisation(known, config, mean, std)
+    beside = read_timm_config(path, config) if layout == "timm" else TimmConfig(pixels=None, assumed=())
+    mean, std = _normalisation(known, config, mean, std, beside)
     dataset = {"name": known or path.name, "named": known is not None, "split_seed": 0, "val_fraction": 0.0}
     dataset |= {"fingerprint": DATASETS[known].fingerprint if known else None}
     info = WeightsInfo(
         model=config, class_names=names, mean=mean, std=std, resize_mode="crop", dataset=dataset, recipe=None, metrics={}
     )
-    return Imported(tensors=conversion.tensors, info=info, notes=tuple(_notes(named, config, conversion)))
+    return Imported(tensors=conversion.tensors, info=info, notes=tuple(_notes(named, config, conversion, beside)))
 
 
 def _position_kind(positions: Tensor | None) -> Positional:
@@ -256,11 +263,13 @@ def _class_names(known: str | None, classes: Sequence[str] | str | None, config:
 
 
 def _normalisation(
-    known: str | None, config: ModelConfig, mean: Channels | None, std: Channels | None
+    known: str | None, config: ModelConfig, mean: Channels | None, std: Channels | None, beside: TimmConfig
 ) -> tuple[Channels, Channels]:
-    """As given; else the data set's; else ImageNet's for the models of its sizes."""
+    """As given; else what lies beside the file; else the data set's; else ImageNet's for the models of its sizes."""
     if mean is not None and std is not None:
         return mean, std
+    if beside.pixels is not None:
+        return beside.pixels
     row = DATASETS[known] if known else None
     if row is not None and row.mean is not None and row.std is not None:
         return row.mean, row.std
@@ -269,7 +278,7 @@ def _normalisation(
     raise UserError("how the images were normalised is not known", "import", "give --mean R,G,B and --std R,G,B")
 
 
-def _notes(named: ModelConfig, config: ModelConfig, conversion: Conversion) -> list[str]:
+def _notes(named: ModelConfig, config: ModelConfig, conversion: Conversion, beside: TimmConfig) -> list[str]:
     """What a user would not expect."""
     notes = []
     if named.positional_embedding != config.positional_embedding:
@@ -278,6 +287,8 @@ def _notes(named: ModelConfig, config: ModelConfig, conversion: Conversion) -> l
             + (": the published `_sine` models were built with learnable ones" if named.positional_embedding == "sine" else "")
         )
     notes += map(_interpolated, conversion.resized)
+    if beside.assumed:
+        notes.append(_assumption(beside.assumed))
     if conversion.left:
         notes.append(f"left out: {', '.join(map(safe_text, conversion.left))}")
     return notes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.catalog.models import model_config
+from cctkit.catalog.pretrained import check_pretrained, is_pretrained
 from cctkit.catalog.recipes import Resolved, describe
 from cctkit.config import TrainConfig, check_settings, settings
 from cctkit.data.splits import Dataset
@@ -49,6 +50,8 @@ def start_run(
         return resume_run(Path(own), {}, reporter=reporter, stop=stop, data_progress=data_progress, ranks=ranks)
     with ranks.agreeing():
         early = request.resolve(request.recipe)  # unknown names and values out of range, before any work
+        if is_pretrained(early.config.init):
+            check_pretrained(early.config.init, model_config(early.config.model))
     policy = ranks.policy(lambda: policy_of(early.config))
     ranks = ranks.on(policy)
     run: RunDir | None = None

@@ -106,18 +106,21 @@ def test_positions_are_interpolated_to_any_image_shape_and_the_class_token_stays
     model, conversion = taken(theirs, named_config(name, image_size=size))
     position = model.classifier.positional_emb
     tokens = int(name.startswith("vit"))
-    expected = resize_positions(theirs["classifier.positional_emb"], before=(8, 8), after=grid, class_tokens=tokens)
-    assert torch.equal(position, expected)
+    # SHI-Labs/Compact-Transformers, src/utils/helpers.py, resize_pos_embed, which pe_check calls.
+    posemb_grid = theirs["classifier.positional_emb"][0, tokens:].reshape(1, 8, 8, -1).permute(0, 3, 1, 2)
+    posemb_grid = torch.nn.functional.interpolate(posemb_grid, size=grid, mode="bilinear")
+    assert torch.equal(position[:, tokens:], posemb_grid.permute(0, 2, 3, 1).reshape(1, grid[0] * grid[1], -1))
     assert torch.equal(position[:, :tokens], theirs["classifier.positional_emb"][:, :tokens])
     assert [(each.before, each.after) for each in conversion.resized] == [((8, 8), grid)]
     height, width = (size, size) if isinstance(size, int) else size
     assert model(torch.zeros(1, 3, height, width)).isfinite().all()
 
 
-def test_interpolation_keeps_constants_and_follows_slopes() -> None:
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_interpolation_keeps_constants_and_follows_slopes(mode: Any) -> None:
     rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     flat = torch.stack([torch.full_like(rows, 2.5), rows, columns], dim=-1).view(1, 64, 3)
-    grid = resize_positions(flat, before=(8, 8), after=(16, 12), class_tokens=0).view(16, 12, 3)
+    grid = resize_positions(flat, before=(8, 8), after=(16, 12), class_tokens=0, mode=mode).view(16, 12, 3)
     torch.testing.assert_close(grid[..., 0], torch.full((16, 12), 2.5))
     middle = (torch.arange(16) + 0.5) / 2 - 0.5  # centre of a row of the larger grid, in rows of the smaller
     torch.testing.assert_close(grid[5:-5, 6, 1], middle[5:-5], rtol=0, atol=1e-5)

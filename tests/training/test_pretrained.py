@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
+from cctkit.api import SilentReporter
 from cctkit.catalog import pretrained as catalog
 from cctkit.catalog.classes import CLASS_NAMES
 from cctkit.catalog.datasets import DATASETS
@@ -18,7 +19,10 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model, build_without_data
 from cctkit.models.weights import WeightsInfo, read_weights, save_weights
 from cctkit.training import pretrained
+from cctkit.training.prepare import Request
 from cctkit.training.pretrained import import_foreign, initialise, pretrained_file
+from cctkit.training.run import start_run
+from cctkit.training.stopping import StopRequest
 
 CATS = ("cat", "dog", "ant")
 
@@ -114,6 +118,7 @@ def timm_file(folder: Path) -> Path:
     return folder / "model.pth"
 
 
+HEADS = "2 attention heads"
 TIMM: dict[str, Any] = {"name": "vit", "size": 16, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "patch_size": 4}
 
 
@@ -135,7 +140,98 @@ def test_a_file_of_timms_alone_says_that_its_normalisation_is_assumed(tmp_path: 
         (tmp_path / "config.json").write_text(beside)
     _, report = started(path, **TIMM)
     assert report.mean == (0.485, 0.456, 0.406)
-    assert report.lines()[1] == "  images are normalised as ImageNet's usually are: nothing says how these weights' were"
+    assert report.lines()[1:3] == [
+        "  images are normalised as ImageNet's usually are: nothing says how these weights' were",
+        f"  assumed, as nothing tells: the class token is classified, exact GELU, layer norms with epsilon 1e-6, {HEADS}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "assumed"),
+    [
+        (
+            {"global_pool": "token", "architecture": "vit_wee", "model_args": {"num_heads": 2}},
+            ("exact GELU", "layer norms with epsilon 1e-6"),
+        ),
+        (
+            {"model_args": {"global_pool": "token", "act_layer": "gelu", "norm_layer": "layernorm", "num_heads": 2}},
+            (),
+        ),
+        ({"architecture": "vit_tiny_patch16_224.augreg_in21k", "model_args": {"num_heads": 2, "img_size": 16}}, ()),
+        ({"architecture": 3, "model_args": [], "global_pool": "token"}, ("exact GELU", "layer norms with epsilon 1e-6", HEADS)),
+    ],
+)
+def test_what_lies_beside_a_file_of_timms_need_not_be_assumed(tmp_path: Path, told: Any, assumed: tuple[str, ...]) -> None:
+    path = timm_file(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    _, report = started(path, **TIMM)
+    assert report.assumed == assumed
+    assert any("assumed" in line for line in report.lines()) == bool(assumed)
+
+
+def test_timms_own_config_of_a_plain_vit_leaves_nothing_to_assume(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=4, depth=2, embed_dim=16, num_heads=2, num_classes=5
+    )
+    timm.models.save_for_hf(model, tmp_path, safe_serialization="both")
+    _, report = started(tmp_path / "model.safetensors", **TIMM)
+    assert (report.mean, report.is_assumed, report.assumed) == ((0.5, 0.5, 0.5), False, ())
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"global_pool": "avg"}, "its global_pool is 'avg', expected 'token'"),
+        ({"global_pool": "token", "model_args": {"global_pool": "max", "fc_norm": False}}, "its global_pool is 'max'"),
+        ({"architecture": "vit_tiny_patch16_224", "model_args": {"act_layer": "quick_gelu"}}, "its act_layer is 'quick_gelu'"),
+        ({"model_args": {"norm_layer": "rmsnorm"}}, "its norm_layer is 'rmsnorm'"),
+        ({"architecture": "vit_base_patch32_clip_quickgelu_224"}, "has quick GELU"),
+        ({"architecture": "vit_base_patch32_clip_224.openai"}, "has layer norms with epsilon 1e-5"),
+        ({"architecture": "vit_base_patch16_gap_224"}, "has averaged tokens"),
+        ({"architecture": "vit_small_patch16_224"}, "has 6 attention heads, vit has 2.*--num-heads 6"),
+        ({"model_args": {"num_heads": 4}}, "has 4 attention heads, vit has 2"),
+    ],
+)
+def test_a_vit_of_timms_whose_config_tells_of_something_else_is_refused(tmp_path: Path, told: Any, words: str) -> None:
+    path = timm_file(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=words) as caught:
+        started(path, **TIMM)
+    assert caught.value.where == str(tmp_path / "config.json")
+
+
+def test_the_refused_config_of_timm_is_one_that_timm_writes_of_a_model_with_other_logits(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 16, "num_heads": 2, "num_classes": 5}
+    other = timm.create_model("vit_tiny_patch16_224", **sizes, global_pool="avg", fc_norm=False)
+    plain = timm.create_model("vit_tiny_patch16_224", **sizes)
+    plain.load_state_dict(other.state_dict())  # the same tensors
+    x = images(16, 16)
+    assert not torch.allclose(plain.eval()(x), other.eval()(x))
+    timm.models.save_for_hf(other, tmp_path, safe_serialization="both")
+    with pytest.raises(UserError, match="its global_pool is 'avg'"):
+        started(tmp_path / "model.safetensors", **TIMM)
+
+
+def test_weights_of_ours_with_another_number_of_heads_are_refused(tmp_path: Path) -> None:
+    path, _ = own_file(tmp_path / "w.safetensors")  # 2 heads, which no tensor's shape tells
+    with pytest.raises(UserError, match=r"has 2 attention heads, the model 4.*--num-heads 2"):
+        started(path, num_heads=4)
+
+
+@pytest.mark.parametrize("name", ["cct_2_3x2", "vit_b_32", "vit_s_16"])
+def test_weights_by_the_name_of_another_model_are_refused_before_their_download(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(pretrained, "download", lambda *_, **__: pytest.fail("it was downloaded"))
+    config = named_config(name, num_classes=2)
+    with pytest.raises(UserError, match=f"vit_b_16 are not those of {name}.*add --model vit_b_16"):
+        pretrained.initialise(build_without_data(config), "vit_b_16", config=config)
+    request = Request(flags={"init": "vit_b_16", "model": name, "dataset": str(tmp_path / "no images")}, file_values={})
+    with pytest.raises(UserError, match=f"vit_b_16 are not those of {name}"):  # before the images are looked for
+        start_run(request, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None)
 
 
 def test_weights_by_name_are_not_fetched_where_downloads_are_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +295,7 @@ def test_without_a_network_a_name_is_a_clear_error(tmp_path: Path, monkeypatch: 
     row = catalog.PretrainedRow(url="http://127.0.0.1:9/w.pth", sha256="0", megabytes=1, top1_percent=0)
     monkeypatch.setattr(pretrained, "PRETRAINED", {"vit_b_16": row})
     with pytest.raises(UserError, match="download failed"):
-        started("vit_b_16")
+        pretrained_file("vit_b_16", progress=lambda *_: None)
 
 
 def published(path: Path, name: str, **options: Any) -> nn.Module:
@@ -273,3 +369,17 @@ def test_the_classes_of_cifar_are_in_the_order_of_the_archives() -> None:
     assert CLASS_NAMES["cifar100"] == tuple(sorted(CLASS_NAMES["cifar100"]))
     assert CLASS_NAMES["cifar100"][::33] == ("apple", "forest", "raccoon", "worm")
     assert CLASS_NAMES["cifar10"][3:6] == ("cat", "deer", "dog")
+
+
+def test_an_imported_vit_of_timms_has_the_normalisation_beside_it_and_says_what_is_assumed(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    sizes = {"patch_size": 16, "depth": 12, "num_heads": 6, "embed_dim": 384, "num_classes": 3}
+    with torch.device("meta"):
+        shapes = timm.VisionTransformer(**sizes).state_dict()
+    torch.save({name: torch.zeros(value.shape, dtype=torch.float16) for name, value in shapes.items()}, tmp_path / "vit.pth")
+    (tmp_path / "config.json").write_text(
+        '{"global_pool": "token", "pretrained_cfg": {"mean": [0.5,0.5,0.4], "std": [0.5,0.5,0.5]}}'
+    )
+    found = import_foreign(tmp_path / "vit.pth", model="vit_s_16", classes=CATS)
+    assert (found.info.mean, found.info.std) == ((0.5, 0.5, 0.4), (0.5, 0.5, 0.5))
+    assert found.notes == ("assumed, as nothing tells: exact GELU, layer norms with epsilon 1e-6, 6 attention heads",)
