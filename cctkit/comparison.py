@@ -43,9 +43,16 @@ class Row:
     macs: int | None = None
     epochs: int | None = None
     run: str | None = None
+    recipe: str | None = None
+    seed: int | None = None
     notes: tuple[str, ...] = ()
     pareto: bool = False
     pareto_true: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a run of the user's."""
+        return self.kind == "run"
 
     @property
     def score(self) -> float | None:
@@ -155,6 +162,8 @@ def run_row(path: Path) -> Row:
         macs=_macs(settings, int(total)),
         epochs=None if result.get("epochs") is None else int(_number(result, "epochs", run.result)),
         run=safe_text(path),
+        recipe=_optional_text(result, "recipe", run.result),
+        seed=None if result.get("seed") is None else int(_number(result, "seed", run.result)),
     )
 
 
@@ -186,6 +195,10 @@ def _text(values: Mapping[str, Any], key: str, path: Path) -> str:
     if not isinstance(value, str) or not value:
         raise malformed(path, f"{key} is no text")
     return safe_text(value, 80)
+
+
+def _optional_text(values: Mapping[str, Any], key: str, path: Path) -> str | None:
+    return None if values.get(key) is None else _text(values, key, path)
 
 
 def _number(values: Mapping[str, Any], key: str, path: Path, *, at_least: float = 0, at_most: float = 1e15) -> float:
@@ -222,12 +235,20 @@ def _or(value: float | None, default: float) -> float:
 
 
 def ranked(rows: Iterable[Row], sort: str = "score") -> list[list[Row]]:
-    """The rows as tables, CIFAR-100's first, each sorted and with its own Pareto fronts marked."""
+    """The rows as tables, each sorted, the user's own first, and with its own Pareto fronts marked.
+
+    First come data sets with own rows and of a data set the tables with own rows; of equals CIFAR-100 is the first.
+    """
     tables: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         tables.setdefault(row.table, []).append(row)
-    order = sorted(tables, key=lambda key: (key[0] != SCORED_DATASET, key[0], key[2] == FROM_SCRATCH, key))
-    return [sorted(_with_fronts(tables[key]), key=SORTS[sort]) for key in order]
+    own = {key for key, table in tables.items() if any(row.is_own for row in table)}
+    used = {key[0] for key in own}
+    order = sorted(
+        tables,
+        key=lambda key: (key[0] not in used, key[0] != SCORED_DATASET, key[0], key not in own, key[2] == FROM_SCRATCH, key),
+    )
+    return [sorted(_with_fronts(tables[key]), key=lambda row: (not row.is_own, *SORTS[sort](row))) for key in order]
 
 
 def _with_fronts(rows: Sequence[Row]) -> list[Row]:

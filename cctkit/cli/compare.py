@@ -12,6 +12,7 @@ from cctkit.text import nearest, safe_text
 
 if TYPE_CHECKING:
     from cctkit.comparison import Row
+    from cctkit.plots import Point
 
 _RUNS = Path("runs")
 
@@ -78,9 +79,10 @@ def compare(
         sys.stderr.write(f"skipped {path}: {reason}\n")
     kept = _filtered(rows, families=family, min_accuracy=min_accuracy)
     tables = ranked(kept, _checked_sort(sort or "score"))
+    panels = None if plot is None else _panels(tables)
     _print_tables(tables, skipped, as_json=as_json, as_csv=as_csv, as_markdown=as_markdown)
-    if plot is not None:
-        _draw(tables, plot)
+    if plot is not None and panels is not None:
+        _draw(panels, plot)
 
 
 def _refuse_beside_paired(others: Sequence[str]) -> None:
@@ -148,33 +150,49 @@ def _print_tables(
         print_wide(lambda width: render(tables, width=width))
 
 
-def _draw(tables: "Sequence[Sequence[Row]]", path: Path) -> None:
-    """The picture, by true counts where they are known."""
-    from cctkit.cli.compare_view import DATASET_TITLES, label
-    from cctkit.comparison import SCORED_DATASET
-    from cctkit.plots import Point, draw_pareto
+def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
+    """What is drawn: a panel for each data set with two rows or more, by true counts where they are known.
+
+    Raises: UserError where there is none.
+    """
+    from cctkit.catalog.results import FROM_SCRATCH
+    from cctkit.cli.compare_view import label, panel_title
+    from cctkit.plots import Point
+
+    by_title: dict[str, list[Row]] = {}
+    for rows in sorted(tables, key=lambda rows: rows[0].training == FROM_SCRATCH):  # whose marks are the filled ones
+        by_title.setdefault(panel_title(rows), []).extend(rows)
+    panels = {}
+    for title, rows in by_title.items():
+        models = [row.model for row in rows if row.is_own]
+        points = [
+            Point(
+                name=label(row, with_recipe=row.is_own and models.count(row.model) > 1),
+                family=row.family,
+                group=row.training,
+                params_millions=size,
+                top1_percent=row.top1_percent,
+                on_front=row.pareto_true,
+                own=row.is_own,
+            )
+            for row in rows
+            if (size := row.true_params_millions or row.params_millions) is not None
+        ]
+        if len(points) > 1:
+            panels[title] = points
+        else:
+            sys.stderr.write(f"not drawn, as there is one row alone: {title}\n")
+    if not panels:
+        raise UserError("there is no data set with two rows to draw", "--plot", "train another model on it: cctkit train")
+    return panels
+
+
+def _draw(panels: "dict[str, list[Point]]", path: Path) -> None:
+    from cctkit.cli.compare_view import SCORED_PANEL
+    from cctkit.plots import draw_pareto
     from cctkit.score import THRESHOLD_PERCENT
 
-    panels: dict[str, list[Point]] = {}
-    for rows in tables:
-        images = f" ({rows[0].fingerprint.removeprefix('sha256:')[:8]})" if rows[0].fingerprint else ""
-        title = f"{DATASET_TITLES.get(rows[0].dataset, rows[0].dataset)}{images}: accuracy against size"
-        for row in rows:
-            size = row.true_params_millions or row.params_millions
-            if size is not None:
-                panels.setdefault(title, []).append(
-                    Point(
-                        name=label(row),
-                        family=row.family,
-                        group=row.training,
-                        params_millions=size,
-                        top1_percent=row.top1_percent,
-                        on_front=row.pareto_true,
-                        own=row.kind == "run",
-                    )
-                )
-    scored = f"{DATASET_TITLES[SCORED_DATASET]}: accuracy against size"
-    draw_pareto(panels, path, threshold={scored: THRESHOLD_PERCENT})
+    draw_pareto(panels, path, threshold={SCORED_PANEL: THRESHOLD_PERCENT})
     sys.stderr.write(f"wrote {safe_text(path)}\n")
 
 

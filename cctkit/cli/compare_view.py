@@ -1,7 +1,9 @@
 """The tables of `cctkit compare`, as text for a terminal, Markdown, CSV and JSON."""
 
+import copy
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k": "ImageNet-1k"}
+SCORED_PANEL = f"{DATASET_TITLES[SCORED_DATASET]}: accuracy against size"
+_IN_FOOTNOTES = ("recipe", "seed")  # of own runs, where their columns are left out
 _FOLDED_MODEL = 18  # columns that a long model name is folded into, before other columns are left out
 _NOTE_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SCORE = (
@@ -28,6 +32,7 @@ _SIZE = (
     "t.s.: by torchsummary's count, which leaves embeddings out."
 )
 _FRONT = "front: no other row of the table has as few parameters and as much accuracy; p by the size shown, t by the true one."
+_OWN_FRONT = "front, *: no other run of the table has as few parameters and as much accuracy."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,67 +45,101 @@ class Column:
     drop: int | None = None
 
 
-def label(row: Row) -> str:
-    """The model, and what tells the row from others of the same model."""
+def label(row: Row, *, with_recipe: bool = False) -> str:
+    """The model, and what tells the row from others of the same model; with_recipe: and recipe and seed of an own run."""
     if row.kind == "final result":
         return f"{row.model}, final result"
     if row.kind == "published" and row.epochs not in (None, 200):
         return f"{row.model}, {row.epochs} epochs"
+    if with_recipe:
+        return ", ".join(filter(None, (row.model, row.recipe, "" if row.seed is None else f"seed {row.seed}")))
     return row.model
 
 
 def title(rows: Sequence[Row]) -> str:
     """What the rows of a table have in common."""
-    row = rows[0]
-    name = DATASET_TITLES.get(row.dataset, row.dataset)
-    images = f" ({row.fingerprint.removeprefix('sha256:')[:8]})" if row.fingerprint else ""
-    return f"{name}{safe_text(images)}, {row.training}"
+    return f"{_images(rows[0])}, {rows[0].training}"
+
+
+def panel_title(rows: Sequence[Row]) -> str:
+    """Over the picture of a table and of others on the same images."""
+    return f"{_images(rows[0])}: accuracy against size"
+
+
+def _images(row: Row) -> str:
+    fingerprint = f" ({row.fingerprint.removeprefix('sha256:')[:8]})" if row.fingerprint else ""
+    return DATASET_TITLES.get(row.dataset, row.dataset) + safe_text(fingerprint)
 
 
 class _Marks:
-    """Numbers of the sources and letters of the notes, in the order of their first use."""
+    """Numbers of the sources and letters of the notes, in the order of their first use; an own run stands for itself."""
 
     def __init__(self) -> None:
         self.sources: dict[str, int] = {}
         self.notes: dict[str, str] = {}
+        self.told: set[str] = set()
 
-    def of(self, row: Row) -> str:
-        number = self.sources.setdefault(row.run or row.source, len(self.sources) + 1)
+    def of(self, row: Row, *, numbered: bool = True) -> str:
+        """The mark of a row; numbered: also of an own run, whose name would be too long."""
+        if row.run and not numbered:
+            return row.run
+        number = self.sources.setdefault(_described(row), len(self.sources) + 1)
         letters = [self.notes.setdefault(note, _NOTE_LETTERS[len(self.notes)]) for note in row.notes]
         return f"[{number}] {''.join(sorted(letters))}".rstrip()
 
     def lines(self) -> list[str]:
-        """The footnotes."""
-        sources = [f"[{number}] {source}" for source, number in self.sources.items()]
-        return [*sources, *(f"{letter}: {NOTES[note]}" for note, letter in self.notes.items())]
+        """The footnotes of the marks given since it was last asked for them."""
+        sources = {f"[{number}]": source for source, number in self.sources.items()}
+        notes = {f"{letter}:": NOTES[note] for note, letter in self.notes.items()}
+        new = {mark: text for mark, text in (sources | notes).items() if mark not in self.told}
+        self.told |= new.keys()
+        return [f"{mark} {text}" for mark, text in new.items()]
 
 
-def _columns(rows: Sequence[Row], marks: _Marks) -> list[Column]:
-    scored = rows[0].dataset == SCORED_DATASET
+def _described(row: Row) -> str:
+    """Where a row comes from, of an own run with its recipe and seed."""
+    if row.run is None:
+        return row.source
+    told = (f"recipe {row.recipe}" if row.recipe else "", "" if row.seed is None else f"seed {row.seed}")
+    return ", ".join(filter(None, (row.run, *told)))
+
+
+def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool) -> list[Column]:
+    scored, own_only = rows[0].dataset == SCORED_DATASET, all(row.is_own for row in rows)
     columns = [
         Column(heading=("", "model"), text=label, left=True),
-        Column(heading=("top-1", "%"), text=lambda row: _decimals(row.top1_percent, 2, 2 if row.kind == "run" else 3)),
+        Column(heading=("top-1", "%"), text=lambda row: _decimals(row.top1_percent, 2, 2 if row.is_own else 3)),
+        Column(heading=("95%", "interval"), text=_interval_text, drop=7),
+        Column(heading=("size", "M"), text=lambda row: _decimals(row.params_millions, 0, 3)),
     ]
-    if any(row.top1_interval_percent for row in rows):
-        columns.append(Column(heading=("95%", "interval"), text=_interval_text))
-    columns.append(Column(heading=("size", "M"), text=lambda row: _decimals(row.params_millions, 0, 3)))
     if scored:
         columns.append(Column(heading=("", "score"), text=lambda row: _score_text(row, row.score)))
-    if any(row.kind != "run" for row in rows):
-        columns.append(Column(heading=("true", "M"), text=lambda row: _decimals(row.true_params_millions, 3, 3), drop=4))
+    if not own_only:
+        columns.append(Column(heading=("true", "M"), text=lambda row: _decimals(row.true_params_millions, 3, 3), drop=5))
         if scored:
-            columns.append(Column(heading=("score", "true"), text=lambda row: _score_text(row, row.score_true_params), drop=3))
+            columns.append(Column(heading=("score", "true"), text=lambda row: _score_text(row, row.score_true_params), drop=4))
     if scored:
         columns.append(
-            Column(heading=("score", "t.s."), text=lambda row: _score_text(row, row.score_without_embeddings), drop=5)
+            Column(heading=("score", "t.s."), text=lambda row: _score_text(row, row.score_without_embeddings), drop=6)
         )
     columns += [
         Column(heading=("MACs", "G"), text=lambda row: "" if row.macs is None else f"{row.macs / 1e9:.3f}", drop=1),
         Column(heading=("", "epochs"), text=lambda row: "" if row.epochs is None else str(row.epochs), drop=2),
-        Column(heading=("", "front"), text=lambda row: " ".join("p" * row.pareto + "t" * row.pareto_true), left=True),
-        Column(heading=("source,", "notes"), text=marks.of, left=True),
+        Column(heading=("", "recipe"), text=lambda row: row.recipe or "", left=True, drop=3),
+        Column(heading=("", "seed"), text=lambda row: "" if row.seed is None else str(row.seed), drop=3),
     ]
+    if len(rows) > 1:
+        columns.append(Column(heading=("", "front"), text=lambda row: _front_text(row, own_only=own_only), left=True, drop=8))
+    heading = ("", "run") if own_only else ("source,", "notes")
+    columns.append(Column(heading=heading, text=lambda row: marks.of(row, numbered=numbered), left=True))
     return columns
+
+
+def _front_text(row: Row, *, own_only: bool) -> str:
+    """On which fronts a row is; among own runs, whose size is the true one, there is one front."""
+    if own_only:
+        return "*" * row.pareto
+    return " ".join("p" * row.pareto + "t" * row.pareto_true)
 
 
 def _decimals(value: float | None, least: int, most: int) -> str:
@@ -124,51 +163,86 @@ def _score_text(row: Row, score: float | None) -> str:
 
 
 def render(tables: Sequence[Sequence[Row]], *, width: int | None) -> "Group":
-    """The tables and their footnotes; columns are left out, and named, where they do not fit into `width` (None: any)."""
+    """The tables, each data set's footnotes beneath its last; columns are left out, and named, where they do not fit into
+    `width` (None: any).
+    """
     from rich.console import Group
     from rich.text import Text
 
     marks = _Marks()
     parts: list[Any] = []
     dropped: dict[str, None] = {}
-    for rows in tables:
-        columns, cells, left_out = _fitted(rows, marks, width)
-        dropped |= dict.fromkeys(left_out)
-        parts += [Text(title(rows), style="bold"), _table(columns, cells, rows), Text()]
-    notes = [*_explanations(tables), *marks.lines()]
+    for dataset in _by_dataset(tables):
+        for rows in dataset:
+            columns, cells, left_out = _fitted(rows, marks, width)
+            dropped |= dict.fromkeys(left_out)
+            parts += [Text(title(rows), style="bold"), _table(columns, cells, rows), Text()]
+        notes = [*_explanations(dataset), *marks.lines()]
+        parts += [*map(Text, notes), *([Text()] if notes else [])]
     if dropped:
-        notes.append(f"left out, as the terminal is narrow: {', '.join(dropped)}; --json and --csv have them")
-    return Group(*parts, *map(Text, notes))
+        parts += [Text(f"left out, as the terminal is narrow: {', '.join(dropped)}; --json and --csv have them"), Text()]
+    return Group(*parts[:-1])
+
+
+def _by_dataset(tables: Sequence[Sequence[Row]]) -> list[list[Sequence[Row]]]:
+    """The tables of each data set, which stand together."""
+    return [list(group) for _, group in itertools.groupby(tables, key=lambda rows: rows[0].dataset)]
 
 
 def _explanations(tables: Sequence[Sequence[Row]]) -> list[str]:
-    scored = any(rows[0].dataset == SCORED_DATASET for rows in tables)
-    return [*([_SCORE, _SIZE] if scored else []), _FRONT]
+    """What the columns of a data set's tables mean: of the report's the score and the sizes, of any the front."""
+    notes = [_SCORE, _SIZE] if tables[0][0].dataset == SCORED_DATASET else []
+    compared = [rows for rows in tables if len(rows) > 1]
+    if any(not row.is_own for rows in compared for row in rows):
+        notes.append(_FRONT)
+    if any(all(row.is_own for row in rows) for rows in compared):
+        notes.append(_OWN_FRONT)
+    return notes
 
 
-def _filled(rows: Sequence[Row], marks: _Marks) -> tuple[list[Column], list[list[str]]]:
+def _filled(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> tuple[list[Column], list[list[str]]]:
     """The columns that have anything to say of these rows, and their cells by row."""
-    columns = _columns(rows, marks)
+    columns = _columns(rows, marks, numbered=numbered)
     cells = [[column.text(row) for column in columns] for row in rows]
     said = [i for i in range(len(columns)) if any(line[i] for line in cells)]
     return [columns[i] for i in said], [[line[i] for i in said] for line in cells]
 
 
 def _fitted(rows: Sequence[Row], marks: _Marks, width: int | None) -> tuple[list[Column], list[list[str]], list[str]]:
-    """The columns that fit, their cells by row, and the headings of the columns that do not fit."""
-    from rich.cells import cell_len
+    """The columns that fit, their cells by row, and the headings of the columns that do not fit.
 
+    Where not all of them fit, own runs are named in the footnotes, with their recipes and seeds.
+    """
+    marks_before = copy.deepcopy(marks)
     columns, cells = _filled(rows, marks)
-    widths = [max(map(cell_len, (*column.heading, *(line[i] for line in cells)))) for i, column in enumerate(columns)]
-    widths[0] = min(widths[0], _FOLDED_MODEL)
+    if width is None or _total(_widths(columns, cells)) <= width:
+        return columns, cells, []
+    marks.sources, marks.notes = marks_before.sources, marks_before.notes
+    columns, cells = _filled(rows, marks, numbered=True)
+    widths = _widths(columns, cells)
     kept = list(range(len(columns)))
-    while width is not None and sum(widths[i] for i in kept) + 2 * (len(kept) - 1) > width:
+    while _total([widths[i] for i in kept]) > width:
         droppable = [(columns[i].drop, i) for i in kept if columns[i].drop is not None]
         if not droppable:
             break
-        kept.remove(min(droppable)[1])
-    left_out = [" ".join(filter(None, columns[i].heading)) for i in range(len(columns)) if i not in kept]
+        lowest = min(droppable)[0]
+        kept = [i for i in kept if columns[i].drop != lowest]
+    headings = [" ".join(filter(None, column.heading)) for column in columns]
+    left_out = [heading for i, heading in enumerate(headings) if i not in kept and heading not in _IN_FOOTNOTES]
     return [columns[i] for i in kept], [[line[i] for i in kept] for line in cells], left_out
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+    """The columns' widths; a long model name may take two lines, where it has two words."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, (*column.heading, *(line[i] for line in cells)))) for i, column in enumerate(columns)]
+    longest_word = max(cell_len(word) for line in cells for word in line[0].split() or [""])
+    return [min(widths[0], max(_FOLDED_MODEL, longest_word)), *widths[1:]]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], rows: Sequence[Row]) -> Any:
@@ -181,7 +255,7 @@ def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], rows: Sequ
             Text("\n".join(column.heading)), justify="left" if column.left else "right", no_wrap=i > 0, overflow="fold"
         )
     for line, row in zip(cells, rows, strict=True):
-        table.add_row(*map(Text, line), style="bold" if row.pareto or row.pareto_true else "")
+        table.add_row(*map(Text, line), style="bold" if len(rows) > 1 and (row.pareto or row.pareto_true) else "")
     return table
 
 
@@ -189,13 +263,16 @@ def markdown(tables: Sequence[Sequence[Row]]) -> str:
     """The tables and their footnotes as GitHub's Markdown."""
     marks = _Marks()
     parts = []
-    for rows in tables:
-        columns, cells = _filled(rows, marks)
-        lines = [[" ".join(filter(None, column.heading)) for column in columns], ["---" if c.left else "---:" for c in columns]]
-        lines += [[_escaped(cell) for cell in line] for line in cells]
-        parts += [f"**{_escaped(title(rows))}**", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-    notes = [*_explanations(tables), *marks.lines()]
-    return "\n\n".join([*parts, "\n".join(f"- {_escaped(note)}" for note in notes)]) + "\n"
+    for dataset in _by_dataset(tables):
+        for rows in dataset:
+            columns, cells = _filled(rows, marks)
+            lines = [[" ".join(filter(None, column.heading)) for column in columns]]
+            lines += [["---" if column.left else "---:" for column in columns]]
+            lines += [[_escaped(cell) for cell in line] for line in cells]
+            parts += [f"**{_escaped(title(rows))}**", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        if notes := [*_explanations(dataset), *marks.lines()]:
+            parts.append("\n".join(f"- {_escaped(note)}" for note in notes))
+    return "\n\n".join(parts) + "\n"
 
 
 def _escaped(text: str) -> str:
@@ -226,6 +303,8 @@ def as_dict(row: Row) -> dict[str, Any]:
         "pareto_true_params": row.pareto_true,
         "source": row.source,
         "run": row.run,
+        "recipe": row.recipe,
+        "seed": row.seed,
         "fingerprint": row.fingerprint or None,
         "notes": [NOTES[note] for note in row.notes],
     }

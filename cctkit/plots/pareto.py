@@ -60,9 +60,9 @@ def _draw_panel(axes: "Axes", title: str, points: Sequence[Point], threshold: fl
     groups = list(dict.fromkeys(point.group for point in points))
     for group, line in zip(groups, ("-", "--", "-.", ":") * len(groups), strict=False):
         front = sorted((p.params_millions, p.top1_percent) for p in points if p.group == group and p.on_front)
-        axes.plot(
-            *zip(*front, strict=True), color=GREY, linestyle=line, linewidth=1, zorder=1, label=f"front, {legend_name(group)}"
-        )
+        if len(front) > 1:
+            name = f"front, {legend_name(group)}"
+            axes.plot(*zip(*front, strict=True), color=GREY, linestyle=line, linewidth=1, zorder=1, label=name)
     for point in points:
         axes.plot([point.params_millions], [point.top1_percent], zorder=3, **_marker(point, groups))
     if threshold is not None and min(point.top1_percent for point in points) < threshold:

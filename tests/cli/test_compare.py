@@ -59,16 +59,25 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
 
 
 def some_runs(folder: Path) -> None:
-    """Two runs on CIFAR-100 and two elsewhere, one of them with a hostile name."""
+    """Two runs on CIFAR-100 and three elsewhere, one of them with a hostile name."""
     small = {"total": 493733, "without_embeddings": 485541}
     digits = {"total": 283723, "without_embeddings": 275531}
-    make_run(folder / "big", top1_percent=75.31)
+    make_run(folder / "big", top1_percent=75.31, recipe="report", seed=3)
     make_run(
         folder / "small", model="cct_4_3x2", params=small, top1_percent=53.02, top1_interval_percent=[52.04, 54.0], epochs=10
     )
-    make_run(
-        folder / "digits", model="cct_2_3x2", dataset="digits", params=digits, num_images=359, epochs=15, top1_percent=98.9
-    )
+    for seed, top1 in enumerate((98.6, 98.9)):
+        make_run(
+            folder / f"digits-{seed}",
+            model="cct_2_3x2",
+            dataset="digits",
+            params=digits,
+            num_images=359,
+            epochs=15,
+            top1_percent=top1,
+            recipe="demo",
+            seed=seed,
+        )
     make_run(folder / "odd", model="=cmd|x", dataset="+pets|<b>", params=digits, epochs=None, top1_interval_percent=None)
 
 
@@ -168,11 +177,81 @@ def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
     assert all(any(score in line for line in lines) for score in SCORES)
 
 
-def test_a_picture_is_drawn_of_every_data_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_table_breaks_inside_a_word(width: int) -> None:
+    """With default names of runs and the longest of a model."""
+    from rich.console import Console
+
+    from cctkit.catalog.results import NOTES, RESULTS
+    from cctkit.cli.compare_view import label, render
+    from cctkit.comparison import find_runs, published_row, ranked
+
+    some_runs(Path("runs"))
+    long_name = "cifar100-cct_14_7x2_384_sine_c100-20261128-021501"
+    make_run(Path("runs") / long_name, model="cct_14_7x2_384_sine_c100", recipe="shi-300", seed=12)
+    found, _ = find_runs(Path("runs"))
+    tables = ranked([*map(published_row, RESULTS), *found])
+    narrow = Console(width=width, file=io.StringIO(), force_terminal=False)
+    narrow.print(render(tables, width=width))
+    text = narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    words = {word for table in tables for row in table for word in label(row).split()}
+    words |= {f"runs/{name}," for name in (long_name, "big", "digits-0", "digits-1")}
+    words |= {word for table in tables for row in table for note in row.notes for word in NOTES[note].split()}
+    assert words <= set(text.split())
+    assert f"runs/{long_name}, recipe shi-300, seed 12" in " ".join(text.split())
+
+
+def test_own_rows_come_first_with_their_run_recipe_and_seed() -> None:
+    some_runs(Path("runs"))
+    text = run().stdout
+    heads = [block.splitlines()[0] for block in text.split("\n\n") if ", from scratch" in block or ", pretrained" in block]
+    assert heads == [
+        "CIFAR-100, from scratch",
+        "CIFAR-100, pretrained on ImageNet-21k",
+        "+pets|<b>, from scratch",
+        "digits, from scratch",
+    ]
+    first, second = text.splitlines()[3:5]
+    assert first.startswith("cct_6_3x1  ")
+    assert first.split()[-4:] == ["200", "report", "3", "runs/big"]
+    assert second.split()[-1] == "runs/small"
+    own = [(row["run"], row["recipe"], row["seed"]) for row in rows() if row["kind"] == "run"]
+    assert ("runs/digits-1", "demo", 1) in own
+    assert rows()[0]["run"] == "runs/big"
+
+
+def test_tables_of_other_data_sets_have_none_of_the_reports_footnotes() -> None:
+    some_runs(Path("runs"))
+    for flag in ((), ("--markdown",)):
+        text = run(*flag).stdout
+        others = text[text.index("+pets") :]
+        assert "score" not in others
+        assert "[" not in others
+        assert others.count("no other run of the table") == 1
+    alone = run("--runs", "runs/odd", "--no-published").stdout
+    assert "front" not in alone
+
+
+def test_a_panel_is_drawn_of_a_data_set_with_two_rows_or_more(tmp_path: Path) -> None:
     some_runs(Path("runs"))
     result = run("--plot", str(tmp_path / "front.svg"))
-    assert result.stderr == f"wrote {tmp_path / 'front.svg'}\n"
-    assert (tmp_path / "front.svg").read_bytes().startswith(b"<?xml")
+    assert result.stderr == (
+        f"not drawn, as there is one row alone: +pets|<b>: accuracy against size\nwrote {tmp_path / 'front.svg'}\n"
+    )
+    text = (tmp_path / "front.svg").read_text()
+    assert text.startswith("<?xml")
+    assert [text.count(f"<!-- {title}: accuracy against size -->") for title in ("CIFAR-100", "digits", "+pets")] == [1, 1, 0]
+    assert "<!-- cct_2_3x2, demo, seed 1 -->" in text
+
+
+def test_a_picture_of_a_single_row_is_refused_before_anything_is_printed(tmp_path: Path) -> None:
+    some_runs(Path("runs"))
+    result = CliRunner().invoke(app, ["--runs", "runs/odd", "--no-published", "--plot", str(tmp_path / "front.svg")])
+    assert isinstance(result.exception, UserError)
+    assert "no data set with two rows" in str(result.exception)
+    assert result.stdout == ""
+    assert not (tmp_path / "front.svg").exists()
 
 
 def test_two_runs_are_compared_image_by_image(tmp_path: Path) -> None:
