@@ -42,13 +42,19 @@ def fit(*, output: str | Path | None = None, recipe: str | None = None, **settin
 
 
 def evaluate(
-    source: str | Path, *, dataset: str | None = None, split: str | None = None, device: str = "auto"
+    source: str | Path,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    include_seen: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a run directory or a weights file; the result, as `cctkit eval --json` prints it.
 
-    split: test, val, train or all; None: test, all of other images that have no test part.
+    split: test, val, train or all; None: test, all of other images that have no test part. include_seen: do not leave out
+    those of another data set on which the run was trained.
 
     Raises: UserError.
     """
-    wish = Wish(data=DataConfig(dataset=dataset), split=split, device=device)
+    wish = Wish(data=DataConfig(dataset=dataset), split=split, device=device, include_seen=include_seen)
     return evaluate_source(Path(source), wish, notify=lambda _: None, progress=lambda *_: None)

@@ -15,7 +15,7 @@ from cctkit.data.augment import normalise
 from cctkit.data.reading import images_at_once, read_ahead
 from cctkit.data.splits import Split
 from cctkit.data.transfer import to_device
-from cctkit.metrics import Metrics, compute_metrics
+from cctkit.metrics import Metrics, compute_metrics, is_correct
 from cctkit.models.depth import is_embedding
 from cctkit.size import Size
 from cctkit.training.device import DevicePolicy
@@ -34,6 +34,11 @@ class Evaluation:
     logits: Tensor
     labels: Tensor
     images_per_s: float
+
+    @property
+    def is_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether each image is classified rightly (n,)."""
+        return is_correct(self.logits, self.labels).numpy()
 
 
 def evaluate_split(

@@ -10,9 +10,12 @@ from torch import nn
 
 from cctkit.catalog.datasets import DATASETS
 from cctkit.config import DataConfig
+from cctkit.data.copies import Digests
 from cctkit.data.dataset import load_dataset
 from cctkit.data.images import enlarges
+from cctkit.data.overlap import copy_figures, read_seen, seen_in_training
 from cctkit.data.splits import Dataset, Split
+from cctkit.data.splitting import BY_FILE, rule_of
 from cctkit.data.streamed import is_of_streamed
 from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
@@ -33,7 +36,8 @@ _NAMED = 5  # classes in a message
 class Wish:
     """What the user asks of an evaluation beside the model.
 
-    split: None: the test images; all of a folder that has no test part and that the model was not trained with.
+    split: None: the test images; all of a folder that has no test part and that the model was not trained with. include_seen:
+    of another data set, do not leave out the images that the run was trained on.
     """
 
     data: DataConfig
@@ -42,6 +46,7 @@ class Wish:
     precision: str | None = None
     threads: int | None = None
     save_predictions: Path | None = None
+    include_seen: bool = False
 
 
 def load(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
@@ -71,6 +76,7 @@ def evaluate_source(
         notify(f"evaluating the newest run, {safe_text(run)}")
     stored = DataConfig()
     kept: dict[str, Any] = {}
+    seen: Digests | None = None
     weights, predictions = run, wish.save_predictions
     if run.is_dir():
         place = RunPaths(run)
@@ -81,7 +87,7 @@ def evaluate_source(
         if not place.weights.exists():
             raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
         stored, kept = read_settings(place.config)[0].data, read_environment(place.env)["policy"]
-        weights = place.weights
+        weights, seen = place.weights, read_seen(place.seen)
         predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split in (None, "test") else None)
     model, info = load(weights)
     policy = _policy(wish, kept)
@@ -90,6 +96,10 @@ def evaluate_source(
         notify(dataset.unverified)
     name = wish.split or _default_split(dataset, info, notify)
     split = _split(dataset, name)
+    is_own = dataset.fingerprint == info.dataset["fingerprint"]
+    if is_own and wish.include_seen:
+        raise UserError("these are the images that the run itself was made with", "--include-seen", "leave it out")
+    split, figures = (split, {}) if is_own else _unseen(split, seen, wish, dataset, notify)
     labels = _labels(dataset, split, info.class_names, wish.data.dataset)
     missing = [each for each in info.class_names if each not in dataset.class_names]
     if missing:
@@ -107,7 +117,9 @@ def evaluate_source(
     )
     if predictions is not None:
         _save(predictions, evaluation, split, dataset, info, name)
-    result = result_of(
+    if is_own and split in (dataset.test, dataset.val):
+        figures = copy_figures(split, dataset.train, evaluation.is_correct)
+    result = figures | result_of(
         evaluation,
         model=info.model.name,
         dataset=dataset.name,
@@ -156,14 +168,20 @@ def _images(
         max_pixels=wish.data.max_pixels if wish.data.max_pixels != MAX_PIXELS else stored.max_pixels,
         stream=is_of_streamed(info.dataset["fingerprint"]) and name not in DATASETS and Path(name).is_dir(),
     )
-    dataset = load_dataset(config, progress=progress, notify=notify)
+    rule = rule_of(info.dataset, "the header of the weights file")
+    at_first = BY_FILE if wish.data.dataset else rule  # of other images all are evaluated, also where copies hinder a split
+    dataset = load_dataset(config, progress=progress, notify=notify, split_rule=at_first)
     stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
     if not enlarges(dataset.stored_size, stored_size):  # more pixels than the model saw in training
         config = replace(config, image_size=stored_size)
-        dataset = load_dataset(config, progress=progress, notify=notify)
+        dataset = load_dataset(config, progress=progress, notify=notify, split_rule=at_first)
     if dataset.fingerprint == info.dataset["fingerprint"]:
-        if info.dataset["val_fraction"] > 0:  # of the same images alone: others may have validation images of their own
-            dataset = load_dataset(replace(config, val_fraction=info.dataset["val_fraction"]), progress=progress, notify=notify)
+        val_fraction = info.dataset["val_fraction"]
+        if val_fraction > 0 or (
+            dataset.split_made and rule != dataset.split_rule
+        ):  # others may have validation images of their own
+            config = replace(config, val_fraction=val_fraction)
+            dataset = load_dataset(config, progress=progress, notify=notify, split_rule=rule)
     elif wish.data.dataset is None:
         raise UserError(
             f"the images of {dataset.name} are not those that the model was trained with",
@@ -191,6 +209,35 @@ def _split(dataset: Dataset, name: str) -> Split:
         there = ", ".join(key for key, value in splits.items() if value is not None)
         raise UserError(f"{dataset.name} has no {name} split, it has: {there}", "--split")
     return split
+
+
+def _unseen(
+    split: Split, seen: Digests | None, wish: Wish, dataset: Dataset, notify: Callable[[str], None]
+) -> tuple[Split, dict[str, Any]]:
+    """The images of `split`, of another data set, that the run was not trained on, and what the result says of the others.
+
+    Raises: UserError where none is left.
+    """
+    found = seen_in_training(split, seen)
+    if found is None:
+        why = "without seen.safetensors of its run" if seen is None else "since these images are not known by their pixels"
+        notify(f"whether the model was trained on some of these images: not checked, {why}")
+        return split, {"seen_in_training": None, "seen_included": None}
+    figures = {"seen_in_training": len(found), "seen_included": wish.include_seen}
+    if len(found) == 0 or wish.include_seen:
+        if len(found):
+            notify(f"the run was trained on {len(found):,} of these {counted(len(split), 'image')}, which are included")
+        return split, figures
+    if len(found) == len(split):
+        raise UserError(
+            f"the run was trained on all of these {counted(len(split), 'image')}",
+            safe_text(wish.data.dataset or dataset.name),
+            "give --dataset others, or evaluate them nonetheless: --include-seen",
+        )
+    notify(
+        f"left out {len(found):,} of {counted(len(split), 'image')}, on which the run was trained (--include-seen keeps them)"
+    )
+    return split.only(np.delete(np.arange(len(split)), found)), figures
 
 
 def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked: str | None) -> np.ndarray:

@@ -51,7 +51,7 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
     classes = logits.shape[1]
     usable = logits.isfinite().all(dim=1)
     found = logits.argmax(dim=1)
-    correct = (found == labels) & usable
+    correct = is_correct(logits, labels)
     log_p = logits.log_softmax(dim=1)  # (N, K)
     loss = -log_p.gather(1, labels[:, None]).mean()
     smoothed = (1 - label_smoothing) * loss - label_smoothing * log_p.mean() if label_smoothing else loss
@@ -69,6 +69,11 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
         per_class=_per_class(labels, correct, classes),
         confusions=_confusions(labels[usable], found[usable], classes),
     )
+
+
+def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether each row of `logits` (N, K) is largest at its label: bool (N,). A row that is not finite is wrong."""
+    return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:

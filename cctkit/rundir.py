@@ -24,7 +24,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LOCK = ".cctkit.lock"
 DEFAULT_ROOT = Path("runs")
 # What a start that was killed before its first step can have left beside its lock; `config.json` is written last.
-_UNBEGUN = re.compile(r"env\.json|\.(env|config)\.json\.[0-9]+\.tmp")
+_UNBEGUN = re.compile(r"env\.json|seen\.safetensors|\.((env|config)\.json|seen\.safetensors)\.[0-9]+\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,11 @@ class RunPaths:
     @property
     def env(self) -> Path:
         return self.path / "env.json"
+
+    @property
+    def seen(self) -> Path:
+        """The digests of the images trained on."""
+        return self.path / "seen.safetensors"
 
     @property
     def metrics(self) -> Path:
@@ -134,8 +139,12 @@ class RunDir(RunPaths):
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` whole; what is not finite becomes null."""
+        self.write_file(path, json_text(finite(value), indent=2, sort_keys=True).encode() + b"\n")
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """Write `data` whole."""
         self._written.add(path)  # type: ignore[attr-defined]
-        write_atomic(path, json_text(finite(value), indent=2, sort_keys=True).encode() + b"\n")
+        write_atomic(path, data)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line and bring it to the disk."""

@@ -44,6 +44,9 @@ def evaluate(
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", help="pixels of the largest image that is read", min=1)
     ] = MAX_PIXELS,
+    include_seen: Annotated[
+        bool, typer.Option("--include-seen", help="with other images: keep those on which the run was trained")
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")] = "auto",
     precision: Annotated[
         str | None,
@@ -89,6 +92,7 @@ def evaluate(
             precision=precision,
             threads=threads,
             save_predictions=save_predictions,
+            include_seen=include_seen,
         )
         try:
             result = evaluate_source(source, wish, notify=reporter.notice, progress=on_progress)

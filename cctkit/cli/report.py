@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cctkit.text import safe_text
+from cctkit.text import counted, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -40,6 +40,7 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
         "model": safe_text(result["model"]),
         "data": f"{safe_text(result['dataset'])}, {safe_text(result['split'])}, {result['num_images']:,} images",
         "top-1": f"{result['top1_percent']:.2f}%   95% interval {low:.2f} to {high:.2f}",
+        "without copies": _without_copies(result),
         "top-5": _text(result["top5_percent"], "{:.2f}%"),
         "loss": _text(result["loss"], "{:.4f} nats"),
         "calibration error": _text(result["ece"], "{:.4f}"),
@@ -47,6 +48,15 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
         "speed": _text(result["images_per_s"], "{:,.0f} images/s"),
         "score": _text(result.get("score"), "{:.3f}   100 * (top-1 - 70) / millions of parameters"),
     }
+
+
+def _without_copies(result: Mapping[str, Any]) -> str:
+    """The accuracy on the images that are not in training too, where some are."""
+    number, top1_percent = result.get("copies_in_train"), result.get("top1_percent_without_copies")
+    if not number:
+        return ""
+    shown = "none left" if top1_percent is None else f"{top1_percent:.2f}%"
+    return f"{shown}   {counted(number, 'image')} of {result['num_images']:,} are in train too"
 
 
 def _text(value: float | None, form: str) -> str:

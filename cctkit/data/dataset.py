@@ -20,7 +20,7 @@ from cctkit.data.packing import Packing, pack
 from cctkit.data.partial import partial_path, remove_stale
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
 from cctkit.data.splits import Dataset, Split
-from cctkit.data.splitting import carve, statistics
+from cctkit.data.splitting import BY_FILE, BY_PIXELS, carve, statistics
 from cctkit.data.streamed import Streamed, open_streamed
 from cctkit.errors import DiskError, UserError
 from cctkit.size import Size
@@ -41,11 +41,14 @@ def data_dir(config: DataConfig) -> Path:
     return Path(config.data_dir or os.environ.get("CCTKIT_DATA") or Path(platformdirs.user_cache_dir("cctkit")) / "data")
 
 
-def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify: Notify | None = None) -> Dataset:
+def load_dataset(
+    config: DataConfig, *, progress: Progress | None = None, notify: Notify | None = None, split_rule: int | None = None
+) -> Dataset:
     """The data set that `config` names, packed into the cache the first time.
 
     progress is called throughout long work and may raise to stop it; notify is told before anything is downloaded, and
-    why the digits take the place of CIFAR-100 where nothing was asked for.
+    why the digits take the place of CIFAR-100 where nothing was asked for. split_rule: that of an earlier run, to split as
+    it did; None: all copies of an image come to one side, where they can be found.
 
     Raises: UserError where there is no such data, or it cannot be used; ResourceError where the disk is full.
     """
@@ -54,11 +57,11 @@ def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify
         name = config.dataset
         if config.stream:
             streamed = _streamed(config, progress)
-            return _assemble(streamed, config, place=streamed.place)
+            return _assemble(streamed, config, place=streamed.place, split_rule=split_rule)
         if name is not None and name not in DATASETS and (file := _existing(name)).is_file():
-            return _assemble(open_packed(file), config, place=str(file))
+            return _assemble(open_packed(file), config, place=str(file), split_rule=split_rule)
         origin = _origin(config, progress, notify)
-        return _assemble(_packed(origin, config, progress), config, place=origin.place)
+        return _assemble(_packed(origin, config, progress), config, place=origin.place, split_rule=split_rule)
     except DiskError as error:
         raise DiskError(
             error.what,
@@ -67,12 +70,12 @@ def load_dataset(config: DataConfig, *, progress: Progress | None = None, notify
         ) from error
 
 
-def load_packed(path: Path, config: DataConfig, *, place: str | None) -> Dataset:
+def load_packed(path: Path, config: DataConfig, *, place: str | None, split_rule: int | None = None) -> Dataset:
     """The data set that another process has loaded from `place` as `config` names it, from its packed file.
 
     Raises: UserError where the file is gone.
     """
-    return _assemble(open_packed(path, is_cached=str(path) != place), config, place=place)
+    return _assemble(open_packed(path, is_cached=str(path) != place), config, place=place, split_rule=split_rule)
 
 
 def _streamed(config: DataConfig, progress: Progress) -> Streamed:
@@ -171,7 +174,7 @@ def _existing(name: str) -> Path:
     )
 
 
-def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None) -> Dataset:
+def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None, split_rule: int | None) -> Dataset:
     """The splits and statistics of a packed file or a streamed folder."""
     where = safe_text(place or store.name)
     size = config.image_size or store.image_size
@@ -186,12 +189,19 @@ def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None
     parts = {role: np.flatnonzero(store.roles == i) for i, role in enumerate(ROLES)}
     train, test, val = parts["train"], parts["test"], parts["val"]
     made = len(train) == 0
+    rule = split_rule or (BY_FILE if store.pixel_digests is None else BY_PIXELS)
+    if rule == BY_PIXELS and store.pixel_digests is None and (made or config.val_fraction > 0):
+        raise UserError(
+            "the split keeps copies of an image together, and this packed file, of an older version, does not tell which are",
+            where,
+            "give --dataset the images that it was packed from, or pack them anew",
+        )
     if made:
-        train, test = carve(store, parts["all"], _TEST_SHARE, (config.split_seed, 1), where)
+        train, test = carve(store, parts["all"], _TEST_SHARE, (config.split_seed, 1), where, rule=rule)
     if config.val_fraction > 0:
         if len(val):
             raise UserError("there is a validation folder already", where, "leave out --val-fraction")
-        train, val = carve(store, train, config.val_fraction, (config.split_seed, 2), where)
+        train, val = carve(store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule)
     mean, std = statistics(store, train) if isinstance(store, Packed) else (IMAGENET_MEAN, IMAGENET_STD)
     row = DATASETS.get(named or "")
     return Dataset(
@@ -211,6 +221,7 @@ def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
         split_made=made,
+        split_rule=rule,
         skipped=store.skipped,
     )
 

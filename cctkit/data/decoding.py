@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cctkit.data import images
+from cctkit.data.copies import pixel_digest
 from cctkit.data.images import resized, strict_pillow
 from cctkit.data.source import ROLES, BadImageError, Progress, Source
 from cctkit.errors import ResourceError
@@ -37,6 +38,7 @@ ROW = np.dtype(
     [
         ("sums", "<f8", 6),
         ("digest", "S32"),
+        ("pixel_digest", "<i8"),
         ("checksum", "<u4"),
         ("size", "<u4", 2),
         ("peak", "<i4"),
@@ -92,7 +94,8 @@ class _Job:
         small = np.ascontiguousarray(resized(pixels, self.size, self.mode).transpose(2, 0, 1))  # (3, H, W)
         wide = small.reshape(3, -1).astype(np.float64)
         row["sums"] = np.concatenate([wide.sum(1), (wide * wide).sum(1)])
-        row["digest"], row["size"], row["more_pages"] = digest.digest(), pixels.shape[:2], image.more_pages
+        row["digest"], row["pixel_digest"] = digest.digest(), pixel_digest(pixels)
+        row["size"], row["more_pages"] = pixels.shape[:2], image.more_pages
         row["peak"], row["state"] = NO_PEAK if image.peak is None else image.peak, GOOD
         stored = small.tobytes()
         row["checksum"] = zlib.crc32(stored)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from cctkit.data.copies import Digests
 from cctkit.data.mapped import announce
 from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.data.transfer import to_device
@@ -34,6 +35,7 @@ DTYPES = {
     "labels": "int64",
     "id_offsets": "int64",
     "order": "int64",
+    "pixel_digests": "int64",
     "sums": "float64",
     "checksums": "uint32",
     "roles": "int8",
@@ -41,7 +43,7 @@ DTYPES = {
     "skipped": "uint8",
 }
 """The tensors beside the images, in the order of the file: the wide ones first, so that each is aligned."""
-SINCE = {"checksums": 3}
+SINCE = {"checksums": 3, "pixel_digests": 3}
 """The schema version that first had a tensor, where that is not the oldest."""
 
 
@@ -51,7 +53,8 @@ class Packed:
 
     images: uint8 (M, 3, H, W); labels, roles (M,); sums: float64 (M, 6), of each image's channels and of their squares, values
     in 0 to 255; order: int64 (M,), the head of each image's digest, by which splits are made; checksums: uint32 (M,), the
-    CRC-32 of each image's bytes as they are stored, None in files of earlier versions; id_offsets (M + 1,).
+    CRC-32 of each image's bytes as they are stored, and pixel_digests: int64 (M,), by which copies are found, see
+    `pixel_digest`: both None in files of earlier versions; id_offsets (M + 1,).
     file: what the file was when it was opened; is_cached: it is ours to remove where it is damaged.
     """
 
@@ -66,6 +69,7 @@ class Packed:
     sums: np.ndarray[Any, np.dtype[np.float64]]
     order: np.ndarray[Any, np.dtype[np.int64]]
     checksums: np.ndarray[Any, np.dtype[np.uint32]] | None
+    pixel_digests: Digests | None
     id_blob: np.ndarray[Any, np.dtype[np.uint8]]
     id_offsets: np.ndarray[Any, np.dtype[np.int64]]
     skipped: tuple[str, ...]
@@ -195,6 +199,7 @@ def _checked(
         sums=arrays["sums"],
         order=arrays["order"],
         checksums=arrays.get("checksums"),
+        pixel_digests=arrays.get("pixel_digests"),
         id_blob=arrays["ids"],
         id_offsets=arrays["id_offsets"],
         skipped=tuple(skipped.split("\n")) if skipped else (),
@@ -210,7 +215,7 @@ def _check_texts(texts: list[Any], class_names: list[Any]) -> None:
 
 def _check_arrays(arrays: dict[str, np.ndarray[Any, Any]], number: int, num_classes: int) -> None:
     shapes = {"sums": (number, 6), "id_offsets": (number + 1,)}
-    shapes |= dict.fromkeys(("labels", "roles", "order", "checksums"), (number,))
+    shapes |= dict.fromkeys(("labels", "roles", "order", "checksums", "pixel_digests"), (number,))
     if any(each.dtype != DTYPES[name] or each.shape != shapes.get(name, (each.size,)) for name, each in arrays.items()):
         raise ValueError("its tensors do not fit each other")
     labels, roles, offsets = arrays["labels"], arrays["roles"], arrays["id_offsets"]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from cctkit.data.copies import Digests
 from cctkit.data.decoding import available_cores
 from cctkit.data.loader import CHUNK_IMAGES
 from cctkit.data.packed import Packed
@@ -49,6 +50,14 @@ class Split:
         heads = np.sort(self.store.order[self.index]).astype("<i8")
         return f"sha256:{hashlib.sha256(heads.tobytes()).hexdigest()}"
 
+    def pixel_digests(self) -> Digests | None:
+        """Of each image, by which its copies are found: see `pixel_digest`. None where they are not known."""
+        return None if self.store.pixel_digests is None else self.store.pixel_digests[self.index]
+
+    def only(self, positions: Labels) -> "Split":
+        """The images at these positions alone."""
+        return replace(self, index=self.index[positions], labels=self.labels[positions])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
@@ -57,7 +66,7 @@ class Dataset:
     stored_size: of the images when they are augmented or evaluated; where it is smaller than image_size, which the model
     takes, they are enlarged on the device. source: the folder or file it came from, None for a named data set; mean, std: by
     channel, of values in 0 to 1, of a streamed folder ImageNet's; split_made: the split into train and test was made here,
-    from `split_seed`.
+    from `split_seed`; split_rule: how, see `carve`.
     """
 
     name: str
@@ -76,6 +85,7 @@ class Dataset:
     split_seed: int
     val_fraction: float
     split_made: bool
+    split_rule: int
     skipped: tuple[str, ...]
 
     @property

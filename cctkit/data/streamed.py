@@ -43,6 +43,7 @@ class Streamed:
     max_pixels: int = MAX_PIXELS
     may_reduce: bool = False
     skipped: tuple[str, ...] = ()
+    pixel_digests: None = None  # nothing is read before training
 
     def take(self, rows: Labels) -> Tensor:
         """These images: uint8 (b, 3, H, W), as packing would store them, but for `may_reduce`.

@@ -36,7 +36,8 @@ class Upsampling:
 class WeightsInfo:
     """What a weights file says about itself.
 
-    mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction.
+    mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction,
+    split_rule (see `carve`; the first files were without, and of rule 1).
     upsampling: None where the images were stored at the model's size; the header then does not have it.
     """
 

@@ -264,7 +264,9 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
     return own
 
 
-def load_once(ranks: Ranks, config: DataConfig, *, progress: Progress, notify: Notify) -> Dataset:
+def load_once(
+    ranks: Ranks, config: DataConfig, *, progress: Progress, notify: Notify, split_rule: int | None = None
+) -> Dataset:
     """`load_dataset`, by one process of each machine; the others wait, and map the same packed file, or list the same folder.
 
     Raises: UserError where the machines' images differ.
@@ -272,13 +274,17 @@ def load_once(ranks: Ranks, config: DataConfig, *, progress: Progress, notify: N
     dataset = None
     with ranks.agreeing():
         if ranks.local_rank == 0:
-            dataset = load_dataset(config, progress=progress, notify=notify)
+            dataset = load_dataset(config, progress=progress, notify=notify, split_rule=split_rule)
     found = (dataset.packed_file, dataset.source, dataset.fingerprint) if dataset is not None else None
     everywhere = ranks.everyone(found)
     with ranks.agreeing():
         if dataset is None:
             path, place, _ = everywhere[ranks.rank - ranks.local_rank]
-            dataset = load_packed(Path(path), config, place=place) if path else load_dataset(config, progress=progress)
+            dataset = (
+                load_packed(Path(path), config, place=place, split_rule=split_rule)
+                if path
+                else load_dataset(config, progress=progress, split_rule=split_rule)
+            )
         if dataset.fingerprint != everywhere[0][2]:
             raise UserError(f"the images of {dataset.name} differ from the first machine's", safe_text(platform.node()))
     return dataset

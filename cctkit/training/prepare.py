@@ -11,6 +11,7 @@ from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
 from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.dataset import DEFAULT_SIZE
+from cctkit.data.overlap import copies_notice
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
@@ -85,6 +86,8 @@ def load(
         reporter.notice(dataset.unverified)
     if dataset.skipped:
         reporter.notice(f"left out {counted(len(dataset.skipped), 'broken image')}:\n  " + "\n  ".join(dataset.skipped))
+    if ranks.first and (notice := copies_notice(dataset)):
+        reporter.notice(notice)
     return dataset, Resolved(config=config, origins=resolved.origins), name
 
 

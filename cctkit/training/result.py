@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cctkit.data.overlap import copy_figures
 from cctkit.data.splits import Dataset
 from cctkit.evaluation import Evaluation, count_parameters, result_of
 from cctkit.models.weights import Upsampling, WeightsInfo, save_weights
@@ -37,6 +38,7 @@ def write_result(
         params=params,
         class_names=job.dataset.class_names,
     )
+    result |= copy_figures(test, job.dataset.train, evaluation.is_correct)
     result |= {
         "recipe": recipe_name,
         "epochs": history.epochs_done,
@@ -81,4 +83,5 @@ def dataset_info(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "split_seed": dataset.split_seed,
         "val_fraction": dataset.val_fraction,
+        "split_rule": dataset.split_rule,
     }

@@ -11,7 +11,9 @@ from cctkit.catalog.models import model_config
 from cctkit.catalog.pretrained import check_pretrained, is_pretrained
 from cctkit.catalog.recipes import Resolved, describe
 from cctkit.config import TrainConfig, check_settings, settings
+from cctkit.data.overlap import seen_file
 from cctkit.data.splits import Dataset
+from cctkit.data.splitting import rule_of
 from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
 from cctkit.runfiles import read_object, read_settings
@@ -114,12 +116,19 @@ def resume_run(
     with run, _resumable(run, ranks):
         values, recipe_name, env, began = ranks.by_first(lambda: _stored(run))
         with ranks.agreeing():
+            rule = rule_of(env["dataset"], safe_text(run.env))
             config = _resumed(TrainConfig.from_flat(values, where=str(run.config)), flags, path)
         policy = ranks.policy(lambda: kept_policy(config, env["policy"]))
         ranks = ranks.on(policy)
         for difference in differences(env, policy, ranks=ranks.size, sharded=shares_out(config, ranks)):
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
-        dataset = load_once(ranks, config.data, progress=data_progress, notify=lambda _: None)
+        dataset = load_once(
+            ranks,
+            config.data,
+            progress=data_progress,
+            notify=lambda _: None,
+            split_rule=rule,
+        )
         with ranks.agreeing():
             if dataset.fingerprint != env["dataset"]["fingerprint"]:
                 raise UserError(
@@ -199,8 +208,10 @@ def _write_settings(
     report: dict[str, Any] | None,
     ranks: Ranks,
 ) -> None:
-    """`env.json` and `config.json`, before the first step; with the latter the directory is a run."""
+    """`seen.safetensors`, `env.json` and `config.json`, before the first step; with the last the directory is a run."""
     values = resolved.config.flat()
+    if (seen := seen_file(dataset.train)) is not None:
+        run.write_file(run.seen, seen)
     run.write_json(
         run.env,
         environment(policy, ranks=ranks.size, sharded=shares_out(resolved.config, ranks))

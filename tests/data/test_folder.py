@@ -126,10 +126,9 @@ def test_another_cap_on_pixels_is_another_packed_file(tmp_path: Path) -> None:
 def test_an_image_of_another_shape_is_cropped_or_squashed(tmp_path: Path) -> None:
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 8:16] = 255  # the middle third is white
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for i in range(2):
-            Image.fromarray(wide).save(tmp_path / name / f"{i}.png")
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(wide).save(tmp_path / name / "0.png")
     cropped = load(tmp_path).train.take(np.array([0]))
     squashed = load(tmp_path, resize_mode="squash").train.take(np.array([0]))
     assert cropped.min() == 255

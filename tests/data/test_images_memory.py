@@ -11,6 +11,7 @@ from safetensors.numpy import save, save_file
 
 from cctkit.config import AugmentConfig, DataConfig
 from cctkit.data.dataset import load_dataset
+from cctkit.data.overlap import copies_notice, seen_file
 from cctkit.data.packed import KEY, SCHEMA
 from cctkit.data.plan import EpochPlan
 from cctkit.data.source import ROLES
@@ -19,8 +20,11 @@ from cctkit.digests import sealed_over
 EVERYTHING = AugmentConfig(auto_augment="rand", crop="resized", mixup=0.8, cutmix=1.0, random_erase=0.25)
 
 
-def write_packed(path: Path, number: int, role: str) -> Path:
-    """`number` images of 2 x 2 pixels in ten classes; the last hundred are test images, unless all are to be split."""
+def write_packed(path: Path, number: int, role: str, copies: int) -> Path:
+    """`number` images of 2 x 2 pixels in ten classes; the last hundred are test images, unless all are to be split.
+
+    The first `copies` are pairs of the same image, in two classes.
+    """
     roles = np.full(number, ROLES.index("all"), dtype=np.int8)
     if role == "train":
         roles[:-100], roles[-100:] = ROLES.index("train"), ROLES.index("test")
@@ -30,6 +34,7 @@ def write_packed(path: Path, number: int, role: str) -> Path:
         "labels": np.arange(number) % 10,
         "roles": roles,
         "sums": np.ones((number, 6)),
+        "pixel_digests": np.concatenate([np.arange(copies) // 2, np.arange(copies, number)]),
         "order": np.arange(number)[::-1].copy(),
         "checksums": np.full(number, zlib.crc32(bytes(12)), dtype=np.uint32),
         "ids": np.frombuffer(texts, dtype=np.uint8),
@@ -56,6 +61,8 @@ def peak_bytes(path: Path, val_fraction: float, config: AugmentConfig) -> int:
     """The most that is allocated while the data set is made ready, an epoch is drawn, and its middle is taken."""
     tracemalloc.start()
     dataset = load_dataset(DataConfig(dataset=str(path), val_fraction=val_fraction))
+    copies_notice(dataset)
+    seen_file(dataset.train)
     plan = EpochPlan.draw(seed=0, epoch=0, num_images=len(dataset.train), batch_size=128, image_size=(2, 2), config=config)
     part = plan.part(5000, 5128)
     assert dataset.train.take(part.order).shape == (128, 3, 2, 2)
@@ -70,6 +77,13 @@ def peak_bytes(path: Path, val_fraction: float, config: AugmentConfig) -> int:
 def test_a_packed_data_set_and_its_epoch_take_at_most_64_bytes_an_image(
     tmp_path: Path, role: str, val_fraction: float, config: AugmentConfig
 ) -> None:
-    few, many = (write_packed(tmp_path / str(number), number, role) for number in (50_000, 150_000))
+    few, many = (write_packed(tmp_path / str(number), number, role, 0) for number in (50_000, 150_000))
     peak_bytes(few, val_fraction, config)  # what is made once
     assert peak_bytes(many, val_fraction, config) - peak_bytes(few, val_fraction, config) <= 64 * 100_000
+
+
+@pytest.mark.parametrize("copied", [0.01, 1.0])
+def test_a_split_that_keeps_copies_together_takes_no_more(tmp_path: Path, copied: float) -> None:
+    few, many = (write_packed(tmp_path / str(number), number, "all", round(copied * number)) for number in (20_000, 60_000))
+    peak_bytes(few, 0.1, AugmentConfig())
+    assert peak_bytes(many, 0.1, AugmentConfig()) - peak_bytes(few, 0.1, AugmentConfig()) <= 64 * 40_000

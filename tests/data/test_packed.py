@@ -53,8 +53,8 @@ def test_a_changed_image_is_packed_anew(cache: Path, folder: Path) -> None:
 def test_who_has_the_older_images_mapped_keeps_them(cache: Path, folder: Path) -> None:
     data = load(folder)
     images, ids = data.train.take(np.arange(len(data.train))), data.train.ids()
-    for path in folder.rglob("*.png"):
-        Image.new("RGB", (16, 16)).save(path)
+    for i, path in enumerate(folder.rglob("*.png")):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(path)
     assert load(folder).fingerprint != data.fingerprint
     assert data.train.take(np.arange(len(data.train))).equal(images)
     assert data.train.ids() == ids

@@ -1,0 +1,65 @@
+"""The digest of an image's pixels alone, by which copies of an image are found whatever their class, name or format."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cctkit.data.source import Labels, Pixels
+
+Digests = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def pixel_digest(pixels: Pixels) -> int:
+    """The first 8 bytes of the SHA-256 of height, width and RGB values: of uint8 (height, width, 3), before any resizing.
+
+    Two different images of two million share one with a probability of 1e-7.
+    """
+    digest = hashlib.sha256(json.dumps(pixels.shape[:2]).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return int.from_bytes(digest.digest()[:8], "little", signed=True)
+
+
+def contains(known: Digests, digests: Digests) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each of `digests` (n,) is among `known`, which are sorted."""
+    if len(known) == 0:
+        return np.zeros(len(digests), dtype=bool)
+    places = np.searchsorted(known, digests)
+    places[places == len(known)] = 0
+    return np.asarray(known[places] == digests)
+
+
+def repeated(digests: Digests) -> Digests:
+    """Those digests that occur more than once, each once, sorted."""
+    ordered = np.sort(digests)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Groups:
+    """The images that have copies, by group: rows (m,), group after group, each from its entry of starts (g + 1,) on;
+    of_row: int32 (M,), the group of every image of the data set, -1 where it has no copy."""
+
+    rows: Labels
+    starts: Labels
+    of_row: np.ndarray[Any, np.dtype[np.int32]]
+
+    @classmethod
+    def among(cls, rows: Labels, digests: Digests) -> "Groups | None":
+        """The groups of these rows of a data set with `digests` (M,); None where no image has a copy."""
+        of_rows = digests[rows]
+        known = repeated(of_rows)
+        if len(known) == 0:
+            return None
+        copies = rows[contains(known, of_rows)]
+        groups = np.searchsorted(known, digests[copies])
+        of_row = np.full(len(digests), -1, dtype=np.int32)
+        of_row[copies] = groups
+        starts = np.concatenate([[0], np.cumsum(np.bincount(groups))])
+        return cls(rows=copies[np.argsort(groups, kind="stable")], starts=starts, of_row=of_row)
+
+    def members(self, group: int) -> Labels:
+        """The rows of the images of a group, ascending."""
+        return self.rows[self.starts[group] : self.starts[group + 1]]

@@ -1,0 +1,151 @@
+"""Images of a split that are copies of others: of images in another split, or of those that a run was trained on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from cctkit.data.copies import Digests, contains
+from cctkit.data.source import Labels
+from cctkit.data.splits import Dataset, Split
+from cctkit.data.splitting import BY_PIXELS, Flags
+from cctkit.digests import check_digest, sealed
+from cctkit.errors import UserError
+from cctkit.text import counted, safe_text
+
+_NAMED = 3
+_KEY = "cctkit.seen"
+_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Overlap:
+    """The images of a split that have copies in another: positions (m,) here, those of a copy there (m,), of the same class
+    where it has one; other_class (m,): it has none."""
+
+    positions: Labels
+    there: Labels
+    other_class: Flags
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def overlap(split: Split, other: Split) -> Overlap | None:
+    """The images of `split` that are in `other` too; None where copies cannot be found, as of a streamed folder."""
+    digests, others = split.pixel_digests(), other.pixel_digests()
+    if digests is None or others is None:
+        return None
+    positions = np.flatnonzero(contains(np.sort(others), digests))
+    copies = np.flatnonzero(contains(np.sort(digests[positions]), others))
+    of_class: dict[tuple[int, int], int] = {}
+    of_any: dict[int, int] = {}
+    for digest, label, place in zip(others[copies].tolist(), other.labels[copies].tolist(), copies.tolist(), strict=True):
+        of_class.setdefault((digest, label), place)
+        of_any.setdefault(digest, place)
+    own = list(zip(digests[positions].tolist(), split.labels[positions].tolist(), strict=True))
+    return Overlap(
+        positions=positions,
+        there=np.array([of_class.get(key, of_any[key[0]]) for key in own], dtype=np.int64),
+        other_class=np.array([key not in of_class for key in own], dtype=bool),
+    )
+
+
+def copies_notice(dataset: Dataset) -> str | None:
+    """What to say before training of images that occur more than once; nothing where none does."""
+    if (digests := dataset.train.store.pixel_digests) is None:
+        why = "a streamed folder is not read before training" if dataset.is_streamed else "an earlier version packed the file"
+        return f"images in two splits: not checked, since {why}"
+    pairs = (("test", "train"), ("val", "train"), ("test", "val"))
+    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+    lines = [line for name, other in pairs if (line := _pair_notice(name, splits[name], other, splits[other]))]
+    if dataset.split_made and dataset.split_rule == BY_PIXELS and (number := len(digests) - len(np.unique(digests))):
+        repeat = "repeats another" if number == 1 else "repeat others"
+        lines.append(f"{number:,} of the {counted(len(digests), 'image')} {repeat}: copies are kept in one split")
+    return "\n".join(lines) or None
+
+
+def _pair_notice(name: str, split: Split | None, other_name: str, other: Split | None) -> str | None:
+    found = overlap(split, other) if split is not None and other is not None else None
+    if not found:
+        return None
+    assert split is not None
+    assert other is not None
+    number, elsewhere = len(found), int(found.other_class.sum())
+    examples = ", ".join(f"{safe_text(a, 60)} is {safe_text(b, 60)}" for a, b in _examples(found, split, other))
+    return (
+        f"{number:,} of the {counted(len(split), f'{name} image')} {'is' if number == 1 else 'are'} in {other_name} too"
+        + (f", {elsewhere:,} under another class" if elsewhere else "")
+        + f": {examples}"
+        + (", ..." if number > _NAMED else "")
+    )
+
+
+def _examples(found: Overlap, split: Split, other: Split) -> list[tuple[str, str]]:
+    """The ids of the first few images, each with that of its copy."""
+    return list(zip(split.only(found.positions[:_NAMED]).ids(), other.only(found.there[:_NAMED]).ids(), strict=True))
+
+
+def copy_figures(split: Split, train: Split, is_correct: Flags) -> dict[str, Any]:
+    """What a result says of the images of `split` that are in `train` too; is_correct: (n,), of the images of `split`.
+
+    All None where copies cannot be found; the accuracy None too where every image is a copy.
+    """
+    found = overlap(split, train)
+    if found is None:
+        return dict.fromkeys(("copies_in_train", "copies_of_another_class", "copies", "top1_percent_without_copies"))
+    others = np.delete(is_correct, found.positions)
+    return {
+        "copies_in_train": len(found),
+        "copies_of_another_class": int(found.other_class.sum()),
+        "copies": [{"image": image, "in_train": copy} for image, copy in _examples(found, split, train)],
+        "top1_percent_without_copies": 100 * int(others.sum()) / len(others) if len(others) else None,
+    }
+
+
+def seen_file(train: Split) -> bytes | None:
+    """The digests of the images that a run is trained on, as a file, by which `eval` finds them in other data sets.
+
+    None where they are not known. Validation images are not among them.
+    """
+    digests = train.pixel_digests()
+    if digests is None:
+        return None
+    tensors = {"pixel_digests": np.unique(digests)}
+    header = sealed({"schema_version": _SCHEMA}, save(tensors))
+    return save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
+
+
+def read_seen(path: Path) -> Digests | None:
+    """What `seen_file` has written, sorted; None where the run has no such file.
+
+    Raises: UserError where it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})[_KEY])
+            form = file.get_slice("pixel_digests")
+            if header["schema_version"] != _SCHEMA or form.get_dtype() != "I64" or len(form.get_shape()) != 1:
+                raise ValueError("it has another form")
+            digests: Digests = file.get_tensor("pixel_digests")
+        if not check_digest(path, _KEY):
+            raise ValueError("its header has no digest")
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"the list of the images that the run was trained on is damaged: {safe_text(error)}",
+            safe_text(path),
+            "remove it to evaluate without the check",
+        ) from error
+    return digests
+
+
+def seen_in_training(split: Split, seen: Digests | None) -> Labels | None:
+    """The positions in `split` of images that the run was trained on; None where that cannot be found."""
+    digests = split.pixel_digests()
+    return None if digests is None or seen is None else np.flatnonzero(contains(seen, digests))
