@@ -58,6 +58,6 @@ def _bytes(file: BinaryIO, gap_start: int, gap_stop: int) -> Iterator[bytes]:
         yield block
 
 
-def not_verified(path: Path) -> str:
+def not_verified(path: Path | str) -> str:
     """What to say of a file from before there were digests."""
     return f"{safe_text(path)} has no checksums, since an earlier version wrote it: not verified"

@@ -17,6 +17,7 @@ from cctkit.data.overlap import copy_figures, read_seen, seen_in_training
 from cctkit.data.splits import Dataset, Split
 from cctkit.data.splitting import BY_FILE, rule_of
 from cctkit.data.streamed import is_of_streamed
+from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.models.build import build_model
@@ -90,6 +91,8 @@ def evaluate_source(
         weights, seen = place.weights, read_seen(place.seen)
         predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split in (None, "test") else None)
     model, info = load(weights)
+    if info.digest is None:
+        notify(not_verified(weights))
     policy = _policy(wish, kept)
     dataset = _images(info, wish, stored, notify, progress)
     if dataset.unverified:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Two models on the same images: how many both, one or none has right, and McNemar's p-value."""
+    """Two models on the same images: how many both, one or none has right, and McNemar's p-value.
+
+    unverified: the files that an earlier version wrote, without a digest.
+    """
 
     num_images: int
     both: int
@@ -24,6 +27,7 @@ class Paired:
     only_b: int
     neither: int
     p_value: float
+    unverified: tuple[Path, ...]
 
 
 def paired(a: Path, b: Path) -> Paired:
@@ -31,7 +35,8 @@ def paired(a: Path, b: Path) -> Paired:
 
     Raises: UserError where predictions are missing, malformed, or of other images.
     """
-    first, second = (read_predictions(RunPaths(path).predictions if path.is_dir() else path) for path in (a, b))
+    files = [RunPaths(path).predictions if path.is_dir() else path for path in (a, b)]
+    first, second = map(read_predictions, files)
     order = _matched(first, second, f"{safe_text(a)}, {safe_text(b)}")
     right_a, right_b = _right(first), _right(second)[order]
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
@@ -44,6 +49,7 @@ def paired(a: Path, b: Path) -> Paired:
         only_b=only_b,
         neither=total - both - only_a - only_b,
         p_value=mcnemar_p_value(only_a, only_b),
+        unverified=tuple(file for file, each in zip(files, (first, second), strict=True) if not each.is_verified),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
 from cctkit.rundir import write_atomic
 from cctkit.runfiles import in_utf8
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _KEY = "cctkit"
 _SCHEMA = 1
 _LONGEST_CELL = 10_000
+_NAMES = {"schema_version", "class_names", "split", "fingerprint", "split_fingerprint", "digest"}
 # safetensors' dtype and number of dimensions of each tensor
 _FORM = {"ids": ("U8", 1), "id_offsets": ("I64", 1), "labels": ("I64", 1), "logits": ("F32", 2)}
 
@@ -29,6 +31,7 @@ class Predictions:
     """ids of the n images, labels int64 (n,), logits float32 (n, K), and what they are of.
 
     fingerprint: of the whole data set; split_fingerprint: of these images alone, "" in files written before there was one.
+    is_verified: whether the file has a digest of all this, which those of earlier versions have not.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +41,7 @@ class Predictions:
     split: str
     fingerprint: str
     split_fingerprint: str = ""
+    is_verified: bool = False
 
 
 def write_predictions(
@@ -65,6 +69,7 @@ def write_predictions(
         "labels": np.ascontiguousarray(labels, dtype=np.int64),
         "logits": np.ascontiguousarray(logits, dtype=np.float32),
     }
+    header = sealed(header, save(tensors))
     write_atomic(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
 
@@ -118,6 +123,7 @@ def read_predictions(path: Path) -> Predictions:
                 _check_form(name, file.get_slice(name))
             tensors = {name: file.get_tensor(name) for name in _FORM}
         _check_tensors(tensors, classes=len(header["class_names"]))
+        is_verified = check_digest(path, _KEY)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"this is no predictions file: {safe_text(error)}", safe_text(path), remedy) from error
     return Predictions(
@@ -128,6 +134,7 @@ def read_predictions(path: Path) -> Predictions:
         split=header["split"],
         fingerprint=header["fingerprint"],
         split_fingerprint=header.get("split_fingerprint", ""),
+        is_verified=is_verified,
     )
 
 
@@ -142,6 +149,8 @@ def _check_header(header: Any) -> None:
     for key in ("split", "fingerprint", "split_fingerprint"):
         if not isinstance(header.get(key, "" if key == "split_fingerprint" else None), str):
             raise ValueError(f"its {key} is no text")
+    if unknown := sorted(header.keys() - _NAMES):  # the name of the digest, if it is damaged
+        raise ValueError(f"its metadata has an unknown {safe_text(unknown[0], 40)}")
 
 
 def _check_form(name: str, part: Any) -> None:

@@ -2,12 +2,15 @@
 
 import csv
 import io
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from cctkit.catalog.models import named_config
 from cctkit.config import DataConfig
@@ -53,6 +56,36 @@ def images_of(
     )
     evaluate_source(weights, wish, notify=(said if said is not None else []).append, progress=lambda *_: None)
     return set(read_predictions(predictions).ids)
+
+
+def strip_digest(path: Path) -> None:
+    """As versions before the digests wrote the file."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["cctkit"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["digest"]
+    save_file(tensors, path, {"cctkit": json.dumps(header, sort_keys=True)})
+
+
+def test_weights_without_a_digest_are_evaluated_and_said_to_be_unverified_once(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 10, "dog": 10})
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    said: list[str] = []
+    seen = images_of(weights, tmp_path / "a", said=said)
+    assert said == []
+    strip_digest(weights)
+    assert images_of(weights, tmp_path / "a", said=said) == seen
+    assert said == [f"{weights} has no checksums, since an earlier version wrote it: not verified"]
+
+
+def test_damaged_weights_are_not_evaluated(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 10, "dog": 10})
+    weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match="the weights file is damaged: some of its bytes are not those that were written"):
+        images_of(weights, tmp_path / "a")
 
 
 def test_other_images_may_have_validation_images_of_their_own(tmp_path: Path) -> None:

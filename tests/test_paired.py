@@ -1,10 +1,13 @@
 """Two runs on the same images: counted image by image, matched by id, refused where the images differ."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from cctkit.config import DataConfig
 from cctkit.data.dataset import load_dataset
@@ -60,6 +63,17 @@ def test_a_run_directory_stands_for_its_predictions(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         write(tmp_path / name / "predictions.safetensors", found, LABELS)
     assert paired(tmp_path / "a", tmp_path / "b").only_a == 4
+
+
+def test_predictions_without_a_digest_are_compared_and_named(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a", A, LABELS), write(tmp_path / "b", B, LABELS)
+    assert paired(first, second).unverified == ()
+    with safe_open(second, framework="numpy") as file:
+        header = json.loads(file.metadata()["cctkit"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["digest"]
+    save_file(tensors, second, {"cctkit": json.dumps(header)})
+    assert paired(first, second).unverified == (second,)
 
 
 def test_images_are_matched_by_id_and_classes_by_name(tmp_path: Path) -> None:

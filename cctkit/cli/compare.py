@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
@@ -201,6 +202,7 @@ def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
     from cctkit.paired import paired
 
     result = paired(a, b)
+    sys.stderr.writelines(not_verified(file) + "\n" for file in result.unverified)
     n = result.num_images
     top1_a, top1_b = (100 * (result.both + only) / n for only in (result.only_a, result.only_b))
     if as_json:

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import re
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from cctkit.checked import flag_name
 from cctkit.cli import completion
 from cctkit.cli.options import with_settings
 from cctkit.config import MODEL
+from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.size import Size, parse_size
 from cctkit.text import safe_text
@@ -152,7 +154,9 @@ def _models(
     if files:
         from cctkit.models.weights import read_weights
 
-        configs = [dataclasses.replace(read_weights(path)[1].model, **given) for path in files]
+        infos = [read_weights(path)[1] for path in files]
+        sys.stderr.writelines(not_verified(path) + "\n" for path, info in zip(files, infos, strict=True) if not info.digest)
+        configs = [dataclasses.replace(info.model, **given) for info in infos]
         found += [(config.name, config, config.image_size) for config in configs]
     return found
 

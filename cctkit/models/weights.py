@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cctkit.config import ModelConfig
+from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
 from cctkit.models.build import build_without_data
 from cctkit.rundir import write_atomic
@@ -39,6 +40,7 @@ class WeightsInfo:
     mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction,
     split_rule (see `carve`; the first files were without, and of rule 1).
     upsampling: None where the images were stored at the model's size; the header then does not have it.
+    digest: of a file that is read, over its header and tensors; None in those of earlier versions, which cannot be verified.
     """
 
     model: ModelConfig
@@ -50,6 +52,7 @@ class WeightsInfo:
     recipe: str | None
     metrics: Mapping[str, float | None]
     upsampling: Upsampling | None = None
+    digest: str | None = field(default=None, compare=False)
 
 
 def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
@@ -58,11 +61,12 @@ def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo
     All of it is sorted JSON under one key: safetensors orders several keys at random.
     """
     values = asdict(info)
+    del values["digest"]
     if info.upsampling is None:
         del values["upsampling"]
-    header = json.dumps({"schema_version": WEIGHTS_SCHEMA, **values}, sort_keys=True)
     plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
-    write_atomic(path, save(plain, metadata={_KEY: header}))
+    header = sealed({"schema_version": WEIGHTS_SCHEMA, **values}, save(plain))
+    write_atomic(path, save(plain, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
 
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,18 +86,23 @@ def _plain_name(name: str) -> str:
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """The tensors, on the CPU, and the header.
 
-    Raises: UserError where the file is missing, torn, of another program, or newer than this version.
+    Raises: UserError where the file is missing, torn, damaged anywhere, of another program, or newer than this version.
     """
     info = read_info(path)
     try:
+        check_digest(path, _KEY)
         with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
             return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"the weights file is damaged: {safe_text(error)}", safe_text(path)) from error
+        raise UserError(
+            f"the weights file is damaged: {safe_text(error)}",
+            safe_text(path),
+            "restore it; that of a run is written anew by cctkit train --resume RUN",
+        ) from error
 
 
 def read_info(path: Path) -> WeightsInfo:
-    """The header alone; the tensors stay on the disk.
+    """The header alone, not verified by its digest; the tensors stay on the disk.
 
     Raises: UserError, as `read_weights`.
     """

@@ -16,6 +16,7 @@ from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD, PRETRAINED, C
 from cctkit.config import ModelConfig, Positional
 from cctkit.data.dataset import cache_folder
 from cctkit.data.download import download
+from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.convert import HEAD, POSITIONS, Conversion, Resized, convert, is_sine, layout_of
@@ -34,6 +35,7 @@ class InitReport:
 
     mean, std: of the pixels that the weights were trained on, by channel; None where the file does not say, and neither does
     its layout; is_assumed: they are only what is usual. assumed: of how the model computes, what nothing tells.
+    is_verified: the file is foreign, or one of ours with a digest.
     """
 
     source: str
@@ -46,6 +48,7 @@ class InitReport:
     std: Channels | None
     is_assumed: bool
     assumed: tuple[str, ...] = ()
+    is_verified: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -59,6 +62,8 @@ class InitReport:
             lines.append("  images are normalised as ImageNet's usually are: nothing says how these weights' were")
         if self.assumed:
             lines.append(f"  {_assumption(self.assumed)}")
+        if not self.is_verified:
+            lines.append(f"  {not_verified(self.source)}")
         if self.left:
             lines.append(f"  left in the file: {', '.join(map(safe_text, self.left))}")
         if self.missing:
@@ -104,10 +109,10 @@ def initialise(
         )
     mean: Channels | None
     std: Channels | None
-    is_assumed = False
+    is_assumed, is_verified = False, True
     assumed: tuple[str, ...] = ()
     if is_ours(path):
-        conversion, mean, std = _from_ours(path, model, config, class_names)
+        conversion, mean, std, is_verified = _from_ours(path, model, config, class_names)
     else:
         conversion = convert(read_foreign(path), config=config, expected=model.state_dict(), where=safe_text(path))
         beside = read_timm_config(path, config) if conversion.layout == "timm" else None
@@ -127,13 +132,14 @@ def initialise(
         std=std,
         is_assumed=is_assumed,
         assumed=assumed,
+        is_verified=is_verified,
     )
 
 
 def _from_ours(
     path: Path, model: nn.Module, config: ModelConfig, class_names: Sequence[str] | None
-) -> tuple[Conversion, Channels, Channels]:
-    """The conversion of one of our files, whose header knows its image size, classes and normalisation."""
+) -> tuple[Conversion, Channels, Channels, bool]:
+    """The conversion of one of our files, whose header knows image size, classes and normalisation; whether it is verified."""
     tensors, info = read_weights(path)
     check_tensors(tensors, info, path)
     where = safe_text(path)
@@ -151,7 +157,7 @@ def _from_ours(
     conversion = convert(
         tensors, config=config, expected=model.state_dict(), where=where, grid=grid_size(info.model), keep_head=same
     )
-    return conversion, info.mean, info.std
+    return conversion, info.mean, info.std, info.digest is not None
 
 
 def is_ours(path: Path) -> bool:
