@@ -99,8 +99,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             differs=(
                 "RandAugment is bilinear and the crop bicubic (published: either at random); the warm-up begins near 0 "
-                "(published: 1e-6) and the cosine after it (published: at epoch 0), by the step (published: by the epoch); the "
-                "last, partial batch is kept (published: dropped)"
+                "(published: 1e-6) and the cosine after it (published: at epoch 0), by the step (published: by the epoch); "
+                "mixed images are not rounded (published: to levels); the last, partial batch is kept (published: dropped)"
             ),
         ),
         "fast": Recipe(

@@ -8,7 +8,7 @@ from torch import nn
 
 from cctkit.bench.images import epoch_images
 from cctkit.bench.ours import OurSide
-from cctkit.bench.plain import PlainSide, plain_model
+from cctkit.bench.plain import PlainSide, pipeline, plain_model
 from cctkit.bench.task import MODELS, Task
 from cctkit.bench.worker import Side
 from cctkit.models.attention import PATHS
@@ -82,6 +82,7 @@ def test_ours_is_measured_as_the_report_trains() -> None:
     assert (config.lr, config.weight_decay, config.decay_all, config.batch_size) == (5e-4, 0.03, True, 8)
     assert (config.model.attention_dropout, config.model.drop_path, config.label_smoothing) == (0.1, 0.1, 0.1)
     assert (config.augment.auto_augment, config.augment.crop, config.augment.flip) == ("cifar10", "pad", True)
+    assert config.augment.aa_fill == pipeline((8, 8)).transforms[0].fill == 128
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,12 @@ def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: 
         assert torch.equal(torch.cat(parts), whole)
 
 
-@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(auto_augment="rand")])
+@pytest.mark.parametrize(
+    "config", [AugmentConfig(), AugmentConfig(aa_fill=128), AugmentConfig(auto_augment="rand", aa_interpolation="nearest")]
+)
 def test_every_tensor_is_made_on_the_device_of_the_images(config: AugmentConfig) -> None:
     images, plan = torch.empty(96, 3, 32, 32, dtype=torch.uint8, device="meta"), draw(96, config)
-    assert augment(images, plan=plan, config=config).device.type == "meta"
+    assert augment(images, plan=plan, config=config, mean=[1, 2, 3]).device.type == "meta"
 
 
 def test_normalisation_is_torchvisions() -> None:

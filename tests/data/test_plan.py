@@ -118,11 +118,20 @@ def test_erasing_takes_its_share_of_the_images_and_of_their_area() -> None:
     boxes = draw(20_000, random_erase=0.25).erase_box.astype(int)
     erased = boxes[boxes[:, 2] > 0]
     assert len(erased) / 20_000 == pytest.approx(0.25, abs=0.02)
-    area = erased[:, 2] * erased[:, 3] / 1024
-    assert area.min() > 0.01
-    assert area.max() < 0.36
     assert (erased[:, 0] + erased[:, 2] <= 32).all()
     assert (erased[:, 1] + erased[:, 3] <= 32).all()
+    config = AugmentConfig(auto_augment="none", crop="none", flip=False, random_erase=1.0)
+    plan = EpochPlan.draw(seed=0, epoch=0, num_images=20_000, batch_size=128, image_size=(2000, 2000), config=config)
+    height, width = plan.erase_box[:, 2:].astype(int).T
+    area, aspect = height * width / 2000**2, height / width
+    # torchvision.transforms.RandomErasing: scale=(0.02, 0.33), ratio=(0.3, 3.3); timm's max_area is 1 / 3.
+    assert (area.min(), area.max()) == (pytest.approx(0.02, rel=0.01), pytest.approx(1 / 3, rel=0.01))
+    assert (aspect.min(), aspect.max()) == (pytest.approx(0.3, rel=0.01), pytest.approx(3.3, rel=0.01))
+
+
+def test_where_mixup_and_cutmix_are_on_the_switch_is_the_share_of_cutmix() -> None:
+    boxes = draw(128 * 2000, mixup=0.8, cutmix=1.0, mix_switch_prob=0.2).mix.boxes
+    assert (boxes[:, 2] > 0).mean() == pytest.approx(0.2, abs=0.03)  # of the boxes few are empty
 
 
 def test_a_part_is_the_plan_between_two_positions() -> None:

@@ -50,7 +50,7 @@ def plan_of(name: str, level: int, negative: bool, number: int) -> EpochPlan:
         order=np.arange(number),
         operations=np.full((number, 2), RAND_OPERATIONS.index(name), dtype=np.uint8),
         levels=np.full((number, 2), level, dtype=np.uint8),
-        coins=np.tile(np.array([0.5, 0.6], dtype=np.float32), (number, 1)),
+        coins=np.tile(np.array([0.5, 0.501], dtype=np.float32), (number, 1)),
         signs=np.full((number, 2), negative),
     )
 
