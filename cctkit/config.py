@@ -181,7 +181,7 @@ class TrainConfig(Checked):
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    init: str | None = option(None, "weights to begin with: a file of any known layout, or a name", panel=MAIN)
+    init: str | None = option(None, "weights to begin with: a run, a file of any known layout, or a name", panel=MAIN)
     epochs: int = option(200, "passes over the training images", panel=MAIN, flags=("-e",), at_least=1)
     batch_size: int = option(128, "images a step, over all devices", panel=MAIN, flags=("-b",), at_least=1)
     lr: float = option(5e-4, "peak learning rate (AdamW)", panel=MAIN, above=0)

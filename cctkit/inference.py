@@ -1,7 +1,7 @@
 """A trained model from its weights file, and its evaluation on the images it was made for or on others."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from cctkit.evaluation import Evaluation, count_parameters, evaluate_split, resu
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
 from cctkit.predictions import check_new, write_csv, write_predictions
-from cctkit.rundir import RunPaths, newest_run
+from cctkit.rundir import RunPaths, newest_run, weights_file
 from cctkit.runfiles import read_settings
 from cctkit.size import MAX_PIXELS
 from cctkit.text import counted, nearest, safe_text
@@ -51,7 +51,7 @@ class Wish:
 
 
 def load(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
-    """The model of a weights file, in evaluation mode, and what the file says about it.
+    """The model of a weights file or a run directory, in evaluation mode, and what the file says about it.
 
     Raises: UserError where the file is none of ours, or its tensors are not the model's.
     """
@@ -65,7 +65,7 @@ def load(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
 def evaluate_source(
     source: Path | None, wish: Wish, *, notify: Callable[[str], None], progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Evaluate a run (the newest where `source` is None) or a weights file; a run keeps its predictions.
+    """Evaluate a run (the newest where `source` is None) or a weights file; a finished run keeps its predictions.
 
     Raises: UserError.
     """
@@ -78,18 +78,18 @@ def evaluate_source(
     stored = DataConfig()
     kept: dict[str, Any] = {}
     seen: Digests | None = None
-    weights, predictions = run, wish.save_predictions
+    weights, predictions, is_finished = run, wish.save_predictions, None
     if run.is_dir():
         place = RunPaths(run)
         if not place.config.is_file():
             raise UserError(
                 "this is no run directory: it has no config.json", safe_text(run), "images are named by --dataset FOLDER"
             )
-        if not place.weights.exists():
-            raise UserError("this run has no weights yet", safe_text(run), f"finish it: cctkit train --resume {safe_text(run)}")
+        weights = weights_file(run)
         stored, kept = read_settings(place.config)[0].data, read_environment(place.env)["policy"]
-        weights, seen = place.weights, read_seen(place.seen)
-        predictions = predictions or (place.predictions if wish.data.dataset is None and wish.split in (None, "test") else None)
+        seen, is_finished = read_seen(place.seen), place.result.is_file()
+        if is_finished and wish.data.dataset is None and wish.split in (None, "test"):
+            predictions = predictions or place.predictions
     model, info = load(weights)
     if info.digest is None:
         notify(not_verified(weights))
@@ -130,7 +130,8 @@ def evaluate_source(
         params=count_parameters(model),
         class_names=info.class_names,
     )
-    return result | {"missing_classes": missing}
+    trained = dict.fromkeys(("epoch", "planned_epochs", "chosen_by")) if info.trained is None else asdict(info.trained)
+    return result | {"missing_classes": missing, **trained, "finished": is_finished}
 
 
 def _policy(wish: Wish, kept: dict[str, Any]) -> DevicePolicy:

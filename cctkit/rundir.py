@@ -55,6 +55,11 @@ class RunPaths:
         return self.path / "weights.safetensors"
 
     @property
+    def last(self) -> Path:
+        """The newest epoch's weights, where `weights` are others: of a better epoch."""
+        return self.path / "last.safetensors"
+
+    @property
     def predictions(self) -> Path:
         return self.path / "predictions.safetensors"
 
@@ -286,12 +291,33 @@ def default_name(dataset: str, model: str, now: datetime, root: Path = DEFAULT_R
     return next(path for path in names if not path.exists())
 
 
+def weights_file(source: Path) -> Path:
+    """The weights of the run directory `source`; a file as it is.
+
+    Raises: UserError where a directory has none.
+    """
+    if not source.is_dir():
+        return source
+    run = RunPaths(source)
+    if run.weights.exists():
+        return run.weights
+    if run.config.is_file():
+        raise UserError(
+            "this run has no weights yet: its first epoch is not done",
+            safe_text(source),
+            f"go on with it: cctkit train --resume {safe_text(source)}",
+        )
+    raise UserError("this is no run directory: it has no config.json", safe_text(source))
+
+
 def newest_run(root: Path) -> Path:
-    """The run under `root` that was begun last and has its weights.
+    """The run under `root` that was begun last, of those that have weights: finished, or with an epoch done.
 
     Raises: UserError where there is none.
     """
     runs = [path.parent for path in root.glob("*/weights.safetensors") if RunPaths(path.parent).config.exists()]
     if not runs:
-        raise UserError("there is no finished run", safe_text(root), "train one: cctkit train, or name a run or weights file")
+        raise UserError(
+            "there is no run with weights", safe_text(root), "train one: cctkit train, or name a run or weights file"
+        )
     return max(runs, key=lambda path: RunPaths(path).config.stat().st_mtime)

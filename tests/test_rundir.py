@@ -293,22 +293,24 @@ def test_a_default_name_is_safe_and_free(tmp_path: Path) -> None:
     assert default_name("my \x1b data/set", "cct_2_3x2", now, tmp_path).name.endswith("-1")
 
 
-def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished run"):
+def test_the_newest_run_with_weights_is_found_finished_or_not(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run with weights"):
         newest_run(tmp_path)
-    for i, name in enumerate(("b", "a", "unfinished")):
+    for i, name in enumerate(("finished", "a", "without weights")):
         with RunDir.create(tmp_path / name) as run:
             run.write_json(run.config, {})
             os.utime(run.config, (i, i))
-            if name != "unfinished":
+            if name != "without weights":
                 run.weights.write_bytes(b"")
+            if name == "finished":
+                run.write_json(run.result, {})
     assert newest_run(tmp_path).name == "a"
 
 
 def test_a_run_without_its_settings_is_not_the_newest(tmp_path: Path) -> None:
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no run with weights"):
         newest_run(tmp_path)
 
 

@@ -39,6 +39,7 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
     return {
         "model": safe_text(result["model"]),
         "data": f"{safe_text(result['dataset'])}, {safe_text(result['split'])}, {result['num_images']:,} images",
+        "epoch": _epoch(result),
         "top-1": f"{result['top1_percent']:.2f}%   95% interval {low:.2f} to {high:.2f}",
         "without copies": _without_copies(result),
         "top-5": _text(result["top5_percent"], "{:.2f}%"),
@@ -57,6 +58,20 @@ def _without_copies(result: Mapping[str, Any]) -> str:
         return ""
     shown = "none left" if top1_percent is None else f"{top1_percent:.2f}%"
     return f"{shown}   {counted(number, 'image')} of {result['num_images']:,} are in train too"
+
+
+def _epoch(result: Mapping[str, Any]) -> str:
+    """Which epoch of the run the figures are of: `7 of 20, the best by validation`."""
+    if result["epoch"] is None:
+        return "the run is unfinished" if result["finished"] is False else ""
+    parts = [f"{result['epoch']} of {result['planned_epochs']}"]
+    if result["chosen_by"] == "validation":
+        parts.append("the best by validation")
+    if result["finished"] is False:
+        parts.append("the run is unfinished")
+    elif result.get("epochs", result["planned_epochs"]) < result["planned_epochs"]:
+        parts.append(f"stopped early after {result['epochs']}")
+    return ", ".join(parts)
 
 
 def _text(value: float | None, form: str) -> str:

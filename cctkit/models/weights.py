@@ -15,8 +15,8 @@ from cctkit.config import ModelConfig
 from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
 from cctkit.models.build import build_without_data
-from cctkit.rundir import write_atomic
-from cctkit.runfiles import in_utf8
+from cctkit.rundir import weights_file, write_atomic
+from cctkit.runfiles import fault, in_utf8
 from cctkit.size import Size
 from cctkit.text import safe_text
 
@@ -34,12 +34,25 @@ class Upsampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """After which epoch of a run the weights were kept: the best by validation, or the newest.
+
+    planned_epochs: those that the run was to have.
+    """
+
+    epoch: int
+    planned_epochs: int
+    chosen_by: Literal["validation", "last epoch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsInfo:
     """What a weights file says about itself.
 
     mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction,
-    split_rule (see `carve`; the first files were without, and of rule 1).
-    upsampling: None where the images were stored at the model's size; the header then does not have it.
+    split_rule (see `carve`; the first files were without, and of rule 1); metrics: empty until the run is finished.
+    upsampling: None where the images were stored at the model's size; trained: None where the file is older, or another
+    program's. The header lacks what is None of these two.
     digest: of a file that is read, over its header and tensors; None in those of earlier versions, which cannot be verified.
     """
 
@@ -52,6 +65,7 @@ class WeightsInfo:
     recipe: str | None
     metrics: Mapping[str, float | None]
     upsampling: Upsampling | None = None
+    trained: Trained | None = None
     digest: str | None = field(default=None, compare=False)
 
 
@@ -62,8 +76,9 @@ def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo
     """
     values = asdict(info)
     del values["digest"]
-    if info.upsampling is None:
-        del values["upsampling"]
+    for optional in ("upsampling", "trained"):
+        if values[optional] is None:
+            del values[optional]
     plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
     header = sealed({"schema_version": WEIGHTS_SCHEMA, **values}, save(plain))
     write_atomic(path, save(plain, metadata={_KEY: json.dumps(header, sort_keys=True)}))
@@ -84,10 +99,11 @@ def _plain_name(name: str) -> str:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """The tensors, on the CPU, and the header.
+    """The tensors, on the CPU, and the header; of a weights file, or of the run directory `path`.
 
     Raises: UserError where the file is missing, torn, damaged anywhere, of another program, or newer than this version.
     """
+    path = weights_file(path)
     info = read_info(path)
     try:
         check_digest(path, _KEY)
@@ -106,6 +122,7 @@ def read_info(path: Path) -> WeightsInfo:
 
     Raises: UserError, as `read_weights`.
     """
+    path = weights_file(path)
     if not path.is_file():
         raise UserError("there is no such weights file", safe_text(path))
     try:
@@ -156,6 +173,7 @@ def _parse(header: dict[str, Any]) -> WeightsInfo:
             "mean": _channels(header["mean"]),
             "std": _channels(header["std"]),
             "upsampling": _upsampling(header.get("upsampling"), header["model"]["image_size"]),
+            "trained": _trained(header.get("trained")),
         }
     )
     if len(info.class_names) != info.model.num_classes:
@@ -173,6 +191,15 @@ def _upsampling(values: Any, size: Sequence[int]) -> Upsampling | None:
     if values["mode"] != "bilinear" or not 0 < height <= size[0] or not 0 < width <= size[1]:
         raise ValueError(f"images are not enlarged from {height}x{width} by {values['mode']}")
     return Upsampling(stored_size=(height, width))
+
+
+def _trained(values: Any) -> Trained | None:
+    if values is None:
+        return None
+    trained = Trained(**values)
+    if problem := fault(values, {"epoch": int, "planned_epochs": int, "chosen_by": ("validation", "last epoch")}):
+        raise ValueError(problem)
+    return trained
 
 
 def _channels(values: Any) -> tuple[float, float, float]:

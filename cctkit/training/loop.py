@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, an evaluation after each, checkpoints in between, and the result."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -85,18 +85,23 @@ class Job:
         return schedule_of(self.config, self.steps)
 
 
-def fit(job: Job, *, resume: bool = False) -> tuple[TrainState, History]:
+Keep = Callable[[TrainState, History], None]
+"""Keeps what a run has after each epoch beside its checkpoints; all ranks call it."""
+
+
+def fit(job: Job, *, resume: bool = False, keep: Keep = lambda *_: None) -> tuple[TrainState, History]:
     """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
 
-    torch's default generators are left as they were.
+    keep: called at the end of each epoch, before its checkpoint, so that what it writes is never older than that. torch's
+    default generators are left as they were.
 
     Raises: DivergedError, ResourceError; with a checkpoint saved StoppedError after a signal, and DamagedError.
     """
     with job.policy.drawing():
-        return _fit(job, resume=resume)
+        return _fit(job, resume=resume, keep=keep)
 
 
-def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
+def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
     state, history = begin(job, resume=resume)
     while history.epochs_done < job.config.epochs and not _stops_early(job, history):
         epoch = history.epochs_done
@@ -116,6 +121,7 @@ def _fit(job: Job, *, resume: bool) -> tuple[TrainState, History]:
             raise _out_of_memory(job) from error
         job.ranks.by_first(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
         history.add(record, state.result)
+        keep(state, history)
         state.sums.zero_()
         save(job, state, history)
         job.reporter.epoch(record, job.config.epochs)
@@ -186,7 +192,7 @@ def save(job: Job, state: TrainState, history: History) -> None:
 
 def _stops_early(job: Job, history: History) -> bool:
     patience = job.config.early_stopping
-    return patience is not None and history.epochs_done - history.best_epoch >= patience > 0 and history.best_epoch > 0
+    return patience is not None and history.epochs_done - history.improved_epoch >= patience and history.best_epoch > 0
 
 
 def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, float]:

@@ -23,6 +23,7 @@ from cctkit.models.convert import HEAD, POSITIONS, Conversion, Resized, convert,
 from cctkit.models.foreign import read_foreign
 from cctkit.models.timm_config import TimmConfig, read_timm_config
 from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
+from cctkit.rundir import weights_file
 from cctkit.runfiles import in_utf8
 from cctkit.text import counted, nearest, safe_text
 
@@ -89,7 +90,7 @@ def initialise(
     may_download: bool = True,
     progress: Progress = lambda *_: None,
 ) -> InitReport:
-    """Fill `model`, which is that of `config`, from the file or the name `source`.
+    """Fill `model`, which is that of `config`, from the file, the run directory or the name `source`.
 
     The head is kept where the classes are the same, by name where the file knows them (then in the model's order) and
     `class_names` is given, otherwise by number; else it stays as it was initialised.
@@ -105,8 +106,9 @@ def initialise(
         raise UserError(
             f"there is no file '{safe_text(source)}', and no pretrained weights of that name",
             "--init",
-            f"a file, or one of: {', '.join(hint or PRETRAINED)}",
+            f"a file or a run directory, or one of: {', '.join(hint or PRETRAINED)}",
         )
+    path = weights_file(path)
     mean: Channels | None
     std: Channels | None
     is_assumed, is_verified = False, True

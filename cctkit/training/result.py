@@ -1,20 +1,25 @@
-"""What a finished run leaves behind: weights, predictions, figures and the picture of its curves."""
+"""What a run leaves behind: weights after each epoch; at its end predictions, figures and the picture of its curves."""
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
 
 from torch import Tensor
 
 from cctkit.data.overlap import copy_figures
 from cctkit.data.splits import Dataset
+from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, result_of
-from cctkit.models.weights import Upsampling, WeightsInfo, save_weights
+from cctkit.models.weights import Trained, Upsampling, WeightsInfo, read_info, save_weights
 from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
+from cctkit.rundir import full_disk_named, sync_directory
 from cctkit.runfiles import read_metrics
 from cctkit.score import score
 from cctkit.training.loop import Job, count_trainable
-from cctkit.training.state import History
+from cctkit.training.state import History, result_tensors, whole_tensors
 from cctkit.training.step import TrainState
 
 
@@ -39,27 +44,19 @@ def write_result(
         class_names=job.dataset.class_names,
     )
     result |= copy_figures(test, job.dataset.train, evaluation.is_correct)
+    trained = _trained(job, history, epoch=history.best_epoch or history.epochs_done)
     result |= {
         "recipe": recipe_name,
         "epochs": history.epochs_done,
-        "epoch": history.best_epoch or history.epochs_done,
+        **asdict(trained),
+        "finished": True,
         "seed": job.config.seed,
         "trained_params": count_trainable(state.model),
         "score": score(result["top1_percent"], params["total"] / 1e6) if job.dataset.name == "cifar100" else None,
     }
-    info = WeightsInfo(
-        model=job.model_config,
-        class_names=job.dataset.class_names,
-        mean=job.dataset.mean,
-        std=job.dataset.std,
-        resize_mode=job.dataset.resize_mode,
-        upsampling=Upsampling(stored_size=job.dataset.stored_size) if job.dataset.is_enlarged else None,
-        dataset=dataset_info(job.dataset),
-        recipe=recipe_name,
-        metrics={key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")},
-    )
+    metrics = {key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")}
     run = job.run
-    save_weights(run.weights, tensors=weights, info=info)
+    save_weights(run.weights, tensors=weights, info=replace(_info(job, recipe_name, trained), metrics=metrics))
     write_predictions(
         run.predictions,
         ids=test.ids(),
@@ -73,6 +70,61 @@ def write_result(
     draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
     run.write_json(run.result, result)
     return result
+
+
+def keep_weights(job: Job, recipe_name: str | None, *, state: TrainState, history: History) -> None:
+    """Keep the weights of the epoch that is done; all ranks call it.
+
+    They are written as `last.safetensors`, which becomes `weights.safetensors` where no earlier epoch is better: at every
+    instant the one file holds the best epoch so far, and the other, where there is one, the newest.
+    """
+    run, newest = job.run, result_tensors(state)
+
+    def write() -> bool:
+        trained = _trained(job, history, epoch=history.epochs_done)
+        save_weights(run.last, tensors=newest, info=_info(job, recipe_name, trained))
+        if not history.newest_is_best:
+            return _epoch_in(run.weights) == history.best_epoch
+        with full_disk_named(run.weights):
+            os.replace(run.last, run.weights)
+            sync_directory(run.path)
+        return True
+
+    if not job.ranks.by_first(write):  # of an older version's start, or of one that was killed and went on otherwise
+        assert history.best is not None
+        best = whole_tensors(state, history.best)
+        trained = _trained(job, history, epoch=history.best_epoch)
+        job.ranks.by_first(lambda: save_weights(run.weights, tensors=best, info=_info(job, recipe_name, trained)))
+
+
+def _epoch_in(path: Path) -> int | None:
+    """The epoch of which there are weights in `path`; None where that is not known."""
+    try:
+        trained = read_info(path).trained
+    except UserError:
+        return None
+    return trained.epoch if trained else None
+
+
+def _trained(job: Job, history: History, *, epoch: int) -> Trained:
+    chosen_by: Literal["validation", "last epoch"] = "validation" if epoch == history.best_epoch else "last epoch"
+    return Trained(epoch=epoch, planned_epochs=job.config.epochs, chosen_by=chosen_by)
+
+
+def _info(job: Job, recipe_name: str | None, trained: Trained) -> WeightsInfo:
+    """What the weights of a run say about themselves, without metrics."""
+    return WeightsInfo(
+        model=job.model_config,
+        class_names=job.dataset.class_names,
+        mean=job.dataset.mean,
+        std=job.dataset.std,
+        resize_mode=job.dataset.resize_mode,
+        upsampling=Upsampling(stored_size=job.dataset.stored_size) if job.dataset.is_enlarged else None,
+        dataset=dataset_info(job.dataset),
+        recipe=recipe_name,
+        metrics={},
+        trained=trained,
+    )
 
 
 def dataset_info(dataset: Dataset) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from cctkit.training.prepare import (
     normalised_as,
     policy_of,
 )
-from cctkit.training.result import dataset_info, write_result
+from cctkit.training.result import dataset_info, keep_weights, write_result
 from cctkit.training.state import result_tensors
 from cctkit.training.stopping import StopRequest
 
@@ -245,7 +245,9 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
     """Train to the end, evaluate, and write what is left of it."""
     job = replace(job, dataset=job.dataset.for_training(job.config.augment.crop))
     job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))
-    state, history = fit(job, resume=resume)
+    state, history = fit(
+        job, resume=resume, keep=lambda state, history: keep_weights(job, recipe_name, state=state, history=history)
+    )
     test = job.dataset.test
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")

@@ -22,24 +22,42 @@ _VALUES: dict[str, Shape] = {
     "best_top1_percent": NUMBER,
     "scaler": dict,
 }
+_LATER_VALUES: dict[str, Shape] = {"best_loss": (NUMBER, None), "improved_epoch": int}
+"""What older checkpoints lack."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class History:
-    """The epochs that are done, and the best one by validation where there is a validation split."""
+    """The epochs that are done, and the best one where there are validation images: by their top-1, ties by their loss.
+
+    best_epoch: 0 where there is none; best_loss: None where it is not known; improved_epoch: the last one that raised the
+    top-1, from which early stopping counts.
+    """
 
     epochs_done: int = 0
     best_epoch: int = 0
     best_top1_percent: float = -1.0
+    best_loss: float | None = None
+    improved_epoch: int = 0
     best: dict[str, Tensor] | None = None
 
+    @property
+    def newest_is_best(self) -> bool:
+        """Whether the newest epoch is the one to keep: without validation images it always is."""
+        return self.best_epoch in (0, self.epochs_done)
+
     def add(self, record: Mapping[str, Any], model: nn.Module) -> None:
-        """Count the epoch of `record`; keep the weights of `model` where its validation top-1 is the best so far."""
+        """Count the epoch of `record`; keep the weights of `model` where they are the best by validation so far."""
         self.epochs_done = record["epoch"]
-        top1 = record.get("val_top1_percent")
-        if top1 is not None and top1 > self.best_top1_percent:
-            self.best_epoch, self.best_top1_percent = self.epochs_done, top1
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        top1, loss = record.get("val_top1_percent"), record.get("val_loss")
+        if top1 is None or top1 < self.best_top1_percent:
+            return
+        if top1 > self.best_top1_percent:
+            self.improved_epoch = self.epochs_done
+        elif loss is None or self.best_loss is None or loss >= self.best_loss:
+            return
+        self.best_epoch, self.best_top1_percent, self.best_loss = self.epochs_done, top1, loss
+        self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def pack(state: TrainState, history: History) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -58,6 +76,8 @@ def pack(state: TrainState, history: History) -> tuple[dict[str, dict[str, Tenso
         "epochs_done": history.epochs_done,
         "best_epoch": history.best_epoch,
         "best_top1_percent": history.best_top1_percent,
+        "best_loss": history.best_loss,
+        "improved_epoch": history.improved_epoch,
         "scaler": state.scaler.state_dict(),
     }
     return tensors, values
@@ -80,7 +100,8 @@ def unpack(checkpoint: Checkpoint, state: TrainState, *, steps: int) -> History:
 
 def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
     tensors, values = checkpoint.tensors, checkpoint.state
-    if problem := fault(values, _VALUES):
+    later = {key: shape for key, shape in _LATER_VALUES.items() if key in values}
+    if problem := fault(values, _VALUES | later):
         raise ValueError(problem)
     if not 0 <= values["step"] - values["epochs_done"] * steps <= steps:
         raise ValueError(f"step {values['step']} is not in epoch {values['epochs_done'] + 1} of {steps} steps")
@@ -96,6 +117,8 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
         epochs_done=values["epochs_done"],
         best_epoch=values["best_epoch"],
         best_top1_percent=values["best_top1_percent"],
+        best_loss=values.get("best_loss"),
+        improved_epoch=values.get("improved_epoch", values["best_epoch"]),
         best=_shared_as(tensors["best"], state.result) if "best" in tensors else None,
     )
 
@@ -108,7 +131,12 @@ def _shared_as(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Te
 
 def result_tensors(state: TrainState) -> dict[str, Tensor]:
     """The weights of the result, by the published names, on the first rank; all have to call it."""
-    gathered = ((name, whole(tensor.detach())) for name, tensor in state.result.state_dict().items())
+    return whole_tensors(state, state.result.state_dict())
+
+
+def whole_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` gathered and on the CPU, on the first rank; all have to call it."""
+    gathered = ((name, whole(tensor.detach().to(state.norms.device))) for name, tensor in tensors.items())
     return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}
 
 

@@ -36,7 +36,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(checkpoint, "model.safetensors"), (rundir, "weights.safetensors"), (rundir, "result.json")]
+    ("place", "name"),
+    [(checkpoint, "model.safetensors"), (rundir, "last.safetensors"), (rundir, "weights.safetensors"), (rundir, "result.json")],
 )
 def test_a_run_that_has_begun_is_resumed_when_there_is_space(
     tmp_path: Path,

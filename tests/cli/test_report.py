@@ -23,6 +23,10 @@ RESULT: dict[str, Any] = {
     "ece": 0.03214,
     "params": {"total": 1_234_567, "without_embeddings": 1_200_000},
     "images_per_s": 3456.7,
+    "epoch": None,
+    "planned_epochs": None,
+    "chosen_by": None,
+    "finished": None,
     "score": None,
     "worst_classes": [
         {"class": name, "num_images": 100, "top1_percent": top1}
@@ -126,6 +130,25 @@ def test_the_score_is_shown_with_its_formula_where_there_is_one() -> None:
     text = shown(RESULT | {"score": 161.2853}, width=80)
     assert "score              161.285   100 * (top-1 - 70) / millions of parameters\n" in text
     assert "score" not in shown(RESULT, width=80)
+
+
+RUN: dict[str, Any] = {"epoch": 7, "planned_epochs": 20, "chosen_by": "validation", "finished": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "7 of 20, the best by validation"),
+        ({"epochs": 20}, "7 of 20, the best by validation"),
+        ({"epochs": 12}, "7 of 20, the best by validation, stopped early after 12"),
+        ({"epoch": 20, "chosen_by": "last epoch"}, "20 of 20"),
+        ({"finished": False}, "7 of 20, the best by validation, the run is unfinished"),
+        ({"chosen_by": "last epoch", "finished": None}, "7 of 20"),
+        ({"epoch": None, "planned_epochs": None, "chosen_by": None, "finished": False}, "the run is unfinished"),
+    ],
+)
+def test_the_epoch_of_the_figures_is_told(changes: dict[str, Any], words: str) -> None:
+    assert shown(RESULT | RUN | changes, width=80).splitlines()[2] == f"epoch              {words}"
 
 
 def test_a_perfect_model_has_no_table_of_confusions() -> None:

@@ -123,7 +123,8 @@ MOMENTS = {
     "a checkpoint's first file": ("training.checkpoint", "write_synced", 7, 7),
     "a checkpoint's manifest": ("training.checkpoint", "write_synced", 12, 7),
     "the last checkpoint": ("training.checkpoint", "write_synced", 16, 12),
-    "the weights": ("models.weights", "write_atomic", 1, 12),
+    "an epoch's weights": ("models.weights", "write_atomic", 1, 7),
+    "the weights": ("models.weights", "write_atomic", 3, 12),
     "the predictions": ("predictions", "write_atomic", 1, 12),
 }
 
@@ -134,7 +135,7 @@ def test_once_training_has_begun_everything_is_saved(
 ) -> None:
     import importlib
 
-    number, code = (signal.SIGINT, 130) if sorted(MOMENTS).index(moment) % 2 else (signal.SIGTERM, 143)
+    number, code = (signal.SIGINT, 130) if list(MOMENTS).index(moment) % 2 else (signal.SIGTERM, 143)
     module, name, at, step = MOMENTS[moment]
     sent = send(number, importlib.import_module(f"cctkit.{module}"), name, at)
     assert run([*TRAIN, "-o", str(tmp_path / "run")]) == code
