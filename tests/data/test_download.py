@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +27,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     ranges = True
     cut_at: int | None = None
     range_offset = 0
-    delay_s = 0.0
+    answers = threading.Event()
     more = b""
     asked: list[str | None] = []  # noqa: RUF012
     answered: list[bool] = []  # noqa: RUF012
 
     def do_GET(self) -> None:
         Handler.asked.append(self.headers.get("Range"))
-        time.sleep(self.delay_s)
+        self.answers.wait()
         Handler.answered.append(True)
         start = 0
         if self.ranges and self.headers.get("Range"):
@@ -55,13 +54,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name in ("ranges", "cut_at", "range_offset", "delay_s", "more"):
+    for name in ("ranges", "cut_at", "range_offset", "more"):
         monkeypatch.setattr(Handler, name, getattr(Handler, name))  # put back afterwards
+    Handler.answers.set()
     Handler.asked, Handler.answered = [], []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/file"
+    Handler.answers.set()
     server.shutdown()
     server.server_close()
 
@@ -161,19 +162,21 @@ def test_a_file_that_the_server_has_not_is_a_clear_error(url: str, tmp_path: Pat
 
 def test_a_server_that_does_not_answer_is_given_up(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert module._CONNECT_S == 10
-    monkeypatch.setattr(module, "_CONNECT_S", 0.3)
+    monkeypatch.setattr(module, "_CONNECT_S", 0.05)
+    given_up = threading.Event()
 
     def slow(*_args: Any, **_options: Any) -> None:  # as a name look-up, which takes no notice of the socket's own time-out
-        time.sleep(2)
+        given_up.wait()
         raise TimeoutError
 
     monkeypatch.setattr(module.urllib.request, "urlopen", slow)
     with pytest.raises(UserError, match="no answer within"):
         fetch(url, tmp_path / "file")
+    given_up.set()
 
 
 def test_a_stop_while_waiting_is_heeded_at_once(url: str, tmp_path: Path) -> None:
-    Handler.delay_s = 2
+    Handler.answers.clear()
 
     def stop(what: str, done: int, total: int) -> None:
         raise StoppedError(2)
@@ -185,10 +188,11 @@ def test_a_stop_while_waiting_is_heeded_at_once(url: str, tmp_path: Path) -> Non
 
 
 def test_two_processes_download_a_file_once(url: str, tmp_path: Path) -> None:
-    Handler.delay_s = 0.5
+    Handler.answers.clear()
     threads = [threading.Thread(target=fetch, args=(url, tmp_path / "file")) for _ in range(2)]
     for thread in threads:
         thread.start()
+    threading.Timer(0.3, Handler.answers.set).start()
     for thread in threads:
         thread.join()
     assert Handler.asked == [None]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cctkit.training.checkpoint import load_checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import Ranks
 from cctkit.training.prepare import check_ranks
-from tests.training.jobs import finish, launch, lines, sha256
+from tests.training.jobs import ForkedJob, finish, lines, sha256
 from tests.training.test_distributed import TRAIN
 
 # The best of the epochs by validation is among what is shared out, and the average of the weights.
@@ -73,7 +74,7 @@ def test_a_checkpoint_goes_on_under_any_number_of_ranks_and_without_sharding(fou
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("unbroken") / "run"
-    _, err = finish(launch(2, *SHARDED, "-o", path))
+    _, err = finish(ForkedJob(2, *SHARDED, "-o", path))
     assert "cpu float32, 2 processes, sharded" in err
     return path
 
@@ -82,9 +83,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, killed between the shards of its third checkpoint."""
     path = tmp_path_factory.mktemp("killed") / "run"
-    process = launch(2, "-m", "tests.training.killed_while_saving", *SHARDED[2:], "-o", path)
-    process.communicate(timeout=120)
-    assert process.returncode == 1
+    job = ForkedJob(2, "saving", *SHARDED, "-o", path, module="tests.training.killed")
+    job.communicate()
+    assert [rank.returncode for rank in job.ranks] == [-signal.SIGKILL] * 2
     return path
 
 
@@ -112,7 +113,7 @@ def test_a_kill_between_two_shards_leaves_the_checkpoint_before(killed: Path) ->
 
 def test_a_killed_job_resumes_to_the_same_weights(unbroken: Path, killed: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path / "run")
-    _, err = finish(launch(2, "-m", "cctkit", "train", "--resume", tmp_path / "run"))
+    _, err = finish(ForkedJob(2, "train", "--resume", tmp_path / "run"))
     assert "bit-equal" not in err
     assert sha256(tmp_path / "run" / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
     assert lines(tmp_path / "run") == lines(unbroken)
