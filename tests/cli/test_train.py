@@ -97,6 +97,7 @@ def test_the_weights_alone_repeat_the_figures_to_the_last_digit(unbroken: Path, 
     trained = json.loads((unbroken / "result.json").read_text())
     for arguments in ([unbroken], [unbroken / "weights.safetensors", "--precision", "float32"]):
         evaluated = json.loads(forked("eval", *arguments, "--json", cwd=tmp_path, check=True).stdout)
+        assert (evaluated.pop("missing_classes"), evaluated.keys() >= {"top1_percent", "loss", "ece"}) == ([], True)
         for key in evaluated.keys() - {"images_per_s", "run"} - ({"finished"} if len(arguments) > 1 else set()):
             assert evaluated[key] == trained[key], key
         assert evaluated["schema_version"] == 1
@@ -210,7 +211,6 @@ def test_a_folder_of_images_that_are_not_square_trains_and_is_evaluated(tmp_path
     other = forked("eval", weights, "--dataset", tmp_path / "pets")
     assert other.returncode == 2
     assert "wolf" in other.stderr
-    assert "dog [x]" in other.stderr
 
 
 def test_weights_of_a_run_are_a_beginning_for_the_next(unbroken: Path, tmp_path: Path) -> None:
@@ -244,7 +244,9 @@ def test_divergence_is_exit_3_and_the_last_checkpoint_is_finite(tmp_path: Path) 
     done = forked("train", *TINY, *settings, "-o", tmp_path / "run")
     assert done.returncode == 3
     assert "diverged" in done.stderr
-    assert len([line for line in done.stderr.splitlines() if not line.startswith(("epoch", "cct_"))]) <= 3
+    assert (
+        len([line for line in done.stderr.splitlines() if not line.startswith(("epoch", "cct_", "recipe", "  expected"))]) <= 3
+    )
     found = load_checkpoint(tmp_path / "run" / "checkpoints", warn=lambda _: None)
     assert found is not None
     assert all(tensor.isfinite().all() for tensor in found.tensors["model"].values())
@@ -258,8 +260,8 @@ def test_early_stopping_ends_before_the_last_epoch(tmp_path: Path) -> None:
 
 def test_help_has_panels_and_a_dozen_main_options_at_most() -> None:
     done = forked("train", "--help", check=True)
-    main = done.stdout.split("Main options")[1].split("╰")[0]
-    assert main.count("--") <= 14 + main.count("/--")
-    assert "Augmentation" in done.stdout
+    main = done.stdout.split("Main options:")[1].split("Machine:")[0]
+    assert 8 <= sum(line.startswith("  -") for line in main.splitlines()) <= 12
+    assert "Augmentation:" in done.stdout
     assert "(default:" in done.stdout
     assert forked("--version", check=True).stdout.startswith("cctkit ")
