@@ -13,15 +13,19 @@ def write_probe(cache: Path, choice: str = CHOSEN) -> Path:
     """Keep in `cache` that `choice`, "precision,attention", was measured here, by any number of threads up to eight."""
     import torch
 
-    from cctkit.training import device
+    from cctkit.training import probe
 
     precision, attention = choice.split(",")
-    measured = device.Probe(precision=precision, attention=attention, attention_with_dropout=attention)  # type: ignore[arg-type]
+    measured = probe.Probe(
+        precision=precision,  # type: ignore[arg-type]
+        attention=attention,  # type: ignore[arg-type]
+        attention_with_dropout="chunked" if attention == "fused" else attention,  # type: ignore[arg-type]
+    )
     threads = range(1, max(_MOST_THREADS, torch.get_num_threads()) + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CCTKIT_CACHE", str(cache))
-        patch.setattr(device, "measure", lambda: measured)
+        patch.setattr(probe, "measure", lambda: measured)
         for number in threads:
             patch.setattr(torch, "get_num_threads", lambda number=number: number)
-            device.probe()
+            probe.probe()
     return cache

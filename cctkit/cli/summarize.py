@@ -14,7 +14,7 @@ import typer
 from cctkit.checked import flag_name
 from cctkit.cli import completion
 from cctkit.cli.options import with_settings
-from cctkit.config import MODEL
+from cctkit.config import MODEL, ModelConfig
 from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.size import Size, parse_size
@@ -23,7 +23,6 @@ from cctkit.text import safe_text
 if TYPE_CHECKING:
     from torch import nn
 
-    from cctkit.config import ModelConfig
     from cctkit.summary.summary import Summary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -63,6 +62,10 @@ def summarize(
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bf16 or fp16")] = "auto",
     optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or muon")] = "adamw",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps; it need not be there")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="threads of the CPU in training (default: its cores)", min=1, show_default=False),
+    ] = None,
     attention: Annotated[str, typer.Option("--attention", help="auto, plain, fused or chunked")] = "auto",
     fit: Annotated[
         str | None,
@@ -73,7 +76,8 @@ def summarize(
 ) -> None:
     """Summarize models: layers and sizes as torchsummary counts them, and the true parameters, MACs and memory.
 
-    Nothing runs: a training step's memory is predicted for any batch, number format, optimizer and device.
+    No model runs: a training step's memory is predicted for any batch, number format, optimizer and device. Where they are
+    not given, number format, attention and dropout are what `cctkit train` takes on this machine with the same model.
     """
     limit = None if fit is None else parse_bytes(fit)
     if limit is not None and not memory:
@@ -81,26 +85,34 @@ def summarize(
     chosen = _models(model, weights, flags, num_classes=num_classes, image_size=image_size)
 
     from cctkit.cli.tables import print_json, print_wide
-    from cctkit.summary.memory import memory_policy
+    from cctkit.models.build import build_without_data
+    from cctkit.summary.memory import memory_device, memory_policy
+    from cctkit.summary.summary import memory_of
     from cctkit.summary.summary import summarize as summary_of
     from cctkit.summary.view import catalog_table, renderable
     from cctkit.summary.walk import fold
 
     gc.freeze()  # what the imports made stays: looking through it for garbage, time and again, takes a fifth of the time
-    policy = memory_policy(device=device, dtype=dtype, attention=attention) if memory else None
     summaries = [
-        summary_of(
-            each,
-            image_size=size,
-            name=name,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            policy=policy,
-            memory=memory,
-            fit_bytes=limit,
-        )
-        for name, each, size in chosen
+        summary_of(each, image_size=size, name=name, batch_size=batch_size, memory=False) for name, each, size in chosen
     ]
+    if memory:
+        of_files, kind = len(chosen) - len(weights or ()), memory_device(device)
+        wishes: Any = {"device": device, "dtype": dtype, "attention": attention, "threads": threads}
+        policies = {}
+        for i, (_, each, size) in enumerate(chosen):
+            trained = _as_trained(each, flags, kind) if i < of_files else each
+            drops = isinstance(trained, ModelConfig) and trained.attention_dropout > 0
+            policies[drops] = policies.get(drops) or memory_policy(**wishes, dropout=drops)
+            found, fitting = memory_of(
+                build_without_data(trained) if isinstance(trained, ModelConfig) else trained,
+                image_size=size,
+                batch_size=batch_size,
+                optimizer=optimizer,
+                policy=policies[drops],
+                fit_bytes=limit,
+            )
+            summaries[i] = dataclasses.replace(summaries[i], memory=found, fitting_batch=fitting)
     if not (model or weights):
         summaries.sort(key=lambda summary: summary.params)
     if depth is not None:
@@ -176,6 +188,18 @@ def _torchvision_model(
 
     model, size = torchvision_without_data(name, num_classes=num_classes)
     return model, size if image_size is None else parse_size(image_size)
+
+
+def _as_trained(model: "ModelConfig | nn.Module", flags: Mapping[str, Any], device: str) -> "ModelConfig | nn.Module":
+    """A model of ours with the dropout that `cctkit train` gives it: that of the flags, else of the recipe by default."""
+    if not isinstance(model, ModelConfig):
+        return model
+    from cctkit.catalog.recipes import default_recipe, resolve
+
+    recipe = default_recipe("cifar100", device)
+    options = resolve(recipe_name=recipe, file_values={}, flags={**flags, "model": model.name}).config.model
+    rates = {name: getattr(options, name) for name in ("dropout", "attention_dropout", "drop_path")}
+    return dataclasses.replace(model, **rates)
 
 
 def as_dict(summary: "Summary", limit_bytes: int | None) -> dict[str, Any]:

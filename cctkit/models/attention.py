@@ -12,18 +12,25 @@ from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, has_data,
 
 Path = Literal["plain", "fused", "chunked"]
 PATHS: tuple[Path, ...] = ("plain", "fused", "chunked")
+# On a CPU torch's kernel draws its dropout from torch's own generator: such masks are no function of seed, step and rank.
+SEEDED_PATHS: tuple[Literal["plain", "chunked"], ...] = ("plain", "chunked")
 
 # Bytes of one chunk's attention weights: a few of them fit the second-level cache of a core.
 _CHUNK_BYTES = 2 * 2**20
 
 
-class Attention(nn.Module):
+class HasPaths(nn.Module):
+    """A module that computes its result on any of several paths; `set_path` knows it by this class, not by a name."""
+
+    path: Path = "plain"
+
+
+class Attention(HasPaths):
     """Multi-head self-attention of `Compact-Transformers/src/utils/transformers.py`: (B, N, D) -> (B, N, D)."""
 
     def __init__(self, *, embed_dim: int, num_heads: int, attention_dropout: float, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.path: Path = "plain"
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
         self.attn_drop = Dropout(attention_dropout)
         self.proj = nn.Linear(embed_dim, embed_dim)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from cctkit.catalog.models import MODELS, named_config
 from cctkit.config import ModelConfig
 from cctkit.errors import UserError
-from cctkit.models.attention import Path
+from cctkit.models.attention import HasPaths, Path
 from cctkit.models.classifier import CompactTransformer
 from cctkit.size import Size
 from cctkit.text import nearest, safe_text
@@ -99,5 +99,5 @@ def create_model(
 def set_path(model: nn.Module, path: Path) -> None:
     """Let every part of `model` that has several paths of equal results take this one."""
     for module in model.modules():
-        if hasattr(module, "path"):
-            module.path = path  # type: ignore[assignment]
+        if isinstance(module, HasPaths):
+            module.path = path

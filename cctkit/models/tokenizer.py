@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from cctkit.catalog.counts import CCT_PLANES
 from cctkit.config import ModelConfig
 from cctkit.errors import UserError
-from cctkit.models.attention import Path
+from cctkit.models.attention import HasPaths
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(HasPaths):
     """(B, 3, height, width) -> (B, N, D).
 
     CCT: `num_convs` times convolution, ReLU and a 3 x 3 max-pool of stride 2. CVT and ViT-Lite: one convolution whose
@@ -20,7 +20,6 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.path: Path = "plain"
         self.conv_layers = nn.Sequential(*(_cct_layers(config) if config.family == "cct" else [_patch_layer(config)]))
         self.flattener = nn.Flatten(2, 3)
 

@@ -9,12 +9,12 @@ from torchvision.models import vision_transformer as torchvision_vit
 
 from cctkit.catalog.counts import grid_size
 from cctkit.config import ModelConfig
-from cctkit.models.attention import Path, attend
+from cctkit.models.attention import HasPaths, attend
 from cctkit.models.dropout import Dropout, DropPath
 from cctkit.models.tokenizer import check_size
 
 
-class SelfAttention(nn.MultiheadAttention):
+class SelfAttention(HasPaths, nn.MultiheadAttention):
     """Self-attention (B, N, D) -> (B, N, D) with torch's weights and the paths of `models.attention`.
 
     torch's own forward draws its dropout from the default generator, so a resumed run would not repeat it.
@@ -22,7 +22,6 @@ class SelfAttention(nn.MultiheadAttention):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.embed_dim, config.num_heads, batch_first=True)
-        self.path: Path = "plain"
         self.attn_drop = Dropout(config.attention_dropout)
 
     def forward(self, query: Tensor, *_: Tensor, **__: bool) -> tuple[Tensor, None]:  # type: ignore[override]

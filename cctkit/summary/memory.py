@@ -18,13 +18,14 @@ from cctkit.checked import choices_of
 from cctkit.config import TrainConfig, settings
 from cctkit.data.augment import Batch
 from cctkit.errors import UserError
-from cctkit.models.attention import PATHS
+from cctkit.models.attention import PATHS, HasPaths
+from cctkit.models.dropout import Dropout
 from cctkit.size import Size
 from cctkit.summary.clone import without_data
 from cctkit.summary.dataless import Live
 from cctkit.summary.walk import first_line
 from cctkit.text import safe_text
-from cctkit.training.device import DevicePolicy, available_device, choose_policy
+from cctkit.training.device import DevicePolicy, accelerator_precision, available_device, choose_policy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import TrainState, new_state, train_step
 
@@ -122,25 +123,44 @@ def _noted_after_forward(state: TrainState, live: Live) -> list[int]:
     return noted
 
 
-def memory_policy(*, device: str = "auto", dtype: str = "auto", attention: str = "auto") -> DevicePolicy:
-    """The policy of training with these wishes, on a device that need not be there.
+def memory_policy(
+    *, device: str = "auto", dtype: str = "auto", attention: str = "auto", threads: int | None = None, dropout: bool = True
+) -> DevicePolicy:
+    """The policy that training takes with these wishes, on a device that need not be there; a CPU may be measured for it.
+
+    dropout: whether training drops attention weights.
 
     Raises: UserError for a word that is none of the choices.
     """
-    for wish, flag, choices in (
-        (device, "--device", _CHOICES["device"]),
-        (dtype, "--dtype", _CHOICES["precision"]),
-        (attention, "--attention", ("auto", *PATHS)),
-    ):
-        if wish not in choices:
-            raise UserError(f"'{safe_text(wish)}' is none of {', '.join(choices)}", flag)
-    kind = available_device() if device == "auto" else device
+    kind = memory_device(device)
+    for wish, flag, choices in ((dtype, "--dtype", _CHOICES["precision"]), (attention, "--attention", ("auto", *PATHS))):
+        _check(wish, flag, choices)
     if kind == "cpu":
-        policy = choose_policy(device="cpu", precision=dtype)
+        policy = choose_policy(device="cpu", precision=dtype, threads=threads, dropout=dropout)
     else:
-        chosen = dtype if dtype != "auto" else "bf16" if kind == "cuda" else "float32"
+        chosen = accelerator_precision(kind) if dtype == "auto" else dtype
         policy = DevicePolicy(device=kind, precision=chosen, attention="fused", attention_in_evaluation="fused", threads=1)  # type: ignore[arg-type]
     return policy if attention == "auto" else replace(policy, attention=attention)  # type: ignore[arg-type]
+
+
+def memory_device(wish: str) -> str:
+    """The device of this wish, which need not be there.
+
+    Raises: UserError for a word that is none of the choices.
+    """
+    _check(wish, "--device", _CHOICES["device"])
+    return available_device() if wish == "auto" else wish
+
+
+def _check(wish: str, flag: str, choices: Sequence[str]) -> None:
+    if wish not in choices:
+        raise UserError(f"'{safe_text(wish)}' is none of {', '.join(choices)}", flag)
+
+
+def drops_attention(model: nn.Module) -> bool:
+    """Whether `model` drops attention weights in training."""
+    drops = (getattr(module, "attn_drop", None) for module in model.modules() if isinstance(module, HasPaths))
+    return any(isinstance(drop, Dropout) and drop.p > 0 for drop in drops)
 
 
 def largest_batch(peak_bytes: Callable[[int], int], limit_bytes: int) -> int:

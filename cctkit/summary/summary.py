@@ -10,9 +10,9 @@ from cctkit.config import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.build import build_without_data
 from cctkit.size import Size
-from cctkit.summary.memory import Memory, largest_batch, predict_memory
+from cctkit.summary.memory import Memory, drops_attention, largest_batch, predict_memory
 from cctkit.summary.walk import Layer, walk
-from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.device import DevicePolicy, assumed_policy
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,7 +44,8 @@ class Summary:
     params: all parameters, a shared one once; bare: name and count of those that no layer's row has; torchsummary: its
     block, None where it raises; macs: multiply-adds of one image, attention included; macs_attention: of those the
     products of two activations; containers_mb: what the block counts again, of `containers` rows that contain others;
-    memory: of one training step, None where it was not asked for; fitting_batch: the largest batch that fits, where asked.
+    memory: of one training step, None where it was not asked for; fitting_batch: the largest batch that fits, where asked;
+    notes: what is assumed, in words.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Summary:
     macs_attention: int
     memory: Memory | None
     fitting_batch: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         from cctkit.summary.view import plain_text
@@ -91,7 +93,9 @@ def summarize(
     """Layers, parameters, multiply-adds and the memory of a training step of any image model; it stays as it is.
 
     image_size: side, or (height, width), in pixels; default: the model's own, where it says. The rows and the block are
-    those of one image; batch_size, optimizer and policy (default: this machine's) move the memory alone.
+    those of one image; batch_size, optimizer and policy move the memory alone. policy (default): what training takes on this
+    machine where its CPU is measured already, else float32 and chunked attention, which `notes` says; nothing is measured,
+    written or set.
 
     Raises: UserError where the model cannot be called on such images.
     """
@@ -100,18 +104,19 @@ def summarize(
         model = build_without_data(config)
     size = _size(model, image_size)
     walked = walk(model, image_size=size, channels=channels)
-    predicted = fitting = None
+    predicted = fitting = note = None
     if memory or fit_bytes is not None:
-        chosen = policy or choose_policy()
-
-        def predict(batch: int) -> Memory:
-            return predict_memory(
-                model, image_size=size, batch_size=batch, policy=chosen, optimizer=optimizer, channels=channels
-            )
-
-        predicted = predict(batch_size)
-        if fit_bytes is not None:
-            fitting = largest_batch(lambda batch: predict(batch).peak_bytes, fit_bytes)
+        if policy is None:
+            policy, note = assumed_policy(dropout=drops_attention(model))
+        predicted, fitting = memory_of(
+            model,
+            image_size=size,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            policy=policy,
+            fit_bytes=fit_bytes,
+            channels=channels,
+        )
     containing = [layer for layer in walked.layers if layer.contains_rows]
     parameters = list(model.parameters())
     return Summary(
@@ -130,7 +135,32 @@ def summarize(
         macs_attention=walked.macs_attention,
         memory=predicted,
         fitting_batch=fitting,
+        notes=(note,) if note else (),
     )
+
+
+def memory_of(
+    model: nn.Module,
+    *,
+    image_size: Size,
+    batch_size: int,
+    optimizer: str,
+    policy: DevicePolicy,
+    fit_bytes: int | None = None,
+    channels: int = 3,
+) -> tuple[Memory, int | None]:
+    """The memory of a training step of `model`, and the largest batch whose step fits into `fit_bytes`.
+
+    Raises: UserError where the model's step cannot be taken.
+    """
+
+    def predict(batch: int) -> Memory:
+        return predict_memory(
+            model, image_size=image_size, batch_size=batch, policy=policy, optimizer=optimizer, channels=channels
+        )
+
+    memory = predict(batch_size)
+    return memory, None if fit_bytes is None else largest_batch(lambda batch: predict(batch).peak_bytes, fit_bytes)
 
 
 def _size(model: nn.Module, wish: int | Size | None) -> Size:

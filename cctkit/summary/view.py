@@ -30,7 +30,8 @@ def renderable(*summaries: Summary, width: int | None = None) -> RenderableType:
         layers: list[RenderableType] = [layer_table(*summaries)]
     else:
         layers = [item for each in summaries for item in (layer_table(each), Text())]
-    return Group(*layers, Text(), totals_table(*summaries))
+    notes = dict.fromkeys(note for summary in summaries for note in summary.notes)
+    return Group(*layers, Text(), totals_table(*summaries), *map(Text, notes))
 
 
 def layer_table(*summaries: Summary) -> Table:
@@ -116,11 +117,12 @@ def catalog_table(summaries: Sequence[Summary]) -> RenderableType:
 
 def memory_title(summaries: Sequence[Summary]) -> str:
     """What the figures of memory are of."""
-    memory = next(summary.memory for summary in summaries if summary.memory)
+    memory, *others = [summary.memory for summary in summaries if summary.memory]
     unmeasured = "" if memory.device == "cpu" else ", unmeasured"
+    attention = " or ".join(dict.fromkeys(each.attention for each in (memory, *others)))  # a model's dropout decides too
     return (
         f"a training step's memory, predicted{unmeasured}: batch {memory.batch_size}, {memory.dtype}, {memory.optimizer}, "
-        f"{memory.attention} attention on {memory.device} (MB)"
+        f"{attention} attention on {memory.device} (MB)"
     )
 
 

@@ -1,31 +1,25 @@
 """The device policy: where and in which number format a model computes, and which attention. Nothing else asks the hardware.
 
-On a CPU the choice is measured, once for a machine, torch version and number of threads: CPU flags do not tell. Of two
-CPUs with avx512_bf16, one multiplies bf16 at twice float32's speed, the other at half.
+On a CPU the choice is measured: see `probe.py`.
 """
 
 import contextlib
-import json
-import platform
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from cctkit.data.dataset import cache_folder
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
-from cctkit.models.attention import PATHS, Attention
+from cctkit.models.attention import SEEDED_PATHS
 from cctkit.models.attention import Path as AttentionPath
 from cctkit.models.build import set_path
 from cctkit.models.dropout import skip_dropped
-from cctkit.rundir import write_atomic
 from cctkit.text import safe_text
+from cctkit.training.probe import Probe, known_probe, probe
 
 Precision = Literal["float32", "bf16", "fp16"]
 _HELD_SHARE = 1 / 4  # of free memory, for the images: weights, activations and the optimizer need the rest
@@ -115,7 +109,54 @@ def choose_policy(
 ) -> DevicePolicy:
     """The policy for these wishes on this machine; sets torch's number of threads, and TF32 on CUDA.
 
-    dropout: whether training drops attention weights, which torch's fused kernel cannot on a CPU.
+    dropout: whether training drops attention weights; on a CPU torch's fused kernel is not chosen then, as its masks do not
+    come from the step's seed.
+
+    Raises: UserError for a device or precision that is not there.
+    """
+    kind = choose_device(device=device, precision=precision)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    measured = probe() if kind == "cpu" else None
+    policy = _policy(kind, measured, precision=precision, dropout=dropout, compile=compile)
+    apply_policy(policy)
+    return policy
+
+
+def assumed_policy(*, dropout: bool) -> tuple[DevicePolicy, str | None]:
+    """The policy of training on this machine, without measuring or setting anything; and what is assumed, where it is.
+
+    dropout: whether training drops attention weights.
+    """
+    kind = available_device()
+    measured, note = known_probe() if kind == "cpu" else None, None
+    if kind == "cpu" and measured is None:
+        measured = Probe(precision="float32", attention="chunked", attention_with_dropout="chunked")
+        note = "float32 and chunked attention are assumed: training measures this CPU first, and it is not measured yet"
+    return _policy(kind, measured, precision="auto", dropout=dropout), note
+
+
+def _policy(kind: str, measured: Probe | None, *, precision: str, dropout: bool, compile: bool = False) -> DevicePolicy:
+    """measured: what is known of the CPU, None on another device."""
+    if precision == "auto":
+        precision = measured.precision if measured else accelerator_precision(kind)
+    attention: AttentionPath = "fused"
+    in_evaluation: AttentionPath = "fused"
+    if measured:
+        attention = measured.attention_with_dropout if dropout else measured.attention
+        in_evaluation = measured.attention
+    return DevicePolicy(
+        device=kind,
+        precision=precision,  # type: ignore[arg-type]
+        attention=attention,
+        attention_in_evaluation=in_evaluation,
+        threads=torch.get_num_threads(),
+        compile=compile,
+    )
+
+
+def choose_device(*, device: str = "auto", precision: str = "auto") -> str:
+    """The device for these wishes on this machine.
 
     Raises: UserError for a device or precision that is not there.
     """
@@ -124,28 +165,14 @@ def choose_policy(
         raise UserError(
             f"unknown precision '{safe_text(precision)}', expected one of: auto, {', '.join(_DTYPES)}", "--precision"
         )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if kind == "cpu":
-        measured = probe()
-        attention = measured.attention_with_dropout if dropout else measured.attention
-        chosen = measured.precision if precision == "auto" else precision
-        in_evaluation = measured.attention
-    else:
-        attention = in_evaluation = "fused"
-        chosen = _accelerator_precision(kind) if precision == "auto" else precision
-    if chosen == "fp16" and kind != "cuda":
+    if precision == "fp16" and kind != "cuda":
         raise UserError("fp16 needs a CUDA device", "--precision", "use bf16 or float32")
-    policy = DevicePolicy(
-        device=kind,
-        precision=chosen,  # type: ignore[arg-type]
-        attention=attention,
-        attention_in_evaluation=in_evaluation,
-        threads=torch.get_num_threads(),
-        compile=compile,
-    )
-    apply_policy(policy)
-    return policy
+    return kind
+
+
+def seeded(attention: AttentionPath, *, device: str, dropout: bool) -> AttentionPath:
+    """`attention`, or `chunked` in the place of one whose masks would not come from the step's seed."""
+    return attention if device != "cpu" or not dropout or attention in SEEDED_PATHS else "chunked"
 
 
 def apply_policy(policy: DevicePolicy) -> None:
@@ -182,6 +209,13 @@ def available_device() -> str:
     return next(kind for kind, there in _devices().items() if there)
 
 
+def accelerator_precision(kind: str) -> Precision:
+    """The number format of training there; of a CUDA device that is not here, bf16."""
+    if kind != "cuda":
+        return "float32"
+    return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
 def _devices() -> dict[str, bool]:
     """Whether each kind of device is there, the best first."""
     return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -196,77 +230,3 @@ def _device(wish: str) -> str:
     if not there[wish]:
         raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
     return wish
-
-
-def _accelerator_precision(kind: str) -> str:
-    if kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "float32"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """What a CPU does best: the faster number format, and the faster attention in it with and without dropout."""
-
-    precision: Precision
-    attention: AttentionPath
-    attention_with_dropout: AttentionPath
-
-
-def probe() -> Probe:
-    """The measurement of this machine, from the user's cache or made now (well under a second)."""
-    key = f"{cpu_name()}|{torch.__version__}|{torch.get_num_threads()}|3"
-    path = cache_folder() / "probe.json"
-    known: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
-    with contextlib.suppress(KeyError, TypeError):
-        return Probe(**known[key])
-    measured = measure()
-    with contextlib.suppress(UserError, OSError):  # a cache that cannot be written only costs the next start
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({**known, key: asdict(measured)}, indent=2, sort_keys=True).encode())
-    return measured
-
-
-def measure() -> Probe:
-    """Time the products and the attention of `cct_6_3x1` at a small batch, forward and backward."""
-    generator = torch.Generator().manual_seed(0)
-
-    def product(dtype: torch.dtype) -> Callable[[], object]:
-        x, weight = torch.randn(4096, 256, dtype=dtype), torch.randn(256, 768, dtype=dtype)
-        return lambda: x @ weight
-
-    seconds = {name: _seconds(product(_DTYPES[name])) for name in ("float32", "bf16")}
-    precision: Precision = "bf16" if seconds["bf16"] < seconds["float32"] else "float32"
-
-    def attention(path: AttentionPath, p: float) -> Callable[[], object]:
-        layer = Attention(embed_dim=256, num_heads=4, attention_dropout=p, dropout=0.0).to(_DTYPES[precision])
-        layer.path, layer.attn_drop.generator = path, generator
-        x = torch.randn(4, 256, 256, dtype=_DTYPES[precision], requires_grad=True)
-        return lambda: layer(x).sum().backward()
-
-    def fastest(p: float) -> AttentionPath:
-        return min(PATHS, key=lambda path: _seconds(attention(path, p)))
-
-    return Probe(precision=precision, attention=fastest(0.0), attention_with_dropout=fastest(0.1))
-
-
-def _seconds(run: Callable[[], object], rounds: int = 5) -> float:
-    """The fastest of a few runs, after one to warm up."""
-    run()
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def cpu_name() -> str:
-    """The processor's model name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -33,7 +33,7 @@ from cctkit.errors import ElsewhereError, StoppedError, UserError
 from cctkit.models.weights import stored
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.device import DevicePolicy, apply_policy, take_device
+from cctkit.training.device import DevicePolicy, apply_policy, choose_device, take_device
 from cctkit.training.stopping import StopRequest
 
 _LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
@@ -176,17 +176,27 @@ class Ranks:
         data = b"".join(self.bytes_of_all(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)))
         return torch.frombuffer(bytearray(data), dtype=torch.float32).view(total, -1)
 
+    def device(self, choose: Callable[[], str]) -> str:
+        """The device that rank 0 chooses; each of several ranks takes one of its machine's.
+
+        Raises: UserError where this machine has not the device, or not one for each of its ranks.
+        """
+        device = self.by_first(choose)
+        with self.agreeing():
+            choose_device(device=device)
+            if self.size > 1:
+                take_device(device, self.local_rank, self.local_size)
+        return device
+
     def policy(self, choose: Callable[[], DevicePolicy]) -> DevicePolicy:
         """What rank 0 chooses, applied here: a CPU is measured once, and all compute alike.
 
         Raises: UserError where this machine has not the device, or not one for each of its ranks.
         """
         policy = DevicePolicy(**self.by_first(lambda: asdict(choose())))
-        with self.agreeing():
-            if self.size > 1:
-                take_device(policy.device, self.local_rank, self.local_size)
-            if not self.first:
-                apply_policy(policy)
+        self.device(lambda: policy.device)
+        if not self.first:
+            apply_policy(policy)
         return policy
 
     def on(self, policy: DevicePolicy) -> "Ranks":

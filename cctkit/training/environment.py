@@ -13,8 +13,9 @@ import torch
 import cctkit
 from cctkit.models.attention import PATHS
 from cctkit.runfiles import NUMBER, Shape, read_object
-from cctkit.training.device import DevicePolicy, cpu_name
+from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import launch_of_job
+from cctkit.training.probe import cpu_id, cpu_name
 
 _PIXELS: Shape = ({"mean": None, "std": None}, {"mean": [NUMBER] * 3, "std": [NUMBER] * 3})
 _SHAPE: dict[str, Shape] = {
@@ -43,6 +44,7 @@ def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) 
         "numpy": np.__version__,
         "platform": platform.platform(),
         "cpu": cpu_name(),
+        "cpu_id": cpu_id(),
         "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
         "policy": asdict(policy),
         "ranks": ranks,
@@ -63,13 +65,20 @@ def read_environment(path: Path) -> dict[str, Any]:
 def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> list[str]:
     """In words, what differs from the machine that the run began on."""
     now = environment(policy, ranks=ranks)
-    pairs = {name: (env[name], now[name]) for name in ("torch", "cpu", "gpu")}
+    pairs = {name: (env[name], now[name]) for name in ("torch", "gpu")}
+    exactly = type(env.get("cpu_id")) is str
+    pairs["cpu"] = _cpu(env, exactly=exactly), _cpu(now, exactly=exactly)
     pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
     pairs["compile"] = env["policy"].get("compile", False), policy.compile
     kept = env.get("ranks")
     pairs["number of processes"] = kept if type(kept) is int else 1, ranks
     pairs["--shard"] = _on(env.get("sharded")), _on(sharded)
     return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
+
+
+def _cpu(env: Mapping[str, Any], *, exactly: bool) -> str:
+    """The processor; by its name alone where the run is older than what tells those of one name apart."""
+    return f"{env['cpu']} ({env['cpu_id']})" if exactly else str(env["cpu"])
 
 
 def _on(value: object) -> str:

@@ -16,7 +16,7 @@ from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.text import counted
-from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.training.device import DevicePolicy, choose_policy, seeded
 from cctkit.training.distributed import Ranks, load_once
 from cctkit.training.loop import Reporter
 from cctkit.training.parallel import shares_out
@@ -43,28 +43,37 @@ class Request:
 
 
 def policy_of(config: TrainConfig) -> DevicePolicy:
-    """The device policy that a run with these settings takes on this machine."""
+    """The device policy that a run with these settings, a recipe's among them, takes on this machine."""
     return choose_policy(
         device=config.device,
         precision=config.precision,
         threads=config.threads,
         compile=config.compile,
-        dropout=config.model.attention_dropout > 0,
+        dropout=drops_attention(config),
     )
 
 
+def drops_attention(config: TrainConfig) -> bool:
+    """Whether training drops attention weights, which a frozen backbone does not."""
+    return config.model.attention_dropout > 0 and config.freeze == "none"
+
+
 def kept_policy(config: TrainConfig, kept: Mapping[str, Any]) -> DevicePolicy:
-    """The policy that a run was begun with, as `env.json` keeps it; on another device what that chooses."""
+    """The policy that a run was begun with, as `env.json` keeps it; on another device what that chooses.
+
+    An older run may have begun with masks that no step's seed repeats: it goes on with those that one does.
+    """
     policy = policy_of(config.replace(precision=kept["precision"]))
     if policy.device != kept["device"]:
         return policy
-    return replace(policy, attention=kept["attention"], attention_in_evaluation=kept["attention_in_evaluation"])
+    attention = seeded(kept["attention"], device=policy.device, dropout=drops_attention(config))
+    return replace(policy, attention=attention, attention_in_evaluation=kept["attention_in_evaluation"])
 
 
 def load(
     request: Request,
     early: Resolved,
-    policy: DevicePolicy,
+    device: str,
     reporter: Reporter,
     data_progress: DataProgress,
     ranks: Ranks,
@@ -75,7 +84,7 @@ def load(
     if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
         data = replace(data, image_size=named_size)  # a model whose name has another size
     dataset = load_once(ranks, data, progress=data_progress, notify=reporter.notice)
-    name = request.recipe or default_recipe(dataset.name, policy.device)
+    name = request.recipe or default_recipe(dataset.name, device)
     with ranks.agreeing():
         resolved = request.resolve(name)
     place = dataset.source or dataset.name

@@ -18,7 +18,7 @@ from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError
 from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
 from cctkit.runfiles import read_object, read_settings
 from cctkit.text import safe_text
-from cctkit.training.device import DevicePolicy
+from cctkit.training.device import DevicePolicy, choose_device
 from cctkit.training.distributed import ALONE, Ranks, launch_of_job, load_once
 from cctkit.training.environment import differences, environment, read_environment
 from cctkit.training.loop import Job, Reporter, evaluate, fit
@@ -54,14 +54,15 @@ def start_run(
         early = request.resolve(request.recipe)  # unknown names and values out of range, before any work
         if is_pretrained(early.config.init):
             check_pretrained(early.config.init, model_config(early.config.model))
-    policy = ranks.policy(lambda: policy_of(early.config))
-    ranks = ranks.on(policy)
+    device = ranks.device(lambda: choose_device(device=early.config.device, precision=early.config.precision))
     run: RunDir | None = None
     try:
         with ranks.agreeing():
             run = RunDir.create(request.output) if request.output and ranks.first else None
-        dataset, resolved, recipe_name = load(request, early, policy, reporter, data_progress, ranks)
+        dataset, resolved, recipe_name = load(request, early, device, reporter, data_progress, ranks)
         config = resolved.config
+        policy = ranks.policy(lambda: policy_of(config))  # of all settings: a recipe's dropout decides too
+        ranks = ranks.on(policy)
         with ranks.agreeing():
             check_against_data(config, dataset, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)

@@ -1,21 +1,28 @@
 """`cctkit summarize`: its tables, its JSON contract and its errors, through the command line."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from cctkit.catalog.models import MODELS, named_config
 from cctkit.cli.app import run
 from cctkit.cli.summarize import parse_bytes
+from cctkit.config import TrainConfig
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
+from cctkit.summary.memory import memory_policy
 from cctkit.summary.summary import summarize
+from cctkit.training.prepare import policy_of
+from cctkit.training.probe import Probe
 from tests.golden_files import check_golden
+from tests.probes import write_probe
 
 FIXED = ["--device", "cpu", "--dtype", "bf16", "--attention", "chunked"]  # what a probe would choose elsewhere otherwise
 
@@ -149,6 +156,55 @@ def test_a_summary_prints_itself_plain_and_rich() -> None:
     assert "\x1b" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("measured", "flags", "attention"),
+    [
+        ("fused", [], "fused"),  # the recipe by default, `fast` on a CPU, drops no attention weights
+        ("fused", ["--attention-dropout", "0.1"], "chunked"),
+        ("plain", ["--attention-dropout", "0.1"], "plain"),
+        ("fused", ["--attention", "plain"], "plain"),
+    ],
+)
+def test_the_memory_is_predicted_for_what_train_takes_with_the_same_settings(
+    measured: str,
+    flags: list[str],
+    attention: str,
+    precision: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(write_probe(tmp_path, f"{precision},{measured}")))
+    (row,) = as_json(capsys, "-m", "cct_2_3x2", "-b", "8", "--device", "cpu", *flags)["models"]
+    assert (row["memory"]["attention"], row["memory"]["dtype"]) == (attention, precision)
+    rates = {"attention_dropout": 0.1 if "--attention-dropout" in flags else 0.0, "drop_path": 0.0}
+    if "--attention" not in flags:
+        config = TrainConfig.from_flat({"model": "cct_2_3x2", "device": "cpu", **rates})
+        assert policy_of(config).attention == attention
+    policy = memory_policy(device="cpu", dtype=precision, attention=attention)
+    memory = summarize(named_config("cct_2_3x2", num_classes=100, **rates), batch_size=8, policy=policy).memory
+    assert memory is not None
+    assert row["memory"] == dataclasses.asdict(memory)
+
+
+def test_the_threads_of_training_are_those_that_the_cpu_is_measured_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: set_to[-1] if set_to else 1)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    answer = {1: "float32", 3: "bf16"}
+    monkeypatch.setattr(
+        "cctkit.training.probe.measure",
+        lambda: Probe(precision=answer[torch.get_num_threads()], attention="plain", attention_with_dropout="plain"),  # type: ignore[arg-type]
+    )
+    for flags, dtype in (([], "float32"), (["--threads", "3"], "bf16")):
+        (row,) = as_json(capsys, "-m", "cct_2_3x2", "--device", "cpu", *flags)["models"]
+        assert row["memory"]["dtype"] == dtype
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("8GB", 8 * 2**30), ("8 gib", 8 * 2**30), ("500M", 500 * 2**20), ("1.5k", 1536), ("77 b", 77)]
 )
@@ -201,6 +257,7 @@ def test_the_image_size_of_a_model_of_torchvisions_can_be_given(capsys: pytest.C
         (["--optimizer", "sgd"], "sgd"),
         (["--fit", "8GB", "--no-memory"], "--no-memory"),
         (["--batch-size", "0"], "--batch-size"),
+        (["--threads", "0"], "--threads"),
         (["--weights", "w.safetensors", "--num-layers", "3"], "those of the weights file"),
         (["--weights", "nothing.safetensors"], "nothing.safetensors"),
     ],

@@ -1,5 +1,7 @@
 """The predicted memory of a training step, against the allocator's figures of a real one and against hand-made counts."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from cctkit.models.build import build_model
 from cctkit.summary.memory import largest_batch, memory_policy, predict_memory
 from cctkit.summary.summary import summarize
 from cctkit.training.device import DevicePolicy
+from tests.probes import write_probe
 
 
 def policy_of(dtype: str = "float32", attention: str = "plain", device: str = "cpu") -> DevicePolicy:
@@ -85,6 +88,49 @@ def test_a_step_can_be_predicted_where_gradients_are_off(mode: type) -> None:
         assert summarize(config, policy=policy_of()).memory == expected
 
 
+@pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
+def test_without_a_policy_nothing_is_measured_written_or_set_and_what_is_assumed_is_said(
+    attention_dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr("cctkit.training.probe.measure", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("set"))
+    monkeypatch.setattr("cctkit.training.device.available_device", lambda: "cpu")
+    config = named_config("cct_2_3x2", num_classes=100, attention_dropout=attention_dropout)
+    summary = summarize(config, batch_size=8)
+    expected = summarize(config, batch_size=8, policy=policy_of(attention="chunked"))
+    assert summary.memory == expected.memory
+    assert (len(summary.notes), expected.notes) == (1, ())
+    assert "assumed" in summary.notes[0]
+    assert summary.notes[0] in str(summary)
+    assert list(tmp_path.iterdir()) == []
+    write_probe(tmp_path, "bf16,fused")
+    measured = summarize(build_model(config), batch_size=8)
+    assert measured.memory is not None
+    assert (measured.memory.dtype, measured.memory.attention) == ("bf16", "chunked" if attention_dropout else "fused")
+    assert measured.notes == ()
+
+
+class _Named(nn.Module):
+    """A model of a user's with a submodule, and in it an attribute, that are called as our attention's choice is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.path[0].path = "somewhere"
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.path[0].path == "somewhere"
+        return self.head(self.path(x))  # type: ignore[no-any-return]
+
+
+def test_a_module_called_path_is_the_users_own() -> None:
+    summary = summarize(_Named(), image_size=8, policy=policy_of(attention="chunked"))
+    assert (summary.params, summary.layers[0].path) == (3 * 4 * 9 + 4 + 4 * 10 + 10, "path.0")
+    assert summary.memory is not None
+
+
 def test_frozen_weights_have_no_gradients_and_no_state() -> None:
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     whole = summarize(model, image_size=8, policy=policy_of()).memory
@@ -138,6 +184,12 @@ def test_a_device_need_not_be_there() -> None:
     policy = memory_policy(device="cuda")
     assert (policy.device, policy.precision, policy.attention) == ("cuda", "bf16", "fused")
     assert memory_policy(device="cpu", dtype="bf16", attention="plain").attention == "plain"
+
+
+def test_of_a_cuda_device_without_bf16_fp16_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert memory_policy(device="cuda").precision == "fp16"
 
 
 @pytest.mark.parametrize("wish", [{"device": "tpu"}, {"dtype": "int8"}, {"attention": "flash"}])

@@ -1,7 +1,6 @@
 """The device policy: measured once, kept, and obeyed."""
 
 import contextlib
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,28 +14,23 @@ from cctkit.config import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
+from cctkit.models.attention import PATHS
 from cctkit.models.build import build_model
-from cctkit.training import device, loop
-from cctkit.training.device import DevicePolicy, Probe, choose_policy
+from cctkit.training import loop, probe
+from cctkit.training.device import DevicePolicy, assumed_policy, choose_policy
+from tests.probes import write_probe
 
 
-def test_the_probe_measures_once_and_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
-    first = device.probe()
-    assert first.precision in ("float32", "bf16")
-    assert len(json.loads((tmp_path / "probe.json").read_text())) == 1
-    monkeypatch.setattr(device, "measure", lambda: pytest.fail("measured again"))
-    assert device.probe() == first
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
-def test_a_spoilt_memory_of_the_probe_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
-    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
-    answer = Probe(precision="float32", attention="fused", attention_with_dropout="chunked")
-    monkeypatch.setattr(device, "measure", lambda: answer)
-    (tmp_path / "probe.json").write_text(content)
-    assert device.probe() == answer
-    assert device.probe() == answer
+@pytest.mark.parametrize("attention", PATHS)
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_each_answer_of_the_probe_is_obeyed_but_no_mask_comes_from_torchs_own_kernel(
+    attention: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(write_probe(tmp_path, f"{precision},{attention}")))
+    quiet, dropping = choose_policy(device="cpu", dropout=False), choose_policy(device="cpu", dropout=True)
+    assert quiet.precision == dropping.precision == precision
+    assert quiet.attention == quiet.attention_in_evaluation == dropping.attention_in_evaluation == attention
+    assert dropping.attention == {"fused": "chunked"}.get(attention, attention)
 
 
 def test_a_wish_wins_over_the_probe() -> None:
@@ -62,6 +56,33 @@ def test_what_is_not_there_is_refused() -> None:
 def test_a_word_that_is_no_device_or_precision_is_refused_by_naming_those_there_are(wish: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose_policy(**wish)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_what_is_assumed_of_a_cpu_is_what_was_measured_or_said_and_nothing_is_measured_or_set(
+    dropout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(probe, "measure", lambda: pytest.fail("measured"))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("set"))
+    monkeypatch.setattr("cctkit.training.device.available_device", lambda: "cpu")
+    policy, note = assumed_policy(dropout=dropout)
+    assert (policy.precision, policy.attention, policy.threads) == ("float32", "chunked", torch.get_num_threads())
+    assert note is not None
+    assert "assumed" in note
+    assert list(tmp_path.iterdir()) == []
+    write_probe(tmp_path, "bf16,fused")
+    policy, note = assumed_policy(dropout=dropout)
+    assert (policy.precision, policy.attention, note) == ("bf16", "chunked" if dropout else "fused", None)
+
+
+def test_what_is_assumed_of_an_accelerator_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cctkit.training.device.available_device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    policy, note = assumed_policy(dropout=True)
+    assert (policy.device, policy.precision, policy.attention, note) == ("cuda", "bf16", "fused", None)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
 def test_evaluating_leaves_the_model_as_it_was() -> None:

@@ -30,6 +30,22 @@ def test_it_comes_back_and_does_not_differ_from_itself(tmp_path: Path) -> None:
     assert len(differences(read_environment(path), POLICY)) == 1
 
 
+def test_processors_of_one_name_differ_where_the_run_says_which_it_was() -> None:
+    before = written(cpu="AMD EPYC", cpu_id="AuthenticAMD 25 1 1 0, AVX2")
+    now = environment(POLICY)
+    assert differences(before, POLICY) == [
+        f"cpu is {now['cpu']} ({now['cpu_id']}), it was AMD EPYC (AuthenticAMD 25 1 1 0, AVX2)"
+    ]
+    assert len(differences(written(cpu_id="another"), POLICY)) == 1
+
+
+@pytest.mark.parametrize("older", [{}, {"cpu_id": None}, {"cpu_id": 3}])
+def test_of_an_older_run_the_name_is_all_that_is_known_of_its_processor(older: dict[str, Any], tmp_path: Path) -> None:
+    env = {name: value for name, value in written().items() if name != "cpu_id"} | older
+    (tmp_path / "env.json").write_text(json.dumps(env))
+    assert differences(read_environment(tmp_path / "env.json"), POLICY) == []
+
+
 def test_a_model_that_is_compiled_now_and_was_not_differs(tmp_path: Path) -> None:
     path = tmp_path / "env.json"
     path.write_text(json.dumps(written()))
