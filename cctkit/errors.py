@@ -4,6 +4,18 @@
 with `exit_code`. A library user catches `UserError`, which is a `ValueError`.
 """
 
+import sys
+from typing import Any
+
+# Of the RuntimeErrors for which torch has no type: c10/core/impl/alloc_cpu.cpp (Linux and macOS, Windows), a CUDA call that
+# is not the allocator's, aten/src/ATen/mps/MPSAllocator.mm.
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
+)
+
 
 class UserError(ValueError):
     """Bad usage or bad input. Exit code 2.
@@ -71,3 +83,11 @@ class StoppedError(Exception):
     @property
     def exit_code(self) -> int:
         return 128 + self.signal_number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, the computer's or a device's; other faults may well speak of memory too."""
+    torch: Any = sys.modules.get("torch")  # what is not imported has raised nothing
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from cctkit.bench.task import Task
-from cctkit.errors import ResourceError, UserError
+from cctkit.errors import ResourceError, UserError, is_out_of_memory
 
 
 class Side(Protocol):
@@ -161,7 +161,7 @@ def _answer(function: Callable[..., Any], options: dict[str, Any]) -> list[Any]:
     except UserError as error:
         return [None, [error.what, error.where, error.remedy, error.exit_code == ResourceError.exit_code]]
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return [None, ["memory ran out", None, "a smaller --batch-size", True]]
 

@@ -21,14 +21,13 @@ from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.recipes import recipes
 from cctkit.cli.summarize import summarize
 from cctkit.cli.train import train
-from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError
+from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError, is_out_of_memory
 from cctkit.text import safe_text, terminal_width, wrapped
 
 # Of the click that Typer uses, which newer versions carry within themselves.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickException: Any = typer.BadParameter.__mro__[2]
 _LONGEST_LINE = 1000
-_NO_MEMORY = ("out of memory", "allocate memory")  # in what torch raises
 
 app = typer.Typer(
     name="cctkit",
@@ -114,7 +113,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
         _print_error("memory ran out", None, "a smaller model or image size")
         return ResourceError.exit_code

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cctkit.summary.summary import Summary
+    from cctkit.training.device import DevicePolicy
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _OURS = ("cct", "cvt", "vit")  # how their names begin; any other is torchvision's
@@ -99,7 +100,7 @@ def summarize(
     if memory:
         of_files, kind = len(chosen) - len(weights or ()), memory_device(device)
         wishes: Any = {"device": device, "dtype": dtype, "attention": attention, "threads": threads}
-        policies = {}
+        policies: dict[bool, DevicePolicy] = {}
         for i, (_, each, size) in enumerate(chosen):
             trained = _as_trained(each, flags, kind) if i < of_files else each
             drops = isinstance(trained, ModelConfig) and trained.attention_dropout > 0

@@ -11,7 +11,7 @@ from torch import nn
 from cctkit.config import ModelConfig, TrainConfig
 from cctkit.data.epoch import epoch_batches
 from cctkit.data.splits import Dataset, Split
-from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError
+from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
 from cctkit.evaluation import Evaluation, evaluate_split
 from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
@@ -115,8 +115,8 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
             if job.ranks.size == 1:  # the others are not at this place: what is saved already has to do
                 save(job, state, history)
             raise
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(job) from error
         job.ranks.by_first(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]

@@ -1,0 +1,83 @@
+"""Which exceptions mean that memory ran out, and that each place that asks takes the same for it."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from cctkit.bench.worker import _answer
+from cctkit.cli import app
+from cctkit.errors import ResourceError, is_out_of_memory
+from cctkit.training import loop
+
+FULL = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 B"
+    ),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, other allocations: 384.00 KB, max allowed: 9.07 GB)."),
+]
+OTHER = [
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("required rank 4 tensor to use channels_last format: memory format"),
+    RuntimeError("unsupported operation: some elements of the input tensor and the written-to tensor refer to a single memory"),
+    RuntimeError("Trying to share 9 bytes of memory between processes failed"),
+    ValueError("DefaultCPUAllocator: can't allocate memory"),
+]
+NAMES: Any = {"ids": lambda error: f"{type(error).__name__} {str(error)[:40]}"}
+
+
+@pytest.mark.parametrize("error", FULL, **NAMES)
+def test_memory_has_run_out(error: BaseException) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", OTHER, **NAMES)
+def test_a_fault_that_speaks_of_memory_is_not_that_it_ran_out(error: BaseException) -> None:
+    assert not is_out_of_memory(error)
+
+
+def test_what_torchs_allocator_raises_here_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert is_out_of_memory(caught.value)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def train(error: BaseException, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop, "begin", lambda *_, **__: (None, SimpleNamespace(epochs_done=0)))
+    patch.setattr(loop, "_train_epoch", raising(error))
+    config = SimpleNamespace(epochs=1, batch_size=8, accumulate=1, early_stopping=None)
+    with pytest.raises(ResourceError, match="--accumulate 2"):
+        loop._fit(SimpleNamespace(config=config, policy=SimpleNamespace(device="cuda")), resume=False)  # type: ignore[arg-type]
+
+
+def bench(error: BaseException, _: pytest.MonkeyPatch) -> None:
+    assert _answer(raising(error), {})[1][0] == "memory ran out"
+
+
+def command(error: BaseException, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(app, "app", raising(error))
+    assert app.run([]) == ResourceError.exit_code
+
+
+@pytest.mark.parametrize("place", [train, bench, command])
+def test_every_place_that_asks_takes_the_same_for_it(place: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in FULL:
+        place(error, monkeypatch)
+    for error in OTHER:
+        with pytest.raises(type(error)) as caught:
+            place(error, monkeypatch)
+        assert caught.value is error
