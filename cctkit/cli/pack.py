@@ -47,7 +47,7 @@ def pack(
     from cctkit.cli.tables import print_json, print_text
     from cctkit.config import TrainConfig
     from cctkit.data.dataset import pack_dataset
-    from cctkit.text import counted, safe_text
+    from cctkit.text import safe_text
     from cctkit.training.stopping import StopRequest
 
     config = TrainConfig.from_flat(
@@ -72,8 +72,6 @@ def pack(
             packed = pack_dataset(config, output, progress=on_progress, notify=reporter.notice)
         finally:
             reporter.close()
-    if packed.skipped and not quiet:
-        reporter.notice(f"left out {counted(len(packed.skipped), 'broken image')}:\n  " + "\n  ".join(packed.skipped))
     height, width = packed.image_size
     if as_json:
         print_json(

@@ -51,15 +51,24 @@ def find_archive(archives: tuple[Archive, ...], data_dir: Path) -> tuple[Archive
     return None
 
 
-def _downloaded(
-    name: str, row: DatasetRow, data_dir: Path, may_download: bool, progress: Progress, notify: Notify
-) -> tuple[Archive, list[Path]]:
-    if not may_download:
+def check_offline(name: str, row: DatasetRow, data_dir: Path) -> None:
+    """Nothing where a named data set needs no download: digits have no archive.
+
+    Raises: UserError where it is not in `data_dir`.
+    """
+    if row.archives and find_archive(row.archives, data_dir) is None:
         raise UserError(
             f"{name} is not in the data directory, and --no-download forbids to load it",
             safe_text(data_dir),
             f"say where it is with --data-dir; it comes from {row.page}",
         )
+
+
+def _downloaded(
+    name: str, row: DatasetRow, data_dir: Path, may_download: bool, progress: Progress, notify: Notify
+) -> tuple[Archive, list[Path]]:
+    if not may_download:
+        check_offline(name, row, data_dir)
     archive = row.archives[0]
     site = archive.files[0].url.rpartition("/")[0]
     notify(f"downloading {row.title}, {archive.megabytes:.0f} MB, from {site} to {safe_text(data_dir)}")

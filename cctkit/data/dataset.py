@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,18 +14,22 @@ from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config import DataConfig
 from cctkit.data.archives import archive_origin
 from cctkit.data.digits import digits_origin
+from cctkit.data.faults import refuse_faulty
+from cctkit.data.findings import FaultsError
 from cctkit.data.folder import folder_origin
 from cctkit.data.images import enlarges
 from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.packing import Packing, pack
 from cctkit.data.partial import partial_path, remove_stale
+from cctkit.data.places import data_dir, existing, streamed_folder
+from cctkit.data.report import DataReport, fault_lines, left_out, numbers_of
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
 from cctkit.data.splits import Dataset, Split
 from cctkit.data.splitting import BY_FILE, BY_PIXELS, carve, statistics
 from cctkit.data.streamed import Streamed, open_streamed
 from cctkit.errors import DiskError, UserError
 from cctkit.size import Size
-from cctkit.text import nearest, safe_text
+from cctkit.text import safe_text
 
 DEFAULT_SIZE: Size = (32, 32)
 _TEST_SHARE = 0.2
@@ -34,11 +39,6 @@ _DEFAULT = "cifar100"
 def cache_folder() -> Path:
     """Where packed files are kept: CCTKIT_CACHE, or the user's cache."""
     return Path(os.environ.get("CCTKIT_CACHE") or platformdirs.user_cache_dir("cctkit"))
-
-
-def data_dir(config: DataConfig) -> Path:
-    """Where named data sets are kept: --data-dir, CCTKIT_DATA, or the user's cache."""
-    return Path(config.data_dir or os.environ.get("CCTKIT_DATA") or Path(platformdirs.user_cache_dir("cctkit")) / "data")
 
 
 def load_dataset(
@@ -56,12 +56,17 @@ def load_dataset(
     try:
         name = config.dataset
         if config.stream:
-            streamed = _streamed(config, progress)
-            return _assemble(streamed, config, place=streamed.place, split_rule=split_rule)
-        if name is not None and name not in DATASETS and (file := _existing(name)).is_file():
+            origin, streamed = _streamed(config, progress)
+            return _assemble(streamed, config, place=streamed.place, origin=origin, split_rule=split_rule)
+        if name is not None and name not in DATASETS and (file := existing(name)).is_file():
             return _assemble(open_packed(file), config, place=str(file), split_rule=split_rule)
         origin = _origin(config, progress, notify)
-        return _assemble(_packed(origin, config, progress), config, place=origin.place, split_rule=split_rule)
+        packed = _packed(origin, config, progress)
+        return _assemble(packed, config, place=origin.place, origin=origin, split_rule=split_rule)
+    except FaultsError as error:
+        if not error.is_short:
+            notify("\n".join(fault_lines(error)))
+        raise
     except DiskError as error:
         raise DiskError(
             error.what,
@@ -78,17 +83,16 @@ def load_packed(path: Path, config: DataConfig, *, place: str | None, split_rule
     return _assemble(open_packed(path, is_cached=str(path) != place), config, place=place, split_rule=split_rule)
 
 
-def _streamed(config: DataConfig, progress: Progress) -> Streamed:
+def _streamed(config: DataConfig, progress: Progress) -> tuple[Origin, Streamed]:
     """The folder that `config` names, its images not read yet.
 
-    Raises: UserError where it is none.
+    Raises: UserError where it is none, or has faults.
     """
-    folder = None if config.dataset is None or config.dataset in DATASETS else _existing(config.dataset)
-    if folder is None or not folder.is_dir():
-        raise UserError("only a folder of images can be streamed", "--stream", "leave it out, or give a folder to --dataset")
+    folder = streamed_folder(config)
     size = config.image_size or DEFAULT_SIZE
     origin = folder_origin(folder, progress, max_pixels=config.max_pixels)
-    return open_streamed(origin, size=size, mode=config.resize_mode, max_pixels=config.max_pixels, progress=progress)
+    refuse_faulty(origin, read=False, progress=progress)
+    return origin, open_streamed(origin, size=size, mode=config.resize_mode, max_pixels=config.max_pixels, progress=progress)
 
 
 def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
@@ -123,10 +127,18 @@ def pack_dataset(config: DataConfig, path: Path, *, progress: Progress | None = 
     progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
     if path.exists():
         raise UserError("the output exists, and nothing is overwritten", safe_text(path), "choose another --output")
-    if config.dataset is not None and config.dataset not in DATASETS and (file := _existing(config.dataset)).is_file():
+    if config.dataset is not None and config.dataset not in DATASETS and (file := existing(config.dataset)).is_file():
         raise UserError("this is a file, expected a folder or the name of a data set", safe_text(file))
-    origin = _origin(config, progress, notify)
-    return pack(origin.load(progress), path, how=_packing(origin, config), progress=progress)
+    try:
+        origin = _origin(config, progress, notify)
+        packed = pack(origin.load(progress), path, how=_packing(origin, config), progress=progress)
+    except FaultsError as error:
+        if not error.is_short:
+            notify("\n".join(fault_lines(error)))
+        raise
+    parts: dict[str, Labels] = {role: np.flatnonzero(packed.roles == i) for i, role in enumerate(ROLES)}
+    notify("\n".join(_report(packed, config, parts, place=origin.place, origin=origin, split_made=False).lines()))
+    return packed
 
 
 def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
@@ -134,7 +146,9 @@ def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
     if name == "digits":
         return digits_origin()
     if name is not None and name not in DATASETS:
-        return folder_origin(_existing(name), progress, max_pixels=config.max_pixels)
+        origin = folder_origin(existing(name), progress, max_pixels=config.max_pixels)
+        refuse_faulty(origin, read=not config.skip_bad, progress=progress)
+        return origin
     try:
         return archive_origin(
             name or _DEFAULT,
@@ -155,26 +169,14 @@ def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
         return digits_origin()
 
 
-def _existing(name: str) -> Path:
-    """The folder or file of this name.
-
-    Raises: UserError where there is none.
-    """
-    path = Path(name)
-    try:
-        if name and path.exists():
-            return path.resolve()
-    except (OSError, ValueError):  # a name that no file system takes
-        pass
-    near = nearest(name, DATASETS)
-    raise UserError(
-        "there is no such folder, and no data set of this name",
-        safe_text(name) or "--dataset",
-        f"did you mean {' or '.join(near)}?" if near else f"a folder of images, or one of: {', '.join(DATASETS)}",
-    )
-
-
-def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None, split_rule: int | None) -> Dataset:
+def _assemble(
+    store: Packed | Streamed,
+    config: DataConfig,
+    *,
+    place: str | None,
+    origin: Origin | None = None,
+    split_rule: int | None,
+) -> Dataset:
     """The splits and statistics of a packed file or a streamed folder."""
     where = safe_text(place or store.name)
     size = config.image_size or store.image_size
@@ -204,7 +206,11 @@ def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None
         train, val = carve(store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule)
     mean, std = statistics(store, train) if isinstance(store, Packed) else (IMAGENET_MEAN, IMAGENET_STD)
     row = DATASETS.get(named or "")
+    report = _report(
+        store, config, {"train": train, "val": val, "test": test}, place=place, origin=origin, split_made=made, name=named
+    )
     return Dataset(
+        report=report,
         name=named or store.name,
         source=place,
         named=named is not None,
@@ -223,6 +229,39 @@ def _assemble(store: Packed | Streamed, config: DataConfig, *, place: str | None
         split_made=made,
         split_rule=rule,
         skipped=store.skipped,
+    )
+
+
+def _report(
+    store: Packed | Streamed,
+    config: DataConfig,
+    parts: Mapping[str, Labels],
+    *,
+    place: str | None,
+    origin: Origin | None,
+    split_made: bool,
+    name: str | None = None,
+) -> DataReport:
+    """What was found in the images of these parts (name -> rows)."""
+    seen = store.seen
+    return DataReport(
+        name=name or store.name,
+        place=place,
+        class_names=store.class_names,
+        parts={part: numbers_of(store.labels[rows], len(store.class_names)) for part, rows in parts.items() if len(rows)},
+        folders=origin.folders if origin else (),
+        split_made=split_made,
+        seen=seen,
+        is_sample=isinstance(store, Streamed),
+        stored_size=store.image_size,
+        image_size=config.image_size or store.image_size,
+        resize_mode=store.resize_mode,
+        size_chosen=config.image_size is not None,
+        findings=(
+            *left_out(store.skipped),
+            *(seen.findings() if seen else ()),
+            *(origin.findings if origin else ()),
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from cctkit.text import safe_text
 _WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa", "La"}
 _WITH_PAGES = {"TIFF", "GIF", "WEBP", "PNG", "AVIF"}  # the second frame of a phone's JPEG is no page
 _DEEPEST = 65_535
+_ORIENTATION, _FIRST_TURNED = 0x0112, 5  # of EXIF: from 5 on height and width change places
 LEAST_SIDE = 32
 """Smaller images are stored at this many pixels: augmentation moves and crops in pixels, and was made for 32."""
 _LARGE_PIXELS = 8_000_000
@@ -90,6 +91,22 @@ def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PI
         raise BadImageError(safe_text(error.strerror or error)) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise BadImageError(f"it cannot be decoded: {safe_text(error)}") from error
+
+
+def peek(path: str) -> tuple[Size, bool]:
+    """The height and width that an image file decodes to, by its header alone, and whether more than its pixels is to be told.
+
+    Raises: BadImageError where it has none.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise BadImageError("no regular file")
+        with Image.open(path, formats=formats()) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
+            size = (image.width, image.height) if turned else (image.height, image.width)
+            return size, image.mode.startswith("I") or image.format in _WITH_PAGES - {"PNG"}
+    except Exception as error:
+        raise BadImageError("no image of a known format") from error
 
 
 def _decoded(image: Image.Image, path: str) -> DecodedImage:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from cctkit.data.copies import Digests
 from cctkit.data.mapped import announce
+from cctkit.data.seen import Seen
 from cctkit.data.source import ROLES, Labels, Roles
 from cctkit.data.transfer import to_device
 from cctkit.digests import check_digest
@@ -41,9 +42,10 @@ DTYPES = {
     "roles": "int8",
     "ids": "uint8",
     "skipped": "uint8",
+    "seen": "uint8",
 }
 """The tensors beside the images, in the order of the file: the wide ones first, so that each is aligned."""
-SINCE = {"checksums": 3, "pixel_digests": 3}
+SINCE = {"checksums": 3, "pixel_digests": 3, "seen": 3}
 """The schema version that first had a tensor, where that is not the oldest."""
 
 
@@ -54,7 +56,7 @@ class Packed:
     images: uint8 (M, 3, H, W); labels, roles (M,); sums: float64 (M, 6), of each image's channels and of their squares, values
     in 0 to 255; order: int64 (M,), the head of each image's digest, by which splits are made; checksums: uint32 (M,), the
     CRC-32 of each image's bytes as they are stored, and pixel_digests: int64 (M,), by which copies are found, see
-    `pixel_digest`: both None in files of earlier versions; id_offsets (M + 1,).
+    `pixel_digest`; seen: what only packing sees: all None in files of earlier versions; id_offsets (M + 1,).
     file: what the file was when it was opened; is_cached: it is ours to remove where it is damaged.
     """
 
@@ -73,6 +75,7 @@ class Packed:
     id_blob: np.ndarray[Any, np.dtype[np.uint8]]
     id_offsets: np.ndarray[Any, np.dtype[np.int64]]
     skipped: tuple[str, ...]
+    seen: Seen | None
     path: Path
     file: os.stat_result
     is_cached: bool = False
@@ -203,6 +206,7 @@ def _checked(
         id_blob=arrays["ids"],
         id_offsets=arrays["id_offsets"],
         skipped=tuple(skipped.split("\n")) if skipped else (),
+        seen=Seen.from_json(arrays["seen"].tobytes().decode()) if "seen" in arrays else None,
         path=path,
         file=facts,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cctkit.data.decoding import BAD, ROW, decoded
+from cctkit.data.faults import BROKEN_REMEDY
 from cctkit.data.images import stored_size, strict_pillow
 from cctkit.data.packed import SCHEMA, Packed, open_packed
 from cctkit.data.partial import Partial, hold, partial_path
@@ -144,6 +145,6 @@ def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
 def _check_broken(bad: list[str], source: Source, *, kept: int, skip_bad: bool) -> None:
     where = safe_text(source.place or source.name)
     if not skip_bad:
-        check_broken(bad, where, remedy="mend or remove what is broken, or leave it out with --skip-bad")
+        check_broken(bad, where, remedy=BROKEN_REMEDY)
     if not kept:
         raise UserError("no image can be read", where)

@@ -2,15 +2,13 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from cctkit.errors import UserError
-
-_BAD_NAMED = 3
+from cctkit.data.findings import FaultsError, Finding, broken_images
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it, and of how much; it may raise to stop the work."""
@@ -88,7 +86,8 @@ class Origin:
     """Where images are, before any is read.
 
     address: names the place; key: names its content now, and changes with it; load: reads what `Source` needs; listing: of a
-    folder, names the roles, classes, paths in it and bytes of its files, wherever it is.
+    folder, names the roles, classes, paths in it and bytes of its files, wherever it is; findings: what was found beside
+    images, and faults: with one of them nothing can be trained; folders: each role and its folder, where it is a folder.
     """
 
     address: str
@@ -96,16 +95,22 @@ class Origin:
     place: str | None
     load: Callable[[Progress], Source]
     listing: str | None = None
+    findings: tuple[Finding, ...] = ()
+    folders: tuple[tuple[Role, str], ...] = ()
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """The findings with which nothing can be trained."""
+        return tuple(finding for finding in self.findings if finding.level == "fault")
 
 
-def check_broken(bad: list[str], where: str, *, remedy: str) -> None:
+def check_broken(bad: Sequence[str], where: str, *, remedy: str) -> None:
     """Nothing where no image is bad; `bad` says which, and why.
 
-    Raises: UserError naming the first of them.
+    Raises: FaultsError naming the first of them.
     """
     if bad:
-        named = "; ".join(bad[:_BAD_NAMED]) + ("; ..." if len(bad) > _BAD_NAMED else "")
-        raise UserError(f"{len(bad)} broken image{'s' if len(bad) > 1 else ''}: {named}", where, remedy)
+        raise FaultsError([broken_images(bad, level="fault", remedy=remedy)], where)
 
 
 def digest_of(*facts: object) -> str:

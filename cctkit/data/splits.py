@@ -11,6 +11,7 @@ from cctkit.data.copies import Digests
 from cctkit.data.decoding import available_cores
 from cctkit.data.loader import CHUNK_IMAGES
 from cctkit.data.packed import Packed
+from cctkit.data.report import DataReport
 from cctkit.data.source import Labels
 from cctkit.data.splitting import Channels
 from cctkit.data.streamed import Streamed
@@ -66,7 +67,7 @@ class Dataset:
     stored_size: of the images when they are augmented or evaluated; where it is smaller than image_size, which the model
     takes, they are enlarged on the device. source: the folder or file it came from, None for a named data set; mean, std: by
     channel, of values in 0 to 1, of a streamed folder ImageNet's; split_made: the split into train and test was made here,
-    from `split_seed`; split_rule: how, see `carve`.
+    from `split_seed`; split_rule: how, see `carve`; report: what was found, to tell.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Dataset:
     split_made: bool
     split_rule: int
     skipped: tuple[str, ...]
+    report: DataReport
 
     @property
     def is_enlarged(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cctkit.data.images import decode, resized, strict_pillow
+from cctkit.data.seen import Seen
 from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
 from cctkit.size import MAX_PIXELS, Size
 from cctkit.text import safe_text
@@ -27,7 +28,8 @@ class Streamed:
     """M images of a folder, none of them read yet.
 
     image_size: what `take` brings them to; labels, roles (M,); order: int64 (M,), the head of the digest of each id, by which
-    splits are made; may_reduce: a JPEG may be decoded at a half, a quarter or an eighth where that is large enough.
+    splits are made; seen: what a few of them tell; may_reduce: a JPEG may be decoded at a half, a quarter or an eighth where
+    that is large enough.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Streamed:
     may_reduce: bool = False
     skipped: tuple[str, ...] = ()
     pixel_digests: None = None  # nothing is read before training
+    seen: Seen | None = None
 
     def take(self, rows: Labels) -> Tensor:
         """These images: uint8 (b, 3, H, W), as packing would store them, but for `may_reduce`.
@@ -100,6 +103,7 @@ def open_streamed(
         ),
         all_ids=source.ids,
         max_pixels=max_pixels,
+        seen=Seen.of_some(origin.place, source),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from cctkit.data.decoding import GOOD, Rows
 from cctkit.data.packed import DTYPES, KEY, SCHEMA
+from cctkit.data.seen import Seen
 from cctkit.data.source import Labels, Source
 from cctkit.digests import sealed_over
 from cctkit.size import Size
@@ -54,7 +55,7 @@ def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, 
     number, image_size = len(kept), header["image_size"]
     offsets = np.zeros(number + 1, dtype=np.int64)
     np.cumsum(np.fromiter((len(_id(source, int(i))) for i in kept), dtype=np.int64, count=number), out=offsets[1:])
-    texts = skipped.encode()
+    texts, seen = skipped.encode(), Seen.of_rows(rows, source.ids).as_json().encode()
     padding = bytes(-file.tell() % 8)
     tensors: dict[str, tuple[tuple[int, ...], Iterator[bytes]]] = {
         "padding": ((len(padding),), iter([padding])),
@@ -67,6 +68,7 @@ def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, 
         "roles": ((number,), (source.roles[some].tobytes() for some in _pieces(kept))),
         "ids": ((int(offsets[-1]),), (b"".join(_id(source, int(i)) for i in some) for some in _pieces(kept))),
         "skipped": ((len(texts),), iter([texts])),
+        "seen": ((len(seen),), iter([seen])),
     }
     place = number * 3 * image_size[0] * image_size[1]
     entries = {"images": _entry("uint8", (number, 3, *image_size), 0)}

@@ -93,8 +93,6 @@ def load(
         dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
     if dataset.unverified:
         reporter.notice(dataset.unverified)
-    if dataset.skipped:
-        reporter.notice(f"left out {counted(len(dataset.skipped), 'broken image')}:\n  " + "\n  ".join(dataset.skipped))
     if ranks.first and (notice := copies_notice(dataset)):
         reporter.notice(notice)
     return dataset, Resolved(config=config, origins=resolved.origins), name

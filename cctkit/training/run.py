@@ -68,7 +68,7 @@ def start_run(
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             if ranks.first:
                 run = run or _run_by_default_name(dataset.name, config.model.model)
-            reporter.notice(first_line(config, recipe_name, dataset, policy, ranks))
+            reporter.notice("\n".join([first_line(config, recipe_name, dataset, policy, ranks), *dataset.report.lines()]))
             reporter.notice(describe(recipe_name))
         model, report = ranks.first_of_machine_first(
             lambda: initialised(config, architecture, dataset, reporter, data_progress)

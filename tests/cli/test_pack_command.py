@@ -54,7 +54,7 @@ def test_what_was_packed_is_told_as_json(folder: Path, tmp_path: Path, capsys: p
 def test_one_image_left_out_is_an_image(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "train" / "cat" / "bad.png").write_bytes(b"")
     assert run(["pack", str(folder), "-o", str(tmp_path / "packed"), "--skip-bad"]) == 0
-    assert "left out 1 broken image:\n  train/cat/bad.png: " in capsys.readouterr().err
+    assert "1 broken image left out\n    train/cat/bad.png: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from cctkit.data.dataset import load_dataset
 from cctkit.data.overlap import copies_notice, seen_file
 from cctkit.data.packed import KEY, SCHEMA
 from cctkit.data.plan import EpochPlan
+from cctkit.data.seen import Seen
 from cctkit.data.source import ROLES
 from cctkit.digests import sealed_over
 
@@ -28,6 +29,7 @@ def write_packed(path: Path, number: int, role: str, copies: int) -> Path:
     roles = np.full(number, ROLES.index("all"), dtype=np.int8)
     if role == "train":
         roles[:-100], roles[-100:] = ROLES.index("train"), ROLES.index("test")
+    seen = Seen(num_images=number, num_sizes=1, sizes=((2, 2, number),), smallest=(2, 2), largest=(2, 2))
     texts = b"".join(b"%8d" % i for i in range(number))
     tensors = {
         "images": np.zeros((number, 3, 2, 2), dtype=np.uint8),
@@ -40,6 +42,7 @@ def write_packed(path: Path, number: int, role: str, copies: int) -> Path:
         "ids": np.frombuffer(texts, dtype=np.uint8),
         "id_offsets": np.arange(number + 1) * 8,
         "skipped": np.zeros(0, dtype=np.uint8),
+        "seen": np.frombuffer(seen.as_json().encode(), dtype=np.uint8),
     }
     header = {
         "schema_version": SCHEMA,

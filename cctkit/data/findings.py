@@ -1,0 +1,142 @@
+"""What is worth telling of a data set's files: what is ignored and why, what is doubtful, and what makes it unusable."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cctkit.errors import UserError
+from cctkit.text import counted, safe_text
+
+NAMED = 20
+"""How many of each kind are kept by name."""
+_IN_MESSAGE = 3
+_IN_LINE = 4
+_NAME_LENGTH = 200
+
+Level = Literal["ignored", "warning", "fault"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One kind of thing that was found. ignored: nothing is lost; warning: results may suffer; fault: nothing can be trained.
+
+    kind: a name for programs; text: what it is, with its number; names: the first 20, safe to print; remedy: what mends it.
+    """
+
+    kind: str
+    level: Level
+    text: str
+    number: int
+    names: tuple[str, ...] = ()
+    remedy: str | None = None
+
+    @classmethod
+    def of(
+        cls, kind: str, level: Level, text: str, names: Sequence[str], *, number: int = 0, remedy: str | None = None
+    ) -> "Finding":
+        """With its names made safe and counted; number: where they are not all of them."""
+        shown = tuple(safe_text(name, _NAME_LENGTH) for name in names[:NAMED])
+        return cls(kind=kind, level=level, text=text, number=number or len(names), names=shown, remedy=remedy)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"names": list(self.names)}
+
+    def lines(self) -> list[str]:
+        """What a person is told: in a line with the first names, or with a line for each where something is to be mended."""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        if self.level == "fault" or self.kind == "broken":
+            more = self.number - len(self.names)
+            named = [*self.names, *([f"and {more:,} more"] if more and self.names else [])]
+            return [f"  {self.level}: {self.text}{remedy}", *(f"    {name}" for name in named)]
+        shown = ", ".join(self.names[:_IN_LINE]) + (", ..." if self.number > _IN_LINE else "")
+        return [f"  {self.level}: {self.text}{remedy}" + (f": {shown}" if shown else "")]
+
+    def in_short(self, most: int = _IN_MESSAGE) -> str:
+        """The text with the first few names."""
+        if not self.names:
+            return self.text
+        more = "; ..." if self.number > min(most, len(self.names)) else ""
+        return f"{self.text}: {'; '.join(self.names[:most])}{more}"
+
+
+class FaultsError(UserError):
+    """A data set cannot be used. `faults` are all that were found, of which the message names the first of each kind."""
+
+    def __init__(self, faults: Sequence[Finding], where: str) -> None:
+        remedies = dict.fromkeys(fault.remedy for fault in faults if fault.remedy)
+        super().__init__("; ".join(fault.in_short() for fault in faults), where, "; ".join(remedies) or None)
+        self.faults = tuple(faults)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a loader worker sends it
+        return FaultsError, (self.faults, self.where)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the message names everything."""
+        return len(self.faults) == 1 and self.faults[0].number <= _IN_MESSAGE
+
+
+class Finds:
+    """What a scan meets beside images, counted; of each kind the first few by name."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._numbers: Counter[str] = Counter()
+        self._endings: dict[str, Counter[str]] = {}
+
+    def add(self, kind: str, name: str, *, ending: str = "") -> None:
+        self._numbers[kind] += 1
+        names = self._names.setdefault(kind, [])
+        if len(names) < NAMED:
+            names.append(name)
+        self._endings.setdefault(kind, Counter())[ending or "no ending"] += 1
+
+    def findings(self) -> list[Finding]:
+        """In the order of `_TELLING`."""
+        return [
+            Finding.of(
+                kind,
+                level,
+                text.format(counted(self._numbers[kind], noun), endings=self._by_ending(kind)),
+                self._names[kind],
+                number=self._numbers[kind],
+                remedy=remedy,
+            )
+            for kind, (level, noun, text, remedy) in _TELLING.items()
+            if self._numbers[kind]
+        ]
+
+    def _by_ending(self, kind: str) -> str:
+        found = self._endings[kind].most_common()
+        shown = ", ".join(f"{safe_text(ending, 20)} {number:,}" for ending, number in found[:6])
+        return shown if len(found) <= 6 else f"{shown}, ..."
+
+
+# Kind -> level, noun, text of its number and endings, remedy.
+_TELLING: dict[str, tuple[Level, str, str, str | None]] = {
+    "unreadable_folder": ("fault", "folder", "{} cannot be read", "give read access, or remove it"),
+    "unread_format": (
+        "warning",
+        "image",
+        "{} of formats that are not read ({endings})",
+        "convert them to PNG or JPEG",
+    ),
+    "link": (
+        "warning",
+        "link",
+        "{} not followed: to a folder above it, or to one that is read under another class",
+        "remove it, or copy what it is to hold",
+    ),
+    "outside": ("warning", "image", "{} in no class folder", "move them into the folder of their class"),
+    "beside": ("ignored", "folder", "{} beside the parts", None),
+    "other_file": ("ignored", "other file", "{} ({endings})", None),
+    "hidden": ("ignored", "hidden file or folder", "{}", None),
+}
+
+
+def broken_images(bad: Sequence[str], *, level: Level, remedy: str | None) -> Finding:
+    """Images that cannot be used; `bad` says which, and why."""
+    text = counted(len(bad), "broken image")
+    return Finding.of("broken", level, text if level == "fault" else f"{text} left out", bad, remedy=remedy)

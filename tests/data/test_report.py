@@ -1,0 +1,220 @@
+"""What is said of a folder before it is trained on, whatever is in it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cctkit.config import DataConfig
+from cctkit.data.dataset import load_dataset
+from cctkit.data.findings import FaultsError
+from cctkit.data.splits import Dataset
+from cctkit.errors import UserError
+from cctkit.text import wrapped
+from tests.conftest import write_images
+from tests.data.messy import messy_folder
+
+MESSY = """\
+data: {place}
+  images: 88 to train on and 15 to test on; Train/ is train, Testing/ is test
+  classes: 3, of 6 ('bird') to 69 images ('cat')
+  sizes: 320x240 (78), 160x120 (6), 80x60 (4) and 11 more; from 80x60 to
+    320x240, width x height
+  read as: centre cut and shrunk to 32x32; --image-size 128 keeps more
+  warning: the largest class has 12 times the images of the smallest: a high
+    accuracy can hide that of the small ones
+  warning: 3 images of 16 bits with no value above 4,095 of 65,535: nearly
+    black; scale the values to 0 to 65,535, or save them with 8 bits:
+    Train/dog/scan0.tif, Train/dog/scan1.tif, Train/dog/scan2.tif
+  warning: 8 images of formats that are not read (.heic 7, .jp2 1); convert them
+    to PNG or JPEG: Train/cat/phone0.heic, Train/cat/phone1.heic,
+    Train/cat/phone2.heic, Train/cat/phone3.heic, ...
+  warning: 2 links not followed: to a folder above it, or to one that is read
+    under another class; remove it, or copy what it is to hold: Train/cat/all,
+    Train/cat/more
+  warning: 1 image in no class folder; move them into the folder of their class:
+    Train/lost.png
+  ignored: 4 broken images left out
+    Train/cat/cut.jpg: image file is truncated (9 bytes not processed)
+    Train/cat/deep.tif: pixels of 70,000 to 70,000, expected 0 to 65,535
+    Train/cat/short.png: image file is truncated (it ends before its last row)
+    Train/dog/text.png: no image of a known format
+  ignored: 1 file with further pages or frames: the first of each is read:
+    Train/cat/stack.tif
+  ignored: 1 folder beside the parts: annotations
+  ignored: 2 other files (.csv 1, .txt 1): Train/labels.csv, Train/readme.txt
+  ignored: 1 hidden file or folder: Train/.hidden"""
+
+
+def load(folder: Path, **config: Any) -> Dataset:
+    return load_dataset(DataConfig(dataset=str(folder), **config))
+
+
+def lines(dataset: Dataset) -> list[str]:
+    return dataset.report.lines()
+
+
+def line(dataset: Dataset, label: str) -> str:
+    (found,) = [each for each in lines(dataset) if each.startswith(f"  {label}: ")]
+    return found.removeprefix(f"  {label}: ")
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return messy_folder(tmp_path_factory.mktemp("messy") / "photos")
+
+
+def test_everything_in_a_messy_folder_is_told_at_80_columns_the_same_from_the_cache(messy: Path) -> None:
+    for _ in range(2):
+        told = wrapped("\n".join(lines(load(messy, skip_bad=True))), 80, further="  ")
+        assert told.splitlines()[1:] == MESSY.splitlines()[1:]
+
+
+def test_a_report_is_json_too(messy: Path) -> None:
+    told = json.loads(json.dumps(load(messy, skip_bad=True).report.as_dict()))
+    assert {finding["kind"]: finding["number"] for finding in told["findings"]} == {
+        "broken": 4,
+        "shallow": 3,
+        "pages": 1,
+        "unread_format": 8,
+        "link": 2,
+        "outside": 1,
+        "beside": 1,
+        "other_file": 2,
+        "hidden": 1,
+    }
+    assert told["parts"] == {"train": [4, 61, 23], "test": [2, 8, 5]}
+
+
+def test_a_streamed_folder_is_told_of_by_some_of_its_images(messy: Path) -> None:
+    found = lines(load(messy, stream=True))
+    assert any("images looked at, 320x240 (" in each for each in found)
+    assert any("1 file with further pages" in each for each in found)
+
+
+def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
+    folder = messy_folder(tmp_path / "photos")
+    shutil.rmtree(folder / "Testing" / "bird")
+    (folder / "Train" / "empty").mkdir()
+    for i in range(25):
+        (folder / "Train" / "bird" / f"bad{i:02}.png").write_bytes(b"")
+    said: list[str] = []
+    with pytest.raises(FaultsError) as caught:
+        load_dataset(DataConfig(dataset=str(folder)), notify=said.append)
+    message = str(caught.value)
+    assert "no image in train of 1 class: 'empty'" in message
+    assert "test lacks 2 classes of another part: 'bird'; 'empty'" in message
+    assert "29 broken images: Train/bird/bad00.png: no image of a known format; " in message
+    assert "\n" not in message
+    text = "\n".join(said)
+    assert text.count("Train/bird/bad") == 20
+    assert "    and 9 more" in text
+    assert "    'empty'" in text
+
+
+def test_a_link_to_a_folder_above_or_of_another_class_is_not_followed(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 4, "dog": 6})
+    alone = load(tmp_path / "a")
+    os.symlink(tmp_path / "a", tmp_path / "a" / "cat" / "up")
+    os.symlink(tmp_path / "a" / "dog", tmp_path / "a" / "cat" / "dogs")
+    os.symlink(tmp_path / "a" / "dog", tmp_path / "a" / "aaa")  # though it comes before the class that it leads to
+    os.symlink(tmp_path, tmp_path / "a" / "everything")
+    os.symlink(tmp_path / "a" / "cat", tmp_path / "a" / "cat" / "itself")
+    os.symlink("loop", tmp_path / "a" / "cat" / "loop")
+    data = load(tmp_path / "a")
+    assert data.class_names == ("cat", "dog")
+    assert data.fingerprint == alone.fingerprint
+    (found,) = [finding for finding in data.report.findings if finding.kind == "link"]
+    assert (found.number, found.names) == (5, ("aaa", "everything", "cat/dogs", "cat/itself", "cat/up"))
+
+
+def test_links_to_folders_elsewhere_are_classes(tmp_path: Path) -> None:
+    write_images(tmp_path / "store", {"x": 5, "y": 5})
+    for part in ("train", "test"):
+        (tmp_path / "a" / part).mkdir(parents=True)
+        for name, target in (("cat", "x"), ("dog", "y")):
+            os.symlink(tmp_path / "store" / target, tmp_path / "a" / part / name)
+    data = load(tmp_path / "a")
+    assert (len(data.train), len(data.test)) == (10, 10)
+    assert not data.report.findings
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Test"),
+        ("TRAIN", "VAL"),
+        ("training", "validation", "testing"),
+        ("training_set", "test_set"),
+        ("train2017", "val2017"),
+        ("Training Images", "Dev Images", "Evaluation"),
+    ],
+)
+def test_folders_with_names_of_parts_in_any_spelling_are_parts(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_images(tmp_path / name, {"cat": 4, "dog": 4})
+    (tmp_path / "docs").mkdir()
+    data = load(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert (len(data.train), data.val is not None, data.split_made) == (8, len(names) == 3, False)
+    assert f"{names[0]}/ is train" in line(data, "images")
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+    write_images(tmp_path, {"Train": 4, "Bus": 4, "Car": 4})
+    write_images(tmp_path / "Train", {"steam": 2})
+    assert load(tmp_path).class_names == ("Bus", "Car", "Train")
+
+
+def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
+    for name in ("Train", "training", "Test"):
+        write_images(tmp_path / name, {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match="more than one of Train/, training/"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "config", "words"),
+    [
+        ((40, 30), {}, "centre cut and enlarged to 32x32"),
+        ((40, 30), {"resize_mode": "squash"}, "squashed and brought to 32x32"),
+        ((90, 60), {}, "centre cut and shrunk to 32x32"),
+        ((64, 64), {}, "shrunk to 32x32; --image-size 64 keeps more"),
+        ((64, 64), {"image_size": (32, 32)}, "shrunk to 32x32"),
+        ((32, 32), {}, "32x32, as they are"),
+        ((32, 32), {"image_size": (64, 64)}, "32x32, as they are, then enlarged to 64x64"),
+        ((8, 8), {}, "enlarged to 32x32"),
+        ((48, 32), {"image_size": (16, 24)}, "shrunk to 16x24 (height x width)"),
+    ],
+)
+def test_what_is_done_with_the_pixels_is_told(tmp_path: Path, size: tuple[int, int], config: Any, words: str) -> None:
+    write_images(tmp_path, {"cat": 5, "dog": 5}, size=size)
+    data = load(tmp_path, **config)
+    assert line(data, "read as") == words
+    assert line(data, "sizes") == f"all {size[0]}x{size[1]}"
+
+
+def test_classes_of_like_size_are_no_warning_and_ten_to_one_is(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 2, "dog": 19})
+    write_images(tmp_path / "b", {"cat": 2, "dog": 20})
+    assert not any("times the images" in each for each in lines(load(tmp_path / "a")))
+    assert any("10 times the images" in each for each in lines(load(tmp_path / "b")))
+
+
+def test_sixteen_bits_that_are_used_are_no_warning(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 3, "dog": 3})
+    for value in (20_000, 65_535, 100):
+        Image.fromarray(np.full((16, 16), value, dtype=np.uint16)).save(tmp_path / "cat" / f"{value}.png")
+    assert not load(tmp_path).report.findings
+
+
+def test_a_named_data_set_is_told_of_in_a_line() -> None:
+    (told,) = lines(load_dataset(DataConfig(dataset="digits", image_size=(8, 8))))
+    assert told.startswith(
+        "data: digits, 1,438 to train on and 359 to test on, split here within each class; classes: 10, of 174"
+    )
