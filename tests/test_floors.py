@@ -12,7 +12,20 @@ ROOT = Path(__file__).parents[1] / "cctkit"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     {
-        *("errors", "text", "size", "checked", "config", "config_files", "catalog", "schedule", "score", "rundir", "runfiles"),
+        *(
+            "errors",
+            "text",
+            "columns",
+            "size",
+            "checked",
+            "config",
+            "config_files",
+            "catalog",
+            "schedule",
+            "score",
+            "rundir",
+            "runfiles",
+        ),
         *("digests", "predictions", "comparison", "paired"),
     },
     {"models", "data", "metrics"},

@@ -6,10 +6,10 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cctkit.catalog.results import NOTES
+from cctkit.columns import Column, fitting, narrow_note, table_of, total_width
 from cctkit.comparison import SCORED_DATASET, Row
 from cctkit.score import THRESHOLD_PERCENT
 from cctkit.text import csv_cell, safe_text
@@ -33,16 +33,6 @@ _SIZE = (
 )
 _FRONT = "front: no other row of the table has as few parameters and as much accuracy; p by the size shown, t by the true one."
 _OWN_FRONT = "front, *: no other run of the table has as few parameters and as much accuracy."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """heading: its lines; drop: what a narrow terminal does without, the lowest first, None: never."""
-
-    heading: tuple[str, ...]
-    text: Callable[[Row], str]
-    left: bool = False
-    drop: int | None = None
 
 
 def label(row: Row, *, with_recipe: bool = False) -> str:
@@ -104,34 +94,37 @@ def _described(row: Row) -> str:
     return ", ".join(filter(None, (row.run, *told)))
 
 
-def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool) -> list[Column]:
+def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> list[Column]:
+    """The columns that have anything to say of these rows. numbered: own runs are named in the footnotes."""
     scored, own_only = rows[0].dataset == SCORED_DATASET, all(row.is_own for row in rows)
-    columns = [
-        Column(heading=("", "model"), text=label, left=True),
-        Column(heading=("top-1", "%"), text=lambda row: _decimals(row.top1_percent, 2, 2 if row.is_own else 3)),
-        Column(heading=("95%", "interval"), text=_interval_text, drop=7),
-        Column(heading=("size", "M"), text=lambda row: _decimals(row.params_millions, 0, 3)),
-    ]
+    columns: list[Column] = []
+
+    def add(heading: tuple[str, str], text: Callable[[Row], str], *, left: bool = False, drop: int | None = None) -> None:
+        cells = [text(row) for row in rows]
+        if any(cells):
+            folded = _FOLDED_MODEL if not columns else None
+            columns.append(Column(heading=heading, cells=cells, left=left, drop=drop, folded=folded))
+
+    add(("", "model"), label, left=True)
+    add(("top-1", "%"), lambda row: _decimals(row.top1_percent, 2, 2 if row.is_own else 3))
+    add(("95%", "interval"), _interval_text, drop=7)
+    add(("size", "M"), lambda row: _decimals(row.params_millions, 0, 3))
     if scored:
-        columns.append(Column(heading=("", "score"), text=lambda row: _score_text(row, row.score)))
+        add(("", "score"), lambda row: _score_text(row, row.score))
     if not own_only:
-        columns.append(Column(heading=("true", "M"), text=lambda row: _decimals(row.true_params_millions, 3, 3), drop=5))
+        add(("true", "M"), lambda row: _decimals(row.true_params_millions, 3, 3), drop=5)
         if scored:
-            columns.append(Column(heading=("score", "true"), text=lambda row: _score_text(row, row.score_true_params), drop=4))
+            add(("score", "true"), lambda row: _score_text(row, row.score_true_params), drop=4)
     if scored:
-        columns.append(
-            Column(heading=("score", "t.s."), text=lambda row: _score_text(row, row.score_without_embeddings), drop=6)
-        )
-    columns += [
-        Column(heading=("MACs", "G"), text=lambda row: "" if row.macs is None else f"{row.macs / 1e9:.3f}", drop=1),
-        Column(heading=("", "epochs"), text=lambda row: "" if row.epochs is None else str(row.epochs), drop=2),
-        Column(heading=("", "recipe"), text=lambda row: row.recipe or "", left=True, drop=3),
-        Column(heading=("", "seed"), text=lambda row: "" if row.seed is None else str(row.seed), drop=3),
-    ]
+        add(("score", "t.s."), lambda row: _score_text(row, row.score_without_embeddings), drop=6)
+    add(("MACs", "G"), lambda row: "" if row.macs is None else f"{row.macs / 1e9:.3f}", drop=1)
+    add(("", "epochs"), lambda row: "" if row.epochs is None else str(row.epochs), drop=2)
+    add(("", "recipe"), lambda row: row.recipe or "", left=True, drop=3)
+    add(("", "seed"), lambda row: "" if row.seed is None else str(row.seed), drop=3)
     if len(rows) > 1:
-        columns.append(Column(heading=("", "front"), text=lambda row: _front_text(row, own_only=own_only), left=True, drop=8))
+        add(("", "front"), lambda row: _front_text(row, own_only=own_only), left=True, drop=8)
     heading = ("", "run") if own_only else ("source,", "notes")
-    columns.append(Column(heading=heading, text=lambda row: marks.of(row, numbered=numbered), left=True))
+    add(heading, lambda row: marks.of(row, numbered=numbered), left=True)
     return columns
 
 
@@ -174,13 +167,14 @@ def render(tables: Sequence[Sequence[Row]], *, width: int | None) -> "Group":
     dropped: dict[str, None] = {}
     for dataset in _by_dataset(tables):
         for rows in dataset:
-            columns, cells, left_out = _fitted(rows, marks, width)
+            columns, left_out = _fitted(rows, marks, width)
             dropped |= dict.fromkeys(left_out)
-            parts += [Text(title(rows), style="bold"), _table(columns, cells, rows), Text()]
+            bold = [len(rows) > 1 and (row.pareto or row.pareto_true) for row in rows]
+            parts += [Text(title(rows), style="bold"), table_of(columns, bold=bold), Text()]
         notes = [*_explanations(dataset), *marks.lines()]
         parts += [*map(Text, notes), *([Text()] if notes else [])]
     if dropped:
-        parts += [Text(f"left out, as the terminal is narrow: {', '.join(dropped)}; --json and --csv have them"), Text()]
+        parts += [Text(narrow_note(dropped, "--json and --csv have them")), Text()]
     return Group(*parts[:-1])
 
 
@@ -200,63 +194,18 @@ def _explanations(tables: Sequence[Sequence[Row]]) -> list[str]:
     return notes
 
 
-def _filled(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> tuple[list[Column], list[list[str]]]:
-    """The columns that have anything to say of these rows, and their cells by row."""
-    columns = _columns(rows, marks, numbered=numbered)
-    cells = [[column.text(row) for column in columns] for row in rows]
-    said = [i for i in range(len(columns)) if any(line[i] for line in cells)]
-    return [columns[i] for i in said], [[line[i] for i in said] for line in cells]
-
-
-def _fitted(rows: Sequence[Row], marks: _Marks, width: int | None) -> tuple[list[Column], list[list[str]], list[str]]:
-    """The columns that fit, their cells by row, and the headings of the columns that do not fit.
+def _fitted(rows: Sequence[Row], marks: _Marks, width: int | None) -> tuple[list[Column], list[str]]:
+    """The columns that fit, and the names of those that do not.
 
     Where not all of them fit, own runs are named in the footnotes, with their recipes and seeds.
     """
     marks_before = copy.deepcopy(marks)
-    columns, cells = _filled(rows, marks)
-    if width is None or _total(_widths(columns, cells)) <= width:
-        return columns, cells, []
+    columns = _columns(rows, marks)
+    if width is None or total_width(columns) <= width:
+        return columns, []
     marks.sources, marks.notes = marks_before.sources, marks_before.notes
-    columns, cells = _filled(rows, marks, numbered=True)
-    widths = _widths(columns, cells)
-    kept = list(range(len(columns)))
-    while _total([widths[i] for i in kept]) > width:
-        droppable = [(columns[i].drop, i) for i in kept if columns[i].drop is not None]
-        if not droppable:
-            break
-        lowest = min(droppable)[0]
-        kept = [i for i in kept if columns[i].drop != lowest]
-    headings = [" ".join(filter(None, column.heading)) for column in columns]
-    left_out = [heading for i, heading in enumerate(headings) if i not in kept and heading not in _IN_FOOTNOTES]
-    return [columns[i] for i in kept], [[line[i] for i in kept] for line in cells], left_out
-
-
-def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
-    """The columns' widths; a long model name may take two lines, where it has two words."""
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, (*column.heading, *(line[i] for line in cells)))) for i, column in enumerate(columns)]
-    longest_word = max(cell_len(word) for line in cells for word in line[0].split() or [""])
-    return [min(widths[0], max(_FOLDED_MODEL, longest_word)), *widths[1:]]
-
-
-def _total(widths: Sequence[int]) -> int:
-    return sum(widths) + 2 * (len(widths) - 1)
-
-
-def _table(columns: Sequence[Column], cells: Sequence[Sequence[str]], rows: Sequence[Row]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(
-            Text("\n".join(column.heading)), justify="left" if column.left else "right", no_wrap=i > 0, overflow="fold"
-        )
-    for line, row in zip(cells, rows, strict=True):
-        table.add_row(*map(Text, line), style="bold" if len(rows) > 1 and (row.pareto or row.pareto_true) else "")
-    return table
+    kept, left_out = fitting(_columns(rows, marks, numbered=True), width)
+    return kept, [name for name in left_out if name not in _IN_FOOTNOTES]
 
 
 def markdown(tables: Sequence[Sequence[Row]]) -> str:
@@ -265,10 +214,9 @@ def markdown(tables: Sequence[Sequence[Row]]) -> str:
     parts = []
     for dataset in _by_dataset(tables):
         for rows in dataset:
-            columns, cells = _filled(rows, marks)
-            lines = [[" ".join(filter(None, column.heading)) for column in columns]]
-            lines += [["---" if column.left else "---:" for column in columns]]
-            lines += [[_escaped(cell) for cell in line] for line in cells]
+            columns = _columns(rows, marks)
+            lines = [[column.name for column in columns], ["---" if column.left else "---:" for column in columns]]
+            lines += [[_escaped(cell) for cell in line] for line in zip(*(column.cells for column in columns), strict=True)]
             parts += [f"**{_escaped(title(rows))}**", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
         if notes := [*_explanations(dataset), *marks.lines()]:
             parts.append("\n".join(f"- {_escaped(note)}" for note in notes))

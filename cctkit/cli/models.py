@@ -1,19 +1,21 @@
 """`cctkit models`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cctkit.cli import completion
+from cctkit.columns import Column, fitting, narrow_note, table_of
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 _DATASETS = {"cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k": "ImageNet-1k"}
+_FOLDED = 17  # columns of the accuracies, on a narrow terminal
 
 
 def models(
@@ -41,7 +43,7 @@ def models(
     if as_json:
         print_json({"schema_version": 1, "models": rows})
     else:
-        print_wide(lambda _: _table(rows))
+        print_wide(lambda width: _table(rows, width))
 
 
 def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) -> list[dict[str, Any]]:
@@ -123,33 +125,47 @@ def _published(name: str) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _table(rows: list[dict[str, Any]]) -> "Table":
-    from rich.table import Table
+def _table(rows: Sequence[Mapping[str, Any]], width: int | None) -> "Group":
+    from rich.console import Group
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("model", "family"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("pixels", "layers", "width", "MLP", "heads", "classes", "params", "published M", "MACs G"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("published top-1 %", overflow="fold")
-    table.add_column("alias", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, _cells(row)))
-    return table
+    columns, left_out = fitting(_columns(rows), width)
+    note = [Text(), Text(narrow_note(left_out, "--json has them"))] if left_out else []
+    return Group(table_of(columns), *note)
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    height, width = row["image_size"]
-    published = ", ".join(f"{each['top1_percent']:.2f} {_DATASETS[each['dataset']]}" for each in row["published"])
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    def column(heading: str, text: Callable[[Mapping[str, Any]], str], **more: Any) -> Column:
+        return Column(heading=(heading,), cells=[text(row) for row in rows], **more)
+
+    def number(heading: str, key: str, drop: int) -> Column:
+        return column(heading, lambda row: str(row[key]), drop=drop)
+
     return [
-        row["model"],
-        row["family"],
-        str(height) if height == width else f"{height}x{width}",
-        *(str(row[key]) for key in ("num_layers", "embed_dim", "mlp_dim", "num_heads", "num_classes")),
-        f"{row['params']['total']:,}",
-        "" if row["published_params_millions"] is None else f"{row['published_params_millions']:g}",
-        f"{row['macs'] / 1e9:.3f}",
-        published,
-        row["alias"] or "",
+        column("model", lambda row: row["model"], left=True),
+        column("family", lambda row: row["family"], left=True, drop=7),
+        column("pixels", _pixels, drop=8),
+        number("layers", "num_layers", 4),
+        number("width", "embed_dim", 3),
+        number("MLP", "mlp_dim", 2),
+        number("heads", "num_heads", 2),
+        number("classes", "num_classes", 6),
+        column("params", lambda row: f"{row['params']['total']:,}"),
+        column("published M", lambda row: _or_empty(row["published_params_millions"]), drop=5),
+        column("MACs G", lambda row: f"{row['macs'] / 1e9:.3f}"),
+        column("published top-1 %", _accuracies, left=True, folded=_FOLDED),
+        column("alias", lambda row: row["alias"] or "", left=True, drop=1),
     ]
+
+
+def _pixels(row: Mapping[str, Any]) -> str:
+    height, width = row["image_size"]
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def _accuracies(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{each['top1_percent']:.2f} {_DATASETS[each['dataset']]}" for each in row["published"])
+
+
+def _or_empty(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"

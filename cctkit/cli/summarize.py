@@ -123,7 +123,7 @@ def summarize(
     elif model or weights:
         print_wide(lambda width: renderable(*summaries, width=width))
     else:
-        print_wide(lambda _: catalog_table(summaries))
+        print_wide(lambda width: catalog_table(summaries, width=width))
 
 
 def parse_bytes(text: str) -> int:

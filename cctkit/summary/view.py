@@ -1,18 +1,20 @@
 """Summaries as rich tables, one or several side by side, and as plain text."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cctkit.columns import Column, fitting, narrow_note, table_of
 from cctkit.summary.memory import Memory
 from cctkit.summary.summary import MB, Summary, Torchsummary
 from cctkit.text import safe_text
 
 _LAYERS_WIDTH = 72  # of one model's table of layers
+_TITLES_WIDTH = 24  # that the titles of the totals are wrapped into at the narrowest
 _FINDING = ("cct_6_3x1", "cct_6_3x2")
 
 
@@ -31,7 +33,15 @@ def renderable(*summaries: Summary, width: int | None = None) -> RenderableType:
     else:
         layers = [item for each in summaries for item in (layer_table(each), Text())]
     notes = dict.fromkeys(note for summary in summaries for note in summary.notes)
-    return Group(*layers, Text(), totals_table(*summaries), *map(Text, notes))
+    totals = [part for some in _side_by_side(summaries, width) for part in (Text(), totals_table(*some))]
+    return Group(*layers, *totals, *map(Text, notes))
+
+
+def _side_by_side(summaries: Sequence[Summary], width: int | None) -> list[Sequence[Summary]]:
+    """The summaries in as few groups as have room for their totals beside each other."""
+    widest = max(len(text) for each in summaries for text in (safe_text(each.model), f"{each.macs:,}"))
+    number = len(summaries) if width is None else max(1, (width - _TITLES_WIDTH) // (widest + 2))
+    return [summaries[i : i + number] for i in range(0, len(summaries), number)]
 
 
 def layer_table(*summaries: Summary) -> Table:
@@ -39,7 +49,7 @@ def layer_table(*summaries: Summary) -> Table:
     table = _table()
     for summary in summaries:
         table.add_column(safe_text(summary.model), no_wrap=True)
-        table.add_column("output shape", no_wrap=True)
+        table.add_column("output shape")
         table.add_column("params", justify="right", no_wrap=True)
         table.add_column("trainable", no_wrap=True)
     marks = {True: "yes", False: "no", None: ""}
@@ -58,7 +68,7 @@ def layer_table(*summaries: Summary) -> Table:
 def totals_table(*summaries: Summary) -> Table:
     """The report's block, what it leaves out, and the memory of a training step; a column a model."""
     table = _table()
-    table.add_column("as torchsummary counts, one image", no_wrap=True)
+    table.add_column("as torchsummary counts, one image")
     for summary in summaries:
         table.add_column(safe_text(summary.model), justify="right", no_wrap=True)
 
@@ -91,28 +101,36 @@ def totals_table(*summaries: Summary) -> Table:
     return table
 
 
-def catalog_table(summaries: Sequence[Summary]) -> RenderableType:
-    """A row a model, and under it the report's finding where its two models are among them."""
-    table = _table()
-    table.add_column("model", no_wrap=True)
-    headings = ["params", "torchsummary's", "MACs G", "fwd/bwd MB", "params MB", "total MB"]
+def catalog_table(summaries: Sequence[Summary], *, width: int | None = None) -> RenderableType:
+    """A row a model, and under it the report's finding where its two models are among them; columns that do not fit into
+    `width` characters (None: any) are left out.
+    """
     with_memory = any(summary.memory for summary in summaries)
     with_fit = any(summary.fitting_batch is not None for summary in summaries)
-    headings += ["step's peak MB"] * with_memory + ["fitting batch"] * with_fit
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for summary in summaries:
-        block = [
-            _of_block(summary.torchsummary, name, ",.2f")
-            for name in ("forward_backward_pass_mb", "params_mb", "estimated_total_mb")
-        ]
-        counted = _of_block(summary.torchsummary, "total_params", ",")
-        cells = [safe_text(summary.model), f"{summary.params:,}", counted, f"{summary.macs / 1e9:.3f}", *block]
-        cells += [_of_memory(summary.memory, "peak_bytes")] * with_memory
-        cells += [_fitting(summary)] * with_fit
-        table.add_row(*map(Text, cells))
-    notes = [Text(note) for note in (*_finding(summaries), *([memory_title(summaries)] if with_memory else []))]
-    return Group(table, Text(), *notes)
+
+    def column(heading: str, cell: Callable[[Summary], str], *, drop: int | None = None, left: bool = False) -> Column:
+        return Column(heading=(heading,), cells=[cell(summary) for summary in summaries], drop=drop, left=left)
+
+    def block(heading: str, name: str, form: str, drop: int) -> Column:
+        return column(heading, lambda summary: _of_block(summary.torchsummary, name, form), drop=drop)
+
+    columns = [
+        column("model", lambda summary: safe_text(summary.model), left=True),
+        column("params", lambda summary: f"{summary.params:,}"),
+        block("torchsummary's", "total_params", ",", 4),
+        column("MACs G", lambda summary: f"{summary.macs / 1e9:.3f}", drop=5),
+        block("fwd/bwd MB", "forward_backward_pass_mb", ",.2f", 2),
+        block("params MB", "params_mb", ",.2f", 1),
+        block("total MB", "estimated_total_mb", ",.2f", 3),
+    ]
+    if with_memory:
+        columns.append(column("step's peak MB", lambda summary: _of_memory(summary.memory, "peak_bytes")))
+    if with_fit:
+        columns.append(column("fitting batch", _fitting))
+    kept, left_out = fitting(columns, width)
+    notes = [*_finding(summaries), *([memory_title(summaries)] if with_memory else [])]
+    notes += [narrow_note(left_out, "--json has them")] if left_out else []
+    return Group(table_of(kept), Text(), *map(Text, notes))
 
 
 def memory_title(summaries: Sequence[Summary]) -> str:

@@ -1,13 +1,15 @@
 """`cctkit models`: the catalog as a table and as JSON."""
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from cctkit.catalog.models import MODELS
-from cctkit.cli.models import catalog_rows, models
+from cctkit.cli.models import _table, catalog_rows, models
 from cctkit.errors import UserError
 
 
@@ -72,5 +74,18 @@ def test_classes_can_be_given() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys; from cctkit.cli.models import models; models(); assert 'torch' not in sys.modules"
+    code = "import sys; from cctkit.cli.models import _table, models; models(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_a_narrow_terminal_columns_are_left_out_and_named_and_none_is_cut(width: int) -> None:
+    console = Console(width=width, file=io.StringIO())
+    console.print(_table(catalog_rows(), width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    words = text.split()
+    for row in catalog_rows():
+        assert {row["model"], f"{row['params']['total']:,}", f"{row['macs'] / 1e9:.3f}"} <= set(words)
+    assert "left out, as the terminal is narrow: " in text
+    assert "…" not in text

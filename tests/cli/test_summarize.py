@@ -19,6 +19,7 @@ from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
 from cctkit.summary.memory import memory_policy
 from cctkit.summary.summary import summarize
+from cctkit.summary.view import catalog_table, renderable
 from cctkit.training.prepare import policy_of
 from cctkit.training.probe import Probe
 from tests.golden_files import check_golden
@@ -267,3 +268,21 @@ def test_bad_input_is_refused_in_three_lines(arguments: list[str], message: str,
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_a_narrow_terminal_no_figure_is_cut(width: int) -> None:
+    policy = memory_policy(device="cpu", dtype="bf16", attention="chunked")
+    names = ("cct_2_3x2", "cvt_6_4", "vit_lite_6_4", "cct_6_3x1")
+    summaries = [summarize(named_config(name), policy=policy, fit_bytes=2**32, batch_size=8) for name in names]
+    for table in (renderable(*summaries, width=width), catalog_table(summaries, width=width)):
+        console = Console(width=width, file=io.StringIO())
+        console.print(table)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        words = set(text.split())
+        for summary in summaries:
+            assert {summary.model, f"{summary.params:,}", f"{summary.fitting_batch:,}"} <= words
+            assert summary.memory is not None
+            assert f"{summary.memory.peak_bytes / 2**20:,.1f}" in words

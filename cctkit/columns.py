@@ -1,0 +1,71 @@
+"""Tables for a terminal: where it is too narrow for all columns, the least important are left out and named."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """heading: its lines; drop: what a narrow terminal does without, the lowest first, None: never; folded: the width into
+    which it may be wrapped between words.
+    """
+
+    heading: tuple[str, ...]
+    cells: Sequence[str]
+    left: bool = False
+    drop: int | None = None
+    folded: int | None = None
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, self.heading))
+
+    @property
+    def least_width(self) -> int:
+        """The columns of the terminal that it takes at least."""
+        from rich.cells import cell_len
+
+        texts = [*self.heading, *self.cells]
+        width = max(map(cell_len, texts))
+        if self.folded is None or width <= self.folded:
+            return width
+        return max(self.folded, *(cell_len(word) for text in texts for word in text.split()))
+
+
+def total_width(columns: Sequence[Column]) -> int:
+    """The columns of the terminal that a table takes at least, two blanks between."""
+    return sum(column.least_width for column in columns) + 2 * (len(columns) - 1)
+
+
+def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[str]]:
+    """The columns that fit into `width` (None: any), and the names of those that are left out."""
+    kept = list(columns)
+    while width is not None and total_width(kept) > width:
+        droppable = [column.drop for column in kept if column.drop is not None]
+        if not droppable:
+            break
+        kept = [column for column in kept if column.drop != min(droppable)]
+    return kept, [column.name for column in columns if column not in kept]
+
+
+def narrow_note(left_out: Iterable[str], elsewhere: str) -> str:
+    """What is said of columns that were left out."""
+    return f"left out, as the terminal is narrow: {', '.join(left_out)}; {elsewhere}"
+
+
+def table_of(columns: Sequence[Column], *, bold: Sequence[bool] = ()) -> "Table":
+    """A table without lines; bold: of its rows, none where empty."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        justify = "left" if column.left else "right"
+        table.add_column(Text("\n".join(column.heading)), justify=justify, no_wrap=column.folded is None, overflow="fold")  # type: ignore[arg-type]
+    for i, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
+        table.add_row(*map(Text, cells), style="bold" if bold and bold[i] else "")
+    return table
