@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
-from cctkit.rundir import write_atomic
+from cctkit.files import write_atomic
 from cctkit.runfiles import in_utf8
 from cctkit.text import csv_cell, safe_text
 

@@ -1,13 +1,11 @@
 """The run directory: its layout, its lock, and writes that are whole or not at all."""
 
 import contextlib
-import errno
 import json
 import math
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,15 +14,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cctkit.errors import DiskError, InUseError, UserError
+from cctkit.errors import InUseError, UserError
+from cctkit.files import full_disk_named, unwritable, write_atomic
 from cctkit.runfiles import read_metrics
-from cctkit.text import json_text, safe_text
+from cctkit.text import counted, json_text, safe_text
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _LOCK = ".cctkit.lock"
 DEFAULT_ROOT = Path("runs")
 # What a start that was killed before its first step can have left beside its lock; `config.json` is written last.
-_UNBEGUN = re.compile(r"env\.json|seen\.safetensors|\.((env|config)\.json|seen\.safetensors)\.[0-9]+\.tmp")
+_UNBEGUN = re.compile(r"env\.json|seen\.safetensors|\.((env|config)\.json|seen\.safetensors)\.([0-9a-f]{8}-)?[0-9]+\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +157,18 @@ class RunDir(RunPaths):
             os.fsync(file.fileno())
 
     def keep_metrics(self, epochs: int) -> None:
-        """Keep the first `epochs` lines: those that the checkpoint knows of."""
-        lines = [json.dumps(record) + "\n" for record in read_metrics(self.metrics)[:epochs]]
+        """Keep the first `epochs` lines: those that the checkpoint knows of.
+
+        Raises: UserError where some of them are not there.
+        """
+        records = read_metrics(self.metrics)
+        if len(records) < epochs:
+            raise UserError(
+                f"{self.metrics.name} has {counted(len(records), 'epoch')}, the checkpoint {epochs:,}",
+                safe_text(self.metrics),
+                "restore the file, or start a new run",
+            )
+        lines = [json.dumps(record) + "\n" for record in records[:epochs]]
         write_atomic(self.metrics, "".join(lines).encode())
 
 
@@ -175,52 +183,6 @@ def finite(value: Any) -> Any:
     return value
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside, fsynced, renamed into place, the directory fsynced.
-
-    Raises: DiskError where the disk is full or failing; the file is then as it was.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with full_disk_named(path):
-            write_synced(beside, data)
-            os.replace(beside, path)
-            sync_directory(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file and bring it to the disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Bring a directory's names to the disk. Nothing on Windows, where no directory can be opened."""
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
-    """Whatever hinders writing to `path`, as an error of the user's: DiskError where the disk is full or failing."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            what = f"cannot write: {error.strerror}; what was saved before is intact"
-            raise DiskError(what, safe_text(path), "free some space") from error
-        raise UserError(f"cannot write: {error.strerror}", safe_text(path)) from error
-
-
 def _make_directories(path: Path) -> list[Path]:
     """Make `path` with its parents; those that were not there before, innermost first."""
     made: list[Path] = []
@@ -231,7 +193,7 @@ def _make_directories(path: Path) -> list[Path]:
             continue
         except OSError as error:
             _remove_directories(made)
-            raise UserError(f"cannot make the run directory: {error.strerror}", safe_text(path)) from error
+            raise unwritable("cannot make the run directory", error, path) from error
         made.insert(0, folder)
     return made
 
@@ -279,7 +241,9 @@ def _locked(path: Path) -> FileLock:
         raise InUseError(
             "another process is using this run", safe_text(path), "wait for it, or choose another --output"
         ) from error
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+    except OSError as error:
+        raise unwritable("cannot lock the run directory", error, path) from error
+    except NotImplementedError as error:  # a file system without locks
         raise UserError(f"cannot lock the run directory: {safe_text(error)}", safe_text(path)) from error
     return lock
 

@@ -90,9 +90,9 @@ def read_settings(path: Path) -> tuple[TrainConfig, str | None]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, their epochs growing; none without the file. A torn last line is dropped.
+    """The lines of a `metrics.jsonl`, one for each epoch from the first on; none without the file. A torn last line is dropped.
 
-    Raises: UserError where the file cannot be read, or a line is no epoch of a run.
+    Raises: UserError where the file cannot be read, lines are missing, or a line is no epoch of a run.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -120,8 +120,8 @@ def _epoch_fault(record: Any, epoch_before: int) -> str | None:
     if problem := fault(record, {}):
         return problem
     epoch = record.get("epoch")
-    if type(epoch) is not int or not epoch_before < epoch < 1e9:
-        return f"its epoch is {safe_text(repr(epoch), 40)}, expected a whole number above {epoch_before}"
+    if type(epoch) is not int or epoch != epoch_before + 1:
+        return f"its epoch is {safe_text(repr(epoch), 40)}, expected {epoch_before + 1}"
     for key, value in record.items():
         if key.endswith(_FIGURES) and value is not None and (fault(value, NUMBER) or not abs(value) < _LARGEST_FIGURE):
             return f"{safe_text(key, 40)} is {safe_text(repr(value), 40)}, expected a number or null"

@@ -26,7 +26,7 @@ FLOORS = (
             "rundir",
             "runfiles",
         ),
-        *("digests", "predictions", "comparison", "paired"),
+        *("digests", "files", "predictions", "comparison", "paired"),
     },
     {"models", "data", "metrics"},
     {"training", "evaluation", "inference", "summary", "plots", "api", "bench"},

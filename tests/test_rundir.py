@@ -5,7 +5,6 @@ import errno
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 
 from cctkit import rundir
-from cctkit.errors import InUseError, ResourceError, UserError
-from cctkit.rundir import RunDir, default_name, finite, newest_run, write_atomic
+from cctkit.errors import DiskError, InUseError, UserError
+from cctkit.rundir import RunDir, default_name, finite, newest_run
 from cctkit.runfiles import read_metrics
 
 
@@ -222,53 +221,25 @@ def test_metrics_survive_a_torn_last_line_and_are_cut_to_the_checkpoint(tmp_path
         assert read_metrics(run.metrics)[0]["loss"] is None
         run.keep_metrics(2)
         assert run.metrics.read_text().count("\n") == 2
+        with pytest.raises(UserError, match=r"metrics\.jsonl has 2 epochs, the checkpoint 3"):
+            run.keep_metrics(3)
+        assert run.metrics.read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failing_disk_leaves_the_old_file_and_no_temporary_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, call: str
-) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, b"old")
+def test_a_full_disk_before_the_lock_is_exit_4_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fail(*_: Any) -> None:
-        raise OSError(fault, os.strerror(fault))
-
-    monkeypatch.setattr(rundir.os, call, fail)
-    with pytest.raises(ResourceError) as caught:
-        write_atomic(path, b"new")
-    assert caught.value.exit_code == 4
-    monkeypatch.undo()
-    assert tree(tmp_path) == {"file": b"old"}
-
-
-def test_where_no_directory_can_be_opened_a_file_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(path: Path, *_: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(os, "open", refused)
-    write_atomic(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_full_disk_is_exit_4(tmp_path: Path) -> None:
-    code = (
-        "import resource, signal, sys; from pathlib import Path; from cctkit.rundir import write_atomic\n"
-        "from cctkit.errors import ResourceError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try:\n    write_atomic(Path(sys.argv[1]), b'x' * 2000)\n"
-        "except ResourceError as error:\n    sys.exit(error.exit_code)\n"
-    )
-    assert resource.RLIMIT_FSIZE is not None
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 4
-    assert tree(tmp_path) == {"file": b"old"}
+    for place, name, words in (
+        (Path, "mkdir", "make the run directory"),
+        (rundir.FileLock, "acquire", "lock the run directory"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            with pytest.raises(DiskError, match=f"cannot {words}: No space left") as caught:
+                RunDir.create(tmp_path / "runs" / "new")
+        assert caught.value.exit_code == 4
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_what_json_cannot_hold_becomes_null() -> None:

@@ -97,6 +97,17 @@ def test_metrics_come_back_but_for_a_torn_last_line(tmp_path: Path) -> None:
         assert read_metrics(path) == EPOCHS
 
 
+@pytest.mark.parametrize(
+    ("kept", "words"), [((2, 3), "line 1 .* its epoch is 2, expected 1"), ((1, 3), "line 2 .* its epoch is 3")]
+)
+def test_metrics_of_which_lines_are_missing_are_refused(tmp_path: Path, kept: tuple[int, ...], words: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(EPOCHS[0] | {"epoch": epoch}) + "\n" for epoch in kept))
+    with pytest.raises(UserError, match=words) as caught:
+        read_metrics(path)
+    assert caught.value.where == str(path)
+
+
 @given(data=st.data())
 @MANY
 def test_mutants_are_refused_or_read(data: st.DataObject, tmp_path: Path) -> None:

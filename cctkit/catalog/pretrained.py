@@ -19,13 +19,19 @@ IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainedRow:
-    """sha256: its first eight digits, which torchvision puts into the file's name; top1_percent: on ImageNet-1k."""
+    """sha256: its first eight digits, which torchvision puts into the file's name; megabytes: of a million bytes, rounded;
+    top1_percent: on ImageNet-1k."""
 
     url: str
     sha256: str
     megabytes: int
     top1_percent: float
     image_size: int = 224
+
+    @property
+    def max_bytes(self) -> int:
+        """A longer file is not the published one."""
+        return (self.megabytes + 1) * 10**6
 
 
 def _row(name: str, sha256: str, megabytes: int, top1_percent: float) -> PretrainedRow:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import os
 import threading
 import time
 import urllib.error
@@ -13,7 +14,7 @@ from typing import Any
 from cctkit.data.locking import locked
 from cctkit.data.source import Progress
 from cctkit.errors import UserError
-from cctkit.rundir import full_disk_named
+from cctkit.files import full_disk_named, sync_directory, unwritable
 from cctkit.text import safe_text
 
 _CONNECT_S = 10.0
@@ -46,11 +47,15 @@ def download(
                 locked(lock_file, lambda: progress(f"waiting for another process to download {path.name}", 0, 1))
             )
         except OSError as error:
-            raise UserError(f"cannot write the download: {error.strerror}", safe_text(path.parent)) from error
+            raise unwritable("cannot write the download", error, path.parent) from error
         if not path.exists():  # another process may have just brought it
             _fetch(url, part, _capped(progress, url, part, max_bytes))
             _check(url, part, md5=md5, sha256=sha256)
-            part.replace(path)
+            with full_disk_named(path):
+                with open(part, "r+b") as file:
+                    os.fsync(file.fileno())
+                part.replace(path)
+                sync_directory(path.parent)
     return path
 
 
@@ -121,10 +126,10 @@ class _Transfer(threading.Thread):
         have = self.part.stat().st_size if self.part.exists() else 0
         request = urllib.request.Request(self.url, headers={"Range": f"bytes={have}-"} if have else {})
         try:
-            reply: Any = urllib.request.urlopen(request, timeout=_CONNECT_S)
+            reply: Any = urllib.request.build_opener(_Redirects).open(request, timeout=_CONNECT_S)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # nothing is missing: the checksum decides
+            if error.code == 416 and have:  # nothing is missing: the checksum decides
                 return
             raise
         with reply:
@@ -148,6 +153,17 @@ class _Transfer(threading.Thread):
                     file.write(block)
                     file.flush()
                 self.done += len(block)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows where the server sends us, but from https only to https."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise UserError(f"the server redirects from https to {safe_text(newurl)}, which is not followed", req.full_url)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check(url: str, part: Path, *, md5: str | None, sha256: str | None) -> None:

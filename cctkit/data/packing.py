@@ -16,7 +16,7 @@ from cctkit.data.partial import Partial, hold, partial_path
 from cctkit.data.source import BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
 from cctkit.data.writing import header_of, images_at, write_rest
 from cctkit.errors import StoppedError, UserError
-from cctkit.rundir import full_disk_named, sync_directory
+from cctkit.files import full_disk_named, sync_directory
 from cctkit.size import Size
 from cctkit.text import safe_text
 

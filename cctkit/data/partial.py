@@ -12,7 +12,7 @@ import numpy as np
 from cctkit.data.decoding import GOOD, ROW, Images, Rows
 from cctkit.data.locking import locked, locked_if_free
 from cctkit.data.source import Progress
-from cctkit.rundir import sync_directory, write_synced
+from cctkit.files import sync_directory, write_synced
 
 _COMMIT_EVERY_S = 5.0
 _KEPT_S = 7 * 24 * 3600

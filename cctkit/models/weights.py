@@ -14,8 +14,9 @@ from torch import Tensor
 from cctkit.config import ModelConfig
 from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
+from cctkit.files import write_atomic
 from cctkit.models.build import build_without_data
-from cctkit.rundir import weights_file, write_atomic
+from cctkit.rundir import weights_file
 from cctkit.runfiles import fault, in_utf8
 from cctkit.size import Size
 from cctkit.text import safe_text

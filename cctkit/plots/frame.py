@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cctkit.errors import UserError
-from cctkit.rundir import write_atomic
+from cctkit.files import write_atomic
 from cctkit.text import safe_text
 
 if TYPE_CHECKING:

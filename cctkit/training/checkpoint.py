@@ -20,8 +20,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cctkit.errors import UserError
+from cctkit.files import full_disk_named, sync_directory, write_synced
 from cctkit.models.weights import stored
-from cctkit.rundir import full_disk_named, sync_directory, write_synced
 from cctkit.text import safe_text
 
 _GENERATIONS = 2
@@ -59,7 +59,7 @@ def begin_checkpoint(folder: Path) -> Path:
     Raises: DiskError.
     """
     beside = folder / f"{_TEMPORARY}{os.getpid()}"
-    with full_disk_named(folder):
+    with full_disk_named(folder, saved=bool(_generations(folder))):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
         beside.mkdir()
@@ -77,7 +77,7 @@ def write_tensors(
     """
     manifest = {}
     ending = f"-{writer[0]}-of-{writer[1]}" if writer else ""
-    with full_disk_named(beside.parent):
+    with full_disk_named(beside.parent, saved=bool(_generations(beside.parent))):
         beside.mkdir(parents=True, exist_ok=True)  # a network's file system may be late to tell of it
         for part, named in tensors.items():
             data = save(stored(named))
@@ -102,7 +102,7 @@ def finish_checkpoint(beside: Path, *, step: int, state: Mapping[str, Any], mani
                 safe_text(beside),
                 "put the run (--output) where all machines see the same",
             )
-    with full_disk_named(target):
+    with full_disk_named(target, saved=bool(_generations(folder))):
         data = json.dumps(state, sort_keys=True).encode()
         write_synced(beside / "state.json", data)
         manifest = {**manifest, "state.json": _facts(data)}

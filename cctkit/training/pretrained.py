@@ -185,7 +185,7 @@ def pretrained_file(name: str, *, may_download: bool = True, progress: Progress)
                 "--init",
                 f"put {row.url} at {safe_text(path)}, or give a file: --init FILE",
             )
-        download(row.url, path, sha256=row.sha256, progress=progress)
+        download(row.url, path, sha256=row.sha256, max_bytes=row.max_bytes, progress=progress)
     return path
 
 

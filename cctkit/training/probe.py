@@ -18,9 +18,9 @@ import torch
 
 from cctkit.data.dataset import cache_folder
 from cctkit.errors import UserError
+from cctkit.files import write_atomic
 from cctkit.models.attention import PATHS, SEEDED_PATHS, Attention
 from cctkit.models.attention import Path as AttentionPath
-from cctkit.rundir import write_atomic
 from cctkit.runfiles import Shape, fault
 
 _VERSION = 4  # of what is measured and how it is decided

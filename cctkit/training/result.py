@@ -12,10 +12,10 @@ from cctkit.data.overlap import copy_figures
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.evaluation import Evaluation, count_parameters, result_of
+from cctkit.files import full_disk_named, sync_directory
 from cctkit.models.weights import Trained, Upsampling, WeightsInfo, read_info, save_weights
 from cctkit.plots import draw_curves
 from cctkit.predictions import write_predictions
-from cctkit.rundir import full_disk_named, sync_directory
 from cctkit.runfiles import read_metrics
 from cctkit.score import score
 from cctkit.training.loop import Job, count_trainable

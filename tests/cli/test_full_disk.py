@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cctkit import rundir
+from cctkit import files
 from cctkit.cli.app import run
 from cctkit.training import checkpoint
 
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(checkpoint, "model.safetensors"), (rundir, "last.safetensors"), (rundir, "weights.safetensors"), (rundir, "result.json")],
+    [(checkpoint, "model.safetensors"), (files, "last.safetensors"), (files, "weights.safetensors"), (files, "result.json")],
 )
 def test_a_run_that_has_begun_is_resumed_when_there_is_space(
     tmp_path: Path,
@@ -52,7 +52,8 @@ def test_a_run_that_has_begun_is_resumed_when_there_is_space(
         fill(patch, place, name)
         assert run([*TRAIN, "-o", str(path)]) == 4
     message = capsys.readouterr().err.splitlines()[-3:]
-    assert "No space left on device" in message[0]
+    kept = "; what was saved before is intact" if (path / name).exists() else ""
+    assert message[0] == "error: cannot write: No space left on device" + kept
     assert message[2] == f"  try: free some space, then cctkit train --resume {path}"
     assert run(["train", "--resume", str(path), "--quiet"]) == 0
     assert (path / "weights.safetensors").read_bytes() == (finished / "weights.safetensors").read_bytes()
@@ -62,7 +63,7 @@ def test_a_run_that_has_begun_is_resumed_when_there_is_space(
 def test_before_a_run_has_begun_nothing_is_left_and_nothing_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    fill(monkeypatch, rundir, name)
+    fill(monkeypatch, files, name)
     assert run([*TRAIN, "-o", str(tmp_path / "runs" / "new")]) == 4
     assert list(tmp_path.iterdir()) == []
     assert "--resume" not in capsys.readouterr().err
@@ -72,7 +73,7 @@ def test_an_evaluation_has_nothing_to_resume(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    fill(monkeypatch, rundir, "predictions.safetensors")
+    fill(monkeypatch, files, "predictions.safetensors")
     assert run(["eval", str(tmp_path / "run"), "--quiet"]) == 4
     assert "--resume" not in capsys.readouterr().err
     before = (finished / "predictions.safetensors").read_bytes()

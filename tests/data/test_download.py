@@ -1,8 +1,13 @@
 """Downloads are announced, continued, checked, and never half there."""
 
+import email.message
 import hashlib
 import http.server
+import io
+import os
 import threading
+import urllib.request
+import urllib.response
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +34,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     range_offset = 0
     answers = threading.Event()
     more = b""
+    refuses = False
+    moved_to = ""
     asked: list[str | None] = []  # noqa: RUF012
     answered: list[bool] = []  # noqa: RUF012
 
@@ -36,6 +43,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         Handler.asked.append(self.headers.get("Range"))
         self.answers.wait()
         Handler.answered.append(True)
+        if self.refuses:
+            self.send_error(416)
+            return
+        if self.moved_to and self.path == "/old":
+            self.send_response(302)
+            self.send_header("Location", self.moved_to)
+            self.end_headers()
+            return
         start = 0
         if self.ranges and self.headers.get("Range"):
             start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
@@ -54,7 +69,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name in ("ranges", "cut_at", "range_offset", "more"):
+    for name in ("ranges", "cut_at", "range_offset", "more", "refuses", "moved_to"):
         monkeypatch.setattr(Handler, name, getattr(Handler, name))  # put back afterwards
     Handler.answers.set()
     Handler.asked, Handler.answered = [], []
@@ -169,7 +184,7 @@ def test_a_server_that_does_not_answer_is_given_up(url: str, tmp_path: Path, mon
         given_up.wait()
         raise TimeoutError
 
-    monkeypatch.setattr(module.urllib.request, "urlopen", slow)
+    monkeypatch.setattr(module.urllib.request.OpenerDirector, "open", slow)
     with pytest.raises(UserError, match="no answer within"):
         fetch(url, tmp_path / "file")
     given_up.set()
@@ -204,6 +219,45 @@ def test_a_full_disk_says_so(url: str, tmp_path: Path) -> None:
     Handler.ranges = False
     with pytest.raises(ResourceError, match="No space left"):
         fetch(url, tmp_path / "file")
+
+
+def test_a_server_that_has_nothing_from_the_start_on_is_a_failed_download(url: str, tmp_path: Path) -> None:
+    """It once stood for a part file that is whole, also where there was none."""
+    Handler.refuses = True
+    with pytest.raises(UserError, match=r"the download failed: HTTP Error 416.*try again"):
+        fetch(url, tmp_path / "file")
+    assert names(tmp_path) == []
+
+
+def test_from_https_no_redirection_to_http_is_followed(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def redirect(_: Any, request: urllib.request.Request) -> Any:
+        headers = email.message.Message()
+        headers["Location"] = target
+        reply = urllib.response.addinfourl(io.BytesIO(), headers, request.full_url, 302)
+        reply.msg = "Found"  # type: ignore[attr-defined]
+        return reply
+
+    monkeypatch.setattr(urllib.request.HTTPSHandler, "https_open", redirect)
+    for target in (url, "ftp://127.0.0.1/file"):
+        with pytest.raises(UserError, match=f"the server redirects from https to {target}, which is not followed"):
+            fetch("https://localhost/file", tmp_path / "file")
+    assert Handler.asked == []
+    assert names(tmp_path) == []
+
+
+def test_redirections_from_http_are_followed(url: str, tmp_path: Path) -> None:
+    Handler.moved_to = url
+    fetch(url.replace("/file", "/old"), tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_download_is_on_the_disk_before_it_has_its_name(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace_file = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
+    monkeypatch.setattr(Path, "replace", lambda path, to: (calls.append(f"replace {path.name}"), replace_file(path, to)))
+    fetch(url, tmp_path / "file")
+    assert calls == ["fsync", "replace file.part", "fsync"]
 
 
 def cifar_from(monkeypatch: pytest.MonkeyPatch, url: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cctkit import rundir
+from cctkit import files
 from cctkit.errors import ResourceError, UserError
 from cctkit.training import checkpoint
 from cctkit.training.checkpoint import (
@@ -115,7 +115,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[tuple[str, Any]] = []
         real_fsync, real_rename, real_rmtree = os.fsync, os.rename, shutil.rmtree
-        real_write = rundir.write_synced
+        real_write = files.write_synced
 
         def write(path: Path, data: bytes) -> None:
             self.steps.append(("write", (path, data)))
@@ -206,7 +206,7 @@ def test_a_disk_that_fails_at_any_write_loses_nothing(tmp_path: Path, monkeypatc
             return call
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "write_synced", failing(rundir.write_synced))
+            patch.setattr(checkpoint, "write_synced", failing(files.write_synced))
             patch.setattr(os, "fsync", failing(os.fsync))
             patch.setattr(os, "rename", failing(os.rename))
             try:

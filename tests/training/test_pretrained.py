@@ -269,6 +269,23 @@ def test_the_table_of_pretrained_weights_is_torchvisions(name: str) -> None:
     assert (tuple(transform.mean), tuple(transform.std)) == (catalog.IMAGENET_MEAN, catalog.IMAGENET_STD)
 
 
+@pytest.mark.parametrize("name", catalog.PRETRAINED)
+def test_no_more_is_downloaded_than_the_published_file_has(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length is in torchvision's catalog, in MiB."""
+    of_row = {"vit_h_14": "IMAGENET1K_SWAG_LINEAR_V1"}.get(name, "IMAGENET1K_V1")
+    published = torchvision_models.get_model_weights(name)[of_row].meta["_file_size"] * 2**20
+    monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
+
+    def fetch(url: str, part: Path, progress: Any) -> None:
+        part.write_bytes(b"")
+        progress("downloading", int(published) + 1, int(published) + 1)
+        progress("downloading", int(published + 2e6), 0)
+
+    monkeypatch.setattr("cctkit.data.download._fetch", fetch)
+    with pytest.raises(UserError, match=f"the server sends more than the {catalog.PRETRAINED[name].max_bytes:,} bytes"):
+        pretrained_file(name, progress=lambda *_: None)
+
+
 def test_a_name_is_downloaded_once_and_its_checksum_is_that_of_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,112 @@
+"""Files that are written whole or not at all, and what to say where they cannot be written."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from cctkit.errors import DiskError, UserError
+from cctkit.text import safe_text
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]{1,9})\.tmp")
+_KEPT_S = 24 * 3600
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: beside, fsynced, renamed into place, the directory fsynced.
+
+    What writers left in the directory that were killed is removed.
+
+    Raises: DiskError where the disk is full or failing; the file is then as it was.
+    """
+    beside = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
+    try:
+        with full_disk_named(path):
+            _remove_stale(path.parent)
+            write_synced(beside, data)
+            os.replace(beside, path)
+            sync_directory(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and bring it to the disk."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Bring a directory's names to the disk. Nothing on Windows, where no directory can be opened."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path, *, saved: bool | None = None) -> Iterator[None]:
+    """Whatever hinders writing to `path`, as an error of the user's: DiskError where the disk is full or failing.
+
+    saved: whether there is something from before that stays; by default, whether `path` is there.
+    """
+    saved = path.exists() if saved is None else saved
+    try:
+        yield
+    except OSError as error:
+        raise unwritable("cannot write", error, path, saved=saved) from error
+
+
+def unwritable(what: str, error: OSError, path: Path, *, saved: bool = False) -> UserError:
+    """The error to raise for one of the system's, in writing to `path`."""
+    if error.errno in _FULL:
+        kept = "; what was saved before is intact" if saved else ""
+        return DiskError(f"{what}: {error.strerror}{kept}", safe_text(path), "free some space")
+    return UserError(f"{what}: {safe_text(error.strerror or error)}", safe_text(path))
+
+
+@cache
+def _machine() -> str:
+    """A name for those whose process ids are ours: this machine's, or this container's on it."""
+    with contextlib.suppress(OSError):
+        return _short(platform.node(), os.stat("/proc/self/ns/pid").st_ino)
+    return _short(platform.node())
+
+
+def _short(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporary files of writers that are dead; never that of one that may be at work."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            with contextlib.suppress(OSError):
+                if found and _is_dead(found["machine"], int(found["pid"]), entry.stat().st_mtime):
+                    os.unlink(entry.path)
+
+
+def _is_dead(machine: str, pid: int, written: float) -> bool:
+    """Whether a writer is; of another machine's, or on Windows, where nobody can ask, that is so after a day."""
+    if machine != _machine() or sys.platform == "win32":
+        return time.time() - written > _KEPT_S
+    with contextlib.suppress(PermissionError):  # another user's is alive
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+    return False
