@@ -14,11 +14,13 @@ install: .venv/installed
 demo: install
 	$(BIN)/cctkit train --dataset digits
 
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: install  # the long sweeps too
-	CCTKIT_MUTANTS=1000 $(BIN)/python -m pytest
+	CCTKIT_MUTANTS=1000 $(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check .

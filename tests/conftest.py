@@ -1,5 +1,6 @@
 """What every test shares: a cache of its own, a CPU measured alike everywhere, and no way to the network."""
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.probes import write_probe
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest-xdist has a process for each core
 
 
 @pytest.fixture(autouse=True, scope="session")

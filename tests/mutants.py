@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cctkit.errors import UserError
 
 MANY = settings(
-    max_examples=int(os.environ.get("CCTKIT_MUTANTS", "100")),
+    max_examples=int(os.environ.get("CCTKIT_MUTANTS", "25")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

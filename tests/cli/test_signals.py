@@ -7,8 +7,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 
 from cctkit.cli.app import run
 from tests.conftest import write_images
+from tests.processes import Forked
 
 SIGNALS = [pytest.param(signal.SIGINT, 130, id="SIGINT"), pytest.param(signal.SIGTERM, 143, id="SIGTERM")]
 TRAIN = ["train", "--dataset", "digits", "--image-size", "8", "--model", "cct_2_3x2", "--epochs", "2", "--precision", "float32"]
@@ -177,9 +176,9 @@ def test_a_second_signal_stops_at_once(unbroken: Path, tmp_path: Path, number: i
     path, data = tmp_path / "run", tmp_path / "pets"
     write_images(data, {"cat": 20, "dog": 20}, size=(8, 8))
     arguments = [*TRAIN, "-o", str(path)] if phase == "saving" else ["train", "--dataset", str(data), "-o", str(path)]
-    command = [sys.executable, "-c", TWICE, str(int(number)), phase, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == -number, done.stderr
+    process = Forked(str(int(number)), phase, *arguments, code=TWICE)
+    _, errors = process.communicate()
+    assert process.returncode == -number, errors
     if phase == "saving":
         assert run(["train", "--resume", str(path), "--quiet"]) == 0
         assert weights(path) == weights(unbroken)

@@ -1,14 +1,10 @@
 """`cctkit train` and `cctkit eval` as a user meets them: in processes of their own, on real images."""
 
 import hashlib
-import itertools
 import json
-import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +46,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-KILLS = int(os.environ.get("CCTKIT_KILLS", "60"))
 STATEFUL = ["--epochs", "6", "--ema", "0.9", "--mixup", "0.5", "--attention-dropout", "0.1", "--drop-path", "0.1"]
 STATEFUL += ["--val-fraction", "0.1", "--dropout", "0.1", "--clip-grad", "1"]
 
@@ -103,32 +98,6 @@ def test_the_weights_alone_repeat_the_figures_to_the_last_digit(unbroken: Path, 
         assert evaluated["schema_version"] == 1
     info = read_info(unbroken / "weights.safetensors")
     assert info.class_names == tuple("0123456789")
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(KILLS, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_change_no_bit(unbroken: Path, tmp_path: Path, kills: int) -> None:
-    """Fails when the EMA, Muon's momentum or the memory format of AdamW's moments is left out of what is restored."""
-    generator, done = random.Random(0), 0
-    seconds = sum(json.loads(line)["train_seconds"] for line in (unbroken / "metrics.jsonl").read_text().splitlines())
-    for number in itertools.count():
-        run = tmp_path / f"run {number}"
-        arguments: list[str | Path] = ["train", *TINY, *STATEFUL, "-o", run]
-        while not (run / "result.json").exists():
-            process = Forked(*arguments)
-            if done < kills:
-                until(lambda process=process: process.errors() or process.returncode is not None)  # training is about to begin
-                time.sleep(generator.uniform(0, 1.2 * seconds))
-                process.kill()
-            _, errors = process.communicate()
-            assert process.returncode in (0, -signal.SIGKILL), errors
-            done += process.returncode != 0
-            if (run / "config.json").exists():
-                arguments = ["train", "--resume", run]
-        forked("train", "--resume", run, check=True)  # the result may stand before the end
-        assert sha256(run / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
-        assert untimed(run / "metrics.jsonl") == untimed(unbroken / "metrics.jsonl")
-        if done >= kills:
-            break
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
