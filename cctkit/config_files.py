@@ -1,4 +1,4 @@
-"""Settings in a TOML file: read, flat and unchecked, and written."""
+"""Settings in a TOML file or a run's `config.json`: read, flat and unchecked, and written."""
 
 import json
 import tomllib
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.errors import UserError
+from cctkit.runfiles import read_object
 from cctkit.text import safe_text
 
 
@@ -29,6 +30,31 @@ def read_toml(path: Path) -> dict[str, Any]:
                 raise UserError(f"the setting '{safe_text(name)}' is there twice", safe_text(path))
             values[name] = setting
     return values
+
+
+def read_config(path: Path | None, *, recipe: str | None) -> tuple[dict[str, Any], str | None]:
+    """The settings of a config file, flat, and the recipe: `recipe` where that is given, else the file's.
+
+    path: TOML, a run's `config.json`, or the run directory; None: no settings.
+
+    Raises: UserError where the file cannot be read or is neither; or where `recipe` would change nothing, as the `config.json`
+    of a run has a value for every setting.
+    """
+    if path is None:
+        return {}, recipe
+    if path.is_dir() or path.suffix == ".json":
+        file = path / "config.json" if path.is_dir() else path
+        stored = read_object(file, {"values": dict, "recipe": (str, None)})
+        if recipe not in (None, stored["recipe"]):
+            raise UserError(
+                f"--recipe {safe_text(recipe)} would change nothing: a run's config.json has every setting",
+                safe_text(file),
+                "leave out --recipe, or give the settings that are to differ as flags",
+            )
+        return stored["values"], stored["recipe"]
+    values = read_toml(path)
+    named = values.pop("recipe", None)
+    return values, recipe or (None if named is None else str(named))
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

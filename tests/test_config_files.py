@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from cctkit.catalog.recipes import resolve
 from cctkit.checked import base_type
 from cctkit.config import BOUNDED, AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
-from cctkit.config_files import read_toml, to_toml
+from cctkit.config_files import read_config, read_toml, to_toml
 from cctkit.errors import UserError
 from cctkit.size import parse_size
 
@@ -58,16 +59,25 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
     if kind is float:
         return st.floats(low, 1e9 if high is None else high, exclude_min="above" in bounds, exclude_max="below" in bounds)
     if kind is int:
-        return st.integers(low, 2**53)
+        return st.integers(low, 2**53 if high is None else high)
     if kind is tuple:
         return st.tuples(st.integers(1, 9999), st.integers(1, 9999))
     return st.from_type(hint).filter(lambda value: "\0" not in str(value))  # choices, texts, switches
 
 
+def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
+    """Values without those of a policy where there is none."""
+    return {key: value for key, value in values.items() if values.get("auto_augment") != "none" or not key.startswith("aa_")}
+
+
 # What another setting bounds is left at its default.
-CONFIGS = st.fixed_dictionaries(
-    {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze", "skip_bad", "shard"}}
-).map(TrainConfig.from_flat)
+CONFIGS = (
+    st.fixed_dictionaries(
+        {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze", "skip_bad", "shard"}}
+    )
+    .map(without_contradiction)
+    .map(TrainConfig.from_flat)
+)
 FEW = hypothesis_settings(
     max_examples=40,
     derandomize=True,
@@ -267,3 +277,52 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 def test_a_size_is_never_rounded_or_beyond_reason(text: object) -> None:
     with pytest.raises(UserError, match="expected pixels: 32, or HEIGHTxWIDTH: 48x32"):
         parse_size(text)
+
+
+# --- what --config takes
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory with settings of its own."""
+    config = TrainConfig.from_flat({"lr": 0.25, "epochs": 3, "image_size": [8, 16], "warmup_epochs": 1.0, "clip_grad": None})
+    (tmp_path / "run").mkdir()
+    content = {"values": config.flat(), "origins": {}, "recipe": "fast"}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("recipe", [None, "fast"])
+@pytest.mark.parametrize("name", ["", "config.json"])
+def test_the_settings_of_a_run_are_a_configuration(run: Path, name: str, recipe: str | None) -> None:
+    values, found = read_config(run / name, recipe=recipe)
+    assert found == "fast"
+    again = resolve(recipe_name=found, file_values=values, file_name="config.json", flags={"epochs": 4}).config
+    assert again == TrainConfig.from_flat({"lr": 0.25, "epochs": 4, "image_size": [8, 16], "warmup_epochs": 1.0})
+
+
+def test_a_recipe_beside_the_settings_of_a_run_is_refused_as_it_would_change_nothing(run: Path) -> None:
+    with pytest.raises(UserError, match="--recipe report would change nothing") as caught:
+        read_config(run, recipe="report")
+    assert caught.value.where == str(run / "config.json")
+
+
+def test_a_recipe_beside_a_toml_file_goes_before_the_files(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('recipe = "report"\nlr = 0.5\n')
+    assert read_config(tmp_path / "c.toml", recipe=None) == ({"lr": 0.5}, "report")
+    assert read_config(tmp_path / "c.toml", recipe="fast") == ({"lr": 0.5}, "fast")
+    assert read_config(None, recipe="fast") == ({}, "fast")
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "lr = 1", '{"values": 3, "recipe": null}'])
+def test_json_that_is_no_runs_settings_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"result\.json is malformed") as caught:
+        read_config(path, recipe=None)
+    assert caught.value.where == str(path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read config\.json"):
+        read_config(tmp_path, recipe=None)

@@ -11,7 +11,7 @@ import typer
 from cctkit.cli import completion
 from cctkit.cli.options import RECIPE_HELP
 from cctkit.config import TrainConfig
-from cctkit.config_files import read_toml
+from cctkit.config_files import read_config
 from cctkit.errors import UserError
 from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 from cctkit.text import counted, safe_text
@@ -33,7 +33,10 @@ def plot_lr(
             autocompletion=completion.recipes,
         ),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="settings from a TOML file", show_default=False)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="settings from a TOML file, or of a run: RUN/config.json", show_default=False),
+    ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate", show_default=False)] = None,
     warmup_epochs: Annotated[
         float | None, typer.Option("--warmup-epochs", help="warm-up in epochs", show_default=False)
@@ -108,9 +111,8 @@ class _Plan:
 def _plan(flags: Mapping[str, Any], recipe: str | None, config: Path | None, num_images: int) -> _Plan:
     from cctkit.catalog.recipes import resolve
 
-    file_values = read_toml(config) if config else {}
-    named = file_values.pop("recipe", None)
-    recipe = recipe or (str(named) if named is not None else "report")
+    file_values, recipe = read_config(config, recipe=recipe)
+    recipe = recipe or "report"
     settings = resolve(recipe_name=recipe, file_values=file_values, file_name=safe_text(config or ""), flags=flags).config
     steps = steps_per_epoch(num_images, settings.batch_size)
     return _Plan(recipe=f"recipe {recipe}", config=settings, steps=steps, schedule=schedule_of(settings, steps))

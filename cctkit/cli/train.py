@@ -13,7 +13,7 @@ import typer
 from cctkit.cli import completion
 from cctkit.cli.options import RECIPE_HELP, with_settings
 from cctkit.config import MAIN, RUN
-from cctkit.config_files import read_toml
+from cctkit.config_files import read_config
 from cctkit.errors import ElsewhereError, UserError
 from cctkit.text import safe_text
 
@@ -33,7 +33,14 @@ def train(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="settings from a TOML file", rich_help_panel=MAIN, show_default=False)
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="settings from a TOML file, or of a run: RUN/config.json",
+            rich_help_panel=MAIN,
+            show_default=False,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -60,9 +67,7 @@ def train(
         with first_of_machine_tells():
             _check_alone({"--recipe": recipe, "--config": config, "--output": output})
     with first_of_machine_tells():
-        file_values = read_toml(config) if config else {}
-    file_recipe = file_values.pop("recipe", None)
-    recipe = recipe or (None if file_recipe is None else str(file_recipe))
+        file_values, recipe = read_config(config, recipe=recipe)
 
     from cctkit.training.allocator import keep_memory
 

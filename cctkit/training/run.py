@@ -234,10 +234,14 @@ def _resumed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
         if key not in may_change and asked != before[key]
     ]
     if changed:
+        new_run = f"cctkit train -c {safe_text(RunPaths(path).config)} --init {safe_text(path)}"
+        longer = flags.get("epochs", 0) > stored.epochs and RunPaths(path).weights.exists()
         raise UserError(
             f"a resumed run keeps its settings: {'; '.join(changed)}",
             safe_text(path),
-            "leave the flag out, or start a new run",
+            f"a new run from its weights: {new_run} --epochs {flags['epochs']}"
+            if longer
+            else "leave the flag out, or start a new run",
         )
     return stored.replace(**flags)
 

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cctkit.api import fit
+from cctkit.cli import app
 from cctkit.runfiles import read_settings
 from tests.conftest import write_images
 
@@ -66,3 +68,32 @@ def test_a_run_from_before_the_setting_goes_on_evaluating_test_after_each_epoch(
     del stored["values"]["test_every_epoch"]
     path.write_text(json.dumps(stored))
     assert read_settings(path)[0].test_every_epoch
+
+
+def test_a_run_is_made_longer_by_the_command_that_its_refusal_names(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tmp_path / "before"
+    fit(dataset=images, epochs=1, recipe="report", output=before, lr=1e-9, seed=3, flip=False, **SETTINGS)
+    assert app.run(["train", "--resume", str(before), "--epochs", "2"]) == 2
+    what, _, remedy = capsys.readouterr().err.splitlines()
+    assert what == "error: a resumed run keeps its settings: epochs is 1, asked for 2"
+    command = f"cctkit train -c {before / 'config.json'} --init {before} --epochs 2"
+    assert remedy == f"  try: a new run from its weights: {command}"
+    assert app.run([*shlex.split(command)[1:], "-o", str(tmp_path / "after"), "--quiet"]) == 0
+    (old, recipe), (new, recipe_too) = (read_settings(path / "config.json") for path in (before, tmp_path / "after"))
+    assert new == old.replace(epochs=2, init=str(before))
+    assert recipe == recipe_too == "report"
+    losses = [json.loads((path / "result.json").read_text())["loss"] for path in (before, tmp_path / "after")]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    origins = json.loads((tmp_path / "after" / "config.json").read_text())["origins"]
+    assert (origins["seed"], origins["epochs"]) == (f"config {before / 'config.json'}", "flag")
+
+
+def test_fewer_epochs_or_another_setting_are_refused_without_that_way(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(dataset=images, epochs=2, output=tmp_path / "run", **SETTINGS)
+    for flags in (["--epochs", "1"], ["--seed", "3"]):
+        assert app.run(["train", "--resume", str(tmp_path / "run"), *flags]) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == "  try: leave the flag out, or start a new run"
