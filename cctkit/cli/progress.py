@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cctkit.training.loop import Progress
 
 _SLOW_RUN_S = 3600
+_BAR = 24  # columns of the bar, on a narrow terminal half as many
+_NARROW = 100
 
 
 def duration(seconds: float) -> str:
@@ -38,6 +40,18 @@ def step_text(now: "Progress", left_s: float | None) -> str:
     """Where an epoch is: loss, learning rate, speed, and the time left where it is known."""
     left = "" if left_s is None else f"  {duration(left_s)} left"
     return f"loss {now.loss:.3f}  lr {now.lr:.2e}  {now.images_per_s:,.0f} images/s{left}"
+
+
+def fitting_parts(count: str, more: str, room: int) -> str:
+    """`count` and as many of the parts of `more`, which two blanks part, as have room: the learning rate goes first, then
+    the speed, the loss, the time left.
+    """
+    parts = [part for part in more.split("  ") if part]
+    for words in ("lr ", "images/s", "loss ", ""):
+        if len("  ".join([count, *parts])) <= room:
+            break
+        parts = [part for part in parts if words not in part]
+    return "  ".join([count, *parts])
 
 
 class Estimate:
@@ -116,9 +130,10 @@ class LiveReporter:
 
         self.estimate = Estimate()
         self.console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self.bar_width = _BAR if self.console.width >= _NARROW else _BAR // 2
         self.bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=self.bar_width),
             TextColumn("{task.fields[more]}", markup=False),
             console=self.console,
             transient=True,
@@ -130,7 +145,9 @@ class LiveReporter:
         self.console.print(wrapped(text, self.console.width, further="  "), soft_wrap=True)
 
     def _show(self, description: str, done: int, total: int, more: str = "") -> None:
-        self.bar.update(self.task, description=description, completed=done, total=total, more=f"{done:,}/{total:,}  {more}")
+        room = self.console.width - len(description) - self.bar_width - 2
+        shown = fitting_parts(f"{done:,}/{total:,}", more, room)
+        self.bar.update(self.task, description=description, completed=done, total=total, more=shown)
 
     def progress(self, now: "Progress") -> None:
         left = self.estimate.left_s(now)

@@ -8,7 +8,7 @@ import pytest
 
 from cctkit.api import SilentReporter
 from cctkit.catalog.recipes import RECIPES
-from cctkit.cli.progress import PlainReporter, epoch_line
+from cctkit.cli.progress import LiveReporter, PlainReporter, epoch_line
 from cctkit.runfiles import read_metrics
 from cctkit.training import loop
 from cctkit.training.loop import Progress
@@ -105,3 +105,27 @@ def test_the_loss_on_the_way_is_plain_cross_entropy_as_in_the_epochs_line(tmp_pa
 
 def test_what_becomes_slow_later_is_not_advised_on() -> None:
     assert all(line.startswith("epoch 1/10") for line in told(1.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        (120, ["12/391", "loss 1.812", "lr 2.00e-03", "1,238 images/s", "1:40 left"]),
+        (72, ["12/391", "loss 1.812", "1,238 images/s", "1:40 left"]),
+        (60, ["12/391", "loss 1.812", "1:40 left"]),
+        (34, ["12/391"]),
+    ],
+)
+def test_a_narrow_terminal_shows_whole_parts_of_the_step(
+    columns: int, parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    reporter = LiveReporter()
+    try:
+        reporter.estimate.advised = True
+        now = Progress(epoch=0, epochs=2, step=12, steps=391, loss=1.812, lr=2e-3, images_per_s=1238, step_s=100 / 770)
+        reporter.progress(now)
+        assert reporter.bar.tasks[0].fields["more"].split("  ") == parts
+    finally:
+        reporter.close()
