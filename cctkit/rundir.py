@@ -95,8 +95,7 @@ class RunDir(RunPaths):
 
         Raises: InUseError where a live process holds it; UserError where anything is in it.
         """
-        if path.exists() and not path.is_dir():
-            raise UserError("the output is a file, expected a directory", safe_text(path), "choose another --output")
+        check_output(path)
         made = _make_directories(path)
         try:
             lock, written = _taken(path)
@@ -111,8 +110,7 @@ class RunDir(RunPaths):
 
         Raises: UserError where there is none; InUseError where a live process holds it.
         """
-        if not RunPaths(path).config.is_file():
-            raise UserError("this is no run directory: it has no config.json", safe_text(path))
+        check_run(path)
         return cls(path, _locked(path))
 
     @classmethod
@@ -170,6 +168,34 @@ class RunDir(RunPaths):
             )
         lines = [json.dumps(record) + "\n" for record in records[:epochs]]
         write_atomic(self.metrics, "".join(lines).encode())
+
+
+def check_run(path: Path) -> None:
+    """Nothing where `path` is a run.
+
+    Raises: UserError.
+    """
+    if not RunPaths(path).config.is_file():
+        raise UserError("this is no run directory: it has no config.json", safe_text(path))
+
+
+def check_output(path: Path) -> None:
+    """Nothing where a run could be begun in `path`, as far as looking tells; nothing is made or locked.
+
+    Raises: UserError.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise UserError("the output is a file, expected a directory", safe_text(path), "choose another --output")
+        if path.exists() and any(path.iterdir()) and not (path / _LOCK).exists():
+            raise _not_empty(path)
+        over = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    except OSError as error:
+        raise UserError(f"cannot make the run directory: {error.strerror}", safe_text(path)) from error
+    if not over.is_dir():
+        raise UserError("cannot make the run directory: Not a directory", safe_text(over), "choose another --output")
+    if not os.access(over, os.W_OK | os.X_OK):
+        raise UserError("cannot make the run directory: Permission denied", safe_text(over), "choose another --output")
 
 
 def finite(value: Any) -> Any:

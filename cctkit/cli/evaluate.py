@@ -68,13 +68,17 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Evaluate a run or a weights file: accuracy with its interval, loss, calibration, what is confused with what."""
+    from cctkit.config import DataConfig
+    from cctkit.data.places import check_place
+
+    data = DataConfig(dataset=dataset, data_dir=data_dir, download=download, skip_bad=skip_bad, max_pixels=max_pixels)
+    check_place(data)  # before torch is imported
     from cctkit.training.allocator import keep_memory
 
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, print_wide
-    from cctkit.config import DataConfig
     from cctkit.inference import Wish, evaluate_source
     from cctkit.training.stopping import StopRequest
 
@@ -86,7 +90,7 @@ def evaluate(
             reporter.data(what, done, total)
 
         wish = Wish(
-            data=DataConfig(dataset=dataset, data_dir=data_dir, download=download, skip_bad=skip_bad, max_pixels=max_pixels),
+            data=data,
             split=split,
             device=device,
             precision=precision,

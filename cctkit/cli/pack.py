@@ -43,12 +43,7 @@ def pack(
 
     What is stopped or killed goes on where it stopped when the same command is given again.
     """
-    from cctkit.cli.progress import LiveReporter, PlainReporter
-    from cctkit.cli.tables import print_json, print_text
     from cctkit.config import TrainConfig
-    from cctkit.data.dataset import pack_dataset
-    from cctkit.text import safe_text
-    from cctkit.training.stopping import StopRequest
 
     config = TrainConfig.from_flat(
         {
@@ -61,6 +56,15 @@ def pack(
             "download": download,
         }
     ).data
+    from cctkit.data.places import check_place
+
+    check_place(config)  # before torch is imported
+    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.cli.tables import print_json, print_text
+    from cctkit.data.dataset import pack_dataset
+    from cctkit.text import safe_text
+    from cctkit.training.stopping import StopRequest
+
     with StopRequest() as stop:
         reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet, stream=sys.stderr)
 

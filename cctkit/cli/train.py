@@ -11,16 +11,22 @@ from typing import Annotated, Any
 import typer
 
 from cctkit.cli import completion
+from cctkit.cli.early import check_early
 from cctkit.cli.options import RECIPE_HELP, with_settings
 from cctkit.config import MAIN, RUN
 from cctkit.config_files import read_config
 from cctkit.errors import ElsewhereError, UserError
+from cctkit.rundir import check_run
 from cctkit.text import safe_text
 
 
 @with_settings
 def train(
     flags: Mapping[str, Any],
+    images: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATASET]", help="same as --dataset", show_default=False, autocompletion=completion.datasets),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -63,11 +69,14 @@ def train(
     """Train a model and evaluate it: on CIFAR-100, a named data set, or a folder of images."""
     if amp is not None:
         flags = {"precision": "auto" if amp else "float32", **flags}
-    if resume is not None:
-        with first_of_machine_tells():
-            _check_alone({"--recipe": recipe, "--config": config, "--output": output})
     with first_of_machine_tells():
+        flags = _with_images(flags, images)
+        if resume is not None:
+            _check_alone({"--recipe": recipe, "--config": config, "--output": output})
+            check_run(resume)
         file_values, recipe = read_config(config, recipe=recipe)
+        if resume is None:
+            check_early(flags, file_values, str(config or ""), recipe, output)
 
     from cctkit.training.allocator import keep_memory
 
@@ -108,6 +117,16 @@ def train(
     print_wide(lambda _: render_evaluation(result))
     path, weights = safe_text(run.path), safe_text(run.weights)
     print_text(f"run: {path}\nweights: {weights}\nnext: cctkit eval {path}")
+
+
+def _with_images(flags: Mapping[str, Any], images: str | None) -> Mapping[str, Any]:
+    """The flags with the data set that was given without one."""
+    if images is None:
+        return flags
+    if flags.get("dataset", images) != images:
+        given = f"{safe_text(images)}, and --dataset {safe_text(flags['dataset'])}"
+        raise UserError(f"two data sets are given: {given}", "command line", "give one")
+    return {**flags, "dataset": images}
 
 
 def _check_alone(others: Mapping[str, object]) -> None:

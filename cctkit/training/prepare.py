@@ -95,7 +95,17 @@ def load(
         reporter.notice(dataset.unverified)
     if ranks.first and (notice := copies_notice(dataset)):
         reporter.notice(notice)
-    return dataset, Resolved(config=config, origins=resolved.origins), name
+    return dataset, _with_fitting_batch(Resolved(config=config, origins=resolved.origins), dataset, reporter), name
+
+
+def _with_fitting_batch(resolved: Resolved, dataset: Dataset, reporter: Reporter) -> Resolved:
+    """A batch that nobody asked for, as large as the training images allow; for one that was, see `check_against_data`."""
+    size, origin, images = resolved.config.batch_size, resolved.origins["batch_size"], len(dataset.train)
+    if size <= images or origin == "flag" or origin.startswith("config "):
+        return resolved
+    reporter.notice(f"--batch-size is {images} instead of {size}, since there are {counted(images, 'training image')}")
+    origins = {**resolved.origins, "batch_size": f"all training images, fewer than the {size} of: {origin}"}
+    return Resolved(config=resolved.config.replace(batch_size=images), origins=origins)
 
 
 def initialised(

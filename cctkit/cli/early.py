@@ -1,0 +1,26 @@
+"""What a training run's command line has wrong that can be told before torch, which takes seconds, is imported."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cctkit.catalog.models import model_config
+from cctkit.catalog.recipes import resolve
+from cctkit.rundir import check_output
+
+
+def check_early(
+    flags: Mapping[str, Any], file_values: Mapping[str, Any], file_name: str, recipe: str | None, output: Path | None
+) -> None:
+    """Names, ranges, the model, where the run goes, where the images are. All is checked again where it is used.
+
+    Raises: UserError.
+    """
+    config = resolve(recipe_name=recipe, file_values=file_values, file_name=file_name, flags=flags).config
+    model_config(config.model, image_size=config.data.image_size)
+    if output is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":  # a restarted job's own run is there
+        check_output(output)
+    from cctkit.data.places import check_place
+
+    check_place(config.data)
