@@ -53,7 +53,7 @@ def bench(
     from cctkit.training.allocator import keep_memory
 
     keep_memory()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler would write of GPUs that it does not find
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write of GPUs that it does not find
     from cctkit.bench.measure import FULL, QUICK, measure
     from cctkit.bench.task import MODELS, Task
     from cctkit.cli.progress import PlainReporter
