@@ -29,9 +29,9 @@ check: install
 	$(BIN)/python -m pytest tests/test_floors.py
 
 bench: install
-	$(BIN)/cctkit bench
-	$(BIN)/python benchmarks/augment.py
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.augment
+	$(BIN)/python -m benchmarks.startup
 
 readme: install  # its outputs and pictures, by the commands that it shows
 	$(BIN)/python docs/outputs.py

@@ -1,4 +1,4 @@
-"""Training input, batched against image by image: `python benchmarks/augment.py`.
+"""Training input, batched against image by image: `python -m benchmarks.augment`.
 
 The report's augmentation (AutoAugment's CIFAR-10 policy, crop with padding 4, flip, normalisation) of 32 x 32 images, from
 uint8 images in memory to float32 batches, in one process on one thread: `torchvision.transforms` on PIL images, and ours as
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed.plain import Pictures
 from cctkit.bench.images import MEAN, STD, SyntheticImages
-from cctkit.bench.plain import Pictures
 from cctkit.config import AugmentConfig
 from cctkit.data.loader import CHUNK_IMAGES, train_batches
 from cctkit.data.plan import EpochPlan

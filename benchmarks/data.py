@@ -1,4 +1,4 @@
-"""Memory, start and speed against the number of images: `python benchmarks/data.py`, two minutes; with --full, an hour.
+"""Memory, start and speed against the number of images: `python -m benchmarks.data`, two minutes; with --full, an hour.
 
 Synthetic data sets are packed into a temporary folder, one by one: with --full of up to two million images of 32 x 32 pixels,
 and of 20,000 of 224 x 224 (13 GB of disk for a while); else small ones. For each size a process of its own trains a few steps

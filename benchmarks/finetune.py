@@ -1,4 +1,4 @@
-"""Fine-tuning against training from scratch: `python benchmarks/finetune.py --dataset FOLDER`.
+"""Fine-tuning against training from scratch: `python -m benchmarks.finetune --dataset FOLDER`.
 
 A small ViT of timm's learns most classes of a folder of images; `cctkit train --init` takes its file for the remaining
 classes. The runs differ in their beginning alone: from scratch, from timm's weights, and from them with a frozen backbone or

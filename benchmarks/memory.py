@@ -1,4 +1,4 @@
-"""The predicted memory of a training step beside the measured: `python benchmarks/memory.py`.
+"""The predicted memory of a training step beside the measured: `python -m benchmarks.memory`.
 
 Measured are the allocator's figures of two real steps on this CPU, as torch's profiler has them.
 """
@@ -7,7 +7,7 @@ import argparse
 import json
 from typing import Any
 
-from cctkit.bench.ours import training_peak_bytes
+from cctkit.bench.training import training_peak_bytes
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
 from cctkit.models.build import build_without_data

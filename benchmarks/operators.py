@@ -1,7 +1,7 @@
-"""Where the time of a training step goes: `python benchmarks/operators.py`.
+"""Where the time of a training step goes: `python -m benchmarks.operators`.
 
-The steps that `cctkit bench` times, under torch's profiler: plain and ours, each in a process of its own, of the two largest
-models. Prints each operator's own time in ms a step, the largest first, and its share of the step.
+The steps that `python -m benchmarks.speed` times, under torch's profiler: plain and ours, each in a process of its own, of
+the two largest models. Prints each operator's own time in ms a step, the largest first, and its share of the step.
 """
 
 import argparse
@@ -22,11 +22,11 @@ def profiled(side: str, model: str, steps: int) -> dict[str, float]:
         keep_memory()
     from torch.profiler import ProfilerActivity, profile
 
-    from cctkit.bench.ours import OurSide
-    from cctkit.bench.plain import PlainSide
+    from benchmarks.speed.plain import PlainSide
     from cctkit.bench.task import Task
+    from cctkit.bench.training import TaskTraining
 
-    training: Any = {"ours": OurSide, "plain": PlainSide}[side](Task(model=model, device="cpu"))
+    training: Any = {"ours": TaskTraining, "plain": PlainSide}[side](Task(model=model, device="cpu"))
     for _ in range(steps):  # a heap that keeps its memory grows for some steps
         training.train(training.batch)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
@@ -58,7 +58,17 @@ def main() -> None:
     result: dict[str, dict[str, dict[str, float]]] = {}
     for model in args.models:
         for side in ("plain", "ours"):
-            command = [sys.executable, __file__, "--side", side, "--models", model, "--steps", str(args.steps)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.operators",
+                "--side",
+                side,
+                "--models",
+                model,
+                "--steps",
+                str(args.steps),
+            ]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             result.setdefault(model, {})[side] = json.loads(done.stdout)
             if not args.json:

@@ -1,4 +1,4 @@
-"""Training in bf16 against float32, over several seeds: `python benchmarks/precision.py [--dataset FOLDER]`.
+"""Training in bf16 against float32, over several seeds: `python -m benchmarks.precision [--dataset FOLDER]`.
 
 One run of `cctkit train` for each number format and seed, in turn, into --output; a run that is there already is taken as it
 is, so that the benchmark goes on where it was stopped. Prints the test accuracy of each seed, the train and test loss by

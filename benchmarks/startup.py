@@ -1,4 +1,4 @@
-"""How long the small commands take, beside an empty Python and `import torch`: `python benchmarks/startup.py`.
+"""How long the small commands take, beside an empty Python and `import torch`: `python -m benchmarks.startup`.
 
 Each is a process of its own, from its start to its end, in turn: the shortest of several, how much that is beyond the
 imports that it needs, and the most memory that the process held. `eval` is that of a run of the digits, made here first.

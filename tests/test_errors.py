@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cctkit.bench.worker import _answer
+from benchmarks.speed.worker import _answer
 from cctkit.cli import app
 from cctkit.errors import ResourceError, is_out_of_memory
 from cctkit.training import loop

@@ -1,1 +1,1 @@
-"""The speed benchmark: plain, ours and the floor, three processes that take turns."""
+"""The speed and memory of training and inference on this machine."""

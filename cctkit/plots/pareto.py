@@ -1,8 +1,7 @@
 """Accuracy against parameters, with the front that no other model beats."""
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
     from matplotlib.transforms import BboxBase
 
 _FAMILIES = ("cct", "cvt", "vit_lite", "vit", "condensenet", "densenet")
-_LABELLED = 40
-_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-_DISTANCES = (7, 12, 20, 30, 42, 56)  # points
-Box = tuple[float, float, float, float]
-"""Left, bottom, right and top, in pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +42,7 @@ def draw_pareto(panels: Mapping[str, Sequence[Point]], path: Path, *, threshold:
             _draw_panel(axes, title, points, (threshold or {}).get(title))
         figure.draw_without_rendering()  # settles the layout, so that labels can be placed in pixels
         for axes, points in zip(all_axes, panels.values(), strict=True):
-            _place_names(axes, points)
+            _name_points(axes, points)
         save_figure(figure, path)
 
 
@@ -119,84 +113,21 @@ def _add_legend(axes: "Axes", points: Sequence[Point], groups: Sequence[str]) ->
     axes.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], loc="best")
 
 
-def _place_names(axes: "Axes", points: Sequence[Point]) -> None:
-    """A name beside each point, none over another and, where there is room, over no point or front; where there is none for it,
-    a name is left out. Of very many points only the fronts' and the own are named."""
-    shown = [point for point in points if len(points) <= _LABELLED or point.on_front or point.own]
-    scale = axes.figure.dpi / 72  # pixels a point
-    taken, inside, names = _obstacles(axes, points, scale), _box(axes.bbox), list[Box]()
-    for point in sorted(shown, key=lambda point: (not point.on_front, point.params_millions)):
-        at = (point.params_millions, point.top1_percent)
-        text = axes.annotate(legend_name(point.name), at, xytext=(0, 0), textcoords="offset points", fontsize=8)
-        text.set_in_layout(False)
-        extent = text.get_window_extent()
-        x, y = axes.transData.transform(at).tolist()
-        places = _places(x, y, extent.width, extent.height, scale)
-        distance, box = min(places, key=lambda place: _cost(place[1], taken, inside) + place[0])
-        if any(_shared(box, name) for name in names):
-            text.remove()
+def _name_points(axes: "Axes", points: Sequence[Point]) -> None:
+    """The names of the fronts' points and of the user's own, to the left or right, where there is room."""
+    placed: list[BboxBase] = []
+    for point in sorted(points, key=lambda point: (not point.own, point.params_millions)):
+        if not (point.on_front or point.own):
             continue
-        names.append(box)
-        text.set_position(((box[0] - extent.x0) / scale, (box[1] - extent.y0) / scale))
-        taken.append(box)
-        if distance > _DISTANCES[0]:
-            nearest = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-            taken += [_around(*place, scale) for place in _between((x, y), nearest)]
-            line = axes.transData.inverted().transform([(x, y), nearest])
-            axes.plot(line[:, 0], line[:, 1], color=GREY, linewidth=0.6, zorder=2)
-
-
-def _obstacles(axes: "Axes", points: Sequence[Point], scale: float) -> list[Box]:
-    """What no name should cover: points, fronts and the legend."""
-    places = axes.transData.transform([(point.params_millions, point.top1_percent) for point in points]).tolist()
-    boxes = [_around(x, y, 5 * scale) for x, y in places]
-    boxes += [_around(x, y, 2 * scale) for x, y in _front_pixels(axes)]
-    legend = axes.get_legend()
-    if legend is not None:
-        boxes.append(_box(legend.get_window_extent()))
-    return boxes
-
-
-def _front_pixels(axes: "Axes") -> Iterator[tuple[float, float]]:
-    """Points along the lines of the fronts, a few pixels apart."""
-    for line in axes.get_lines():
-        corners = axes.transData.transform(line.get_xydata()).tolist()
-        for start, end in itertools.pairwise(corners):
-            yield from _between(start, end)
-
-
-def _between(start: Sequence[float], end: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Points from `start` to `end`, 6 pixels apart or nearer."""
-    steps = 1 + int(math.dist(start, end) / 6)
-    yield from (
-        (start[0] + (end[0] - start[0]) * i / steps, start[1] + (end[1] - start[1]) * i / steps) for i in range(steps + 1)
-    )
-
-
-def _places(x: float, y: float, width: float, height: float, scale: float) -> Iterator[tuple[float, Box]]:
-    """Boxes of this size around (x, y), near ones first, and their distance in points."""
-    for distance in _DISTANCES:
-        for right, up in _DIRECTIONS:
-            gap = distance * scale
-            left = x + (right - 1) / 2 * width + right * gap
-            bottom = y + (up - 1) / 2 * height + up * gap
-            yield distance, (left, bottom, left + width, bottom + height)
-
-
-def _cost(box: Box, taken: Sequence[Box], inside: Box) -> float:
-    """The area that a box shares with what is there, and has outside of the axes, in square pixels."""
-    area = (box[2] - box[0]) * (box[3] - box[1])
-    return sum(_shared(box, other) for other in taken) + 3 * (area - _shared(box, inside))
-
-
-def _shared(a: Box, b: Box) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return width * height if width > 0 and height > 0 else 0.0
-
-
-def _box(bbox: "BboxBase") -> Box:
-    return float(bbox.x0), float(bbox.y0), float(bbox.x1), float(bbox.y1)
-
-
-def _around(x: float, y: float, radius: float) -> Box:
-    return x - radius, y - radius, x + radius, y + radius
+        at = (point.params_millions, point.top1_percent)
+        for side, place in (("right", (-4, 5)), ("left", (7, -3))):
+            text = axes.annotate(
+                legend_name(point.name), at, xytext=place, textcoords="offset points", fontsize=8, horizontalalignment=side
+            )
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+            if inside and not any(box.overlaps(other) for other in placed):
+                placed.append(box)
+                break
+            text.remove()

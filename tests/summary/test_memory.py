@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cctkit.bench.ours import training_peak_bytes
+from cctkit.bench.training import training_peak_bytes
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
 from cctkit.errors import UserError

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.speed.plain import plain_model
 from cctkit.bench.clock import seconds
-from cctkit.bench.plain import plain_model
 from cctkit.bench.task import Task
 
 aten = torch.ops.aten

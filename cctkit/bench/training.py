@@ -1,4 +1,4 @@
-"""Our way: the step, the batches and the inference of `cctkit train --recipe report` and `cctkit eval`."""
+"""The step, the batches and the inference of `cctkit train --recipe report` and `cctkit eval`, on images made here."""
 
 from collections.abc import Iterator
 
@@ -53,8 +53,8 @@ def training_peak_bytes(architecture: ModelConfig, config: TrainConfig, policy: 
     return peak_bytes(steps, policy.device)
 
 
-class OurSide(Training):
-    """What can be timed of our way."""
+class TaskTraining(Training):
+    """The training and inference of a task, as `Side`."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task.architecture(), task.config(), policy_of(task), batch_size=task.batch_size)
@@ -63,14 +63,14 @@ class OurSide(Training):
         self._epoch = 0
 
     def infer(self, batches: int) -> None:
-        """The logits of the ready batch, so many times."""
+        """The logits of the ready batch, `batches` times."""
         model = self.state.model
         with self.policy.evaluating(model):
             for _ in range(batches):
                 model(self.batch.images)
 
     def batches(self, number: int) -> Iterator[Batch]:
-        """So many batches as training draws, augments and normalises them, epoch after epoch."""
+        """`number` batches as training draws, augments and normalises them, epoch after epoch."""
         batch_size = self.task.batch_size
         images = epoch_images(self.size, batch_size=batch_size, device=self.policy.device)
         if self._data is None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.speed.plain import PlainSide, pipeline, plain_model
 from cctkit.bench.images import epoch_images
-from cctkit.bench.ours import OurSide
-from cctkit.bench.plain import PlainSide, pipeline, plain_model
+from cctkit.bench.measure import Side
 from cctkit.bench.task import MODELS, Task
-from cctkit.bench.worker import Side
+from cctkit.bench.training import TaskTraining
 from cctkit.models.attention import PATHS
 from cctkit.models.build import build_model, set_path
 from cctkit.models.dropout import Dropout, DropPath
@@ -50,20 +50,20 @@ def test_the_plain_model_drops_by_torch_and_torchvision_as_much_as_ours(name: st
 
 
 @pytest.mark.parametrize("choice", [f"{precision},{path}" for precision in ("float32", "bf16") for path in PATHS])
-@pytest.mark.parametrize("make", [PlainSide, OurSide])
+@pytest.mark.parametrize("make", [PlainSide, TaskTraining])
 def test_a_side_trains_on_as_many_batches_as_asked_for_over_several_epochs(
     make: type, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CCTKIT_CACHE", str(write_probe(tmp_path, choice)))
-    for module in ("plain", "ours"):
-        monkeypatch.setattr(f"cctkit.bench.{module}.epoch_images", lambda *_, **__: 16)
+    for module in ("benchmarks.speed.plain", "cctkit.bench.training"):
+        monkeypatch.setattr(f"{module}.epoch_images", lambda *_, **__: 16)
     side: Side = make(TINY)
     batches = list(side.batches(5))
     images = [batch[0] if isinstance(batch, tuple) else batch.images for batch in batches]
     assert [tuple(each.shape) for each in images] == [(8, 3, 8, 8)] * 5
     assert all(each.dtype == torch.float32 for each in images)
     assert len({each.sum().item() for each in images}) == 5
-    model = side.state.model if isinstance(side, OurSide) else side.model  # type: ignore[attr-defined]
+    model = side.state.model if isinstance(side, TaskTraining) else side.model  # type: ignore[attr-defined]
     weights = dict(model.named_parameters())
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     side.train(batches[0])

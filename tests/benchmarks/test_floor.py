@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cctkit.bench import floor as floor_module
+from benchmarks.speed import floor as floor_module
+from benchmarks.speed.floor import Floor, Matrix, Operation, Product, forms, record
+from benchmarks.speed.plain import PlainSide
 from cctkit.bench.clock import peak_bytes
-from cctkit.bench.floor import Floor, Matrix, Operation, Product, forms, record
-from cctkit.bench.plain import PlainSide
 from cctkit.bench.task import MODELS, Task
 
 

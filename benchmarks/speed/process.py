@@ -8,15 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, Self
 
-import cctkit
 from cctkit.errors import ResourceError, UserError
 
+ROOT = Path(__file__).parents[2]
 _SAID = 2000  # characters of a failed worker's last words
 
 
 def command(kind: str) -> list[str]:
     """How a worker is started."""
-    return [sys.executable, "-P", "-m", "cctkit.bench.worker", kind]
+    return [sys.executable, "-P", "-m", "benchmarks.speed.worker", kind]
 
 
 class Worker:
@@ -25,7 +25,7 @@ class Worker:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        paths = [str(Path(cctkit.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             command(kind),
             stdin=subprocess.PIPE,

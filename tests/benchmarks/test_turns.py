@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from cctkit.bench import measure as measure_module
-from cctkit.bench import process
-from cctkit.bench.measure import Effort, measure
-from cctkit.bench.process import Worker
+from benchmarks.speed import process
+from benchmarks.speed import turns as measure_module
+from benchmarks.speed.process import Worker
+from benchmarks.speed.turns import Effort, measure
+from benchmarks.speed.worker import _answer
 from cctkit.bench.task import Task
-from cctkit.bench.worker import _answer
 from cctkit.errors import ResourceError, UserError
 
 TASKS = [Task(model="cct_2_3x2", device="auto", batch_size=8), Task(model="cvt_6_4", device="auto", batch_size=8)]
@@ -163,5 +163,26 @@ def test_memory_that_runs_out_is_the_users_and_any_other_error_a_bug() -> None:
 
 
 def test_the_process_that_waits_for_the_others_has_no_torch(tmp_path: Path) -> None:
-    code = "import cctkit.bench.measure, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import benchmarks.speed.turns, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_small_model_is_measured_in_three_processes_and_its_tables_are_printed() -> None:
+    """The real thing; which figures come out is no matter here."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed",
+        "--model",
+        "cct_2_3x2",
+        "--batch-size",
+        "8",
+        "--quick",
+        "--threads",
+        "1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=process.ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| `cct_2_3x2` |") == 4
+    assert "cct_2_3x2 (1/1) round 1: " in done.stderr
