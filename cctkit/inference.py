@@ -99,11 +99,11 @@ def evaluate_source(
         notify(dataset.unverified)
     name = wish.split or _default_split(dataset, info, notify)
     split = _split(dataset, name)
+    order = _class_order(dataset, info.class_names, wish.data.dataset)
     is_own = dataset.fingerprint == info.dataset["fingerprint"]
     if is_own and wish.include_seen:
         raise UserError("these are the images that the run itself was made with", "--include-seen", "leave it out")
     split, figures = (split, {}) if is_own else _unseen(split, seen, wish, dataset, notify)
-    labels = _labels(dataset, split, info.class_names, wish.data.dataset)
     missing = [each for each in info.class_names if each not in dataset.class_names]
     if missing:
         notify(f"not in the images, and left out: {_listed(missing)}; an image that is taken for one of them counts as wrong")
@@ -114,7 +114,7 @@ def evaluate_source(
         std=info.std,
         policy=policy,
         image_size=info.model.image_size,
-        labels=labels,
+        labels=order[split.labels],
         on_batch=lambda done, total: progress(f"evaluating on {name}", done, total),
         workers=dataset.workers(None),
     )
@@ -244,8 +244,8 @@ def _unseen(
     return split.only(np.delete(np.arange(len(split)), found)), figures
 
 
-def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked: str | None) -> np.ndarray:
-    """The split's labels in the model's order of classes, joined by name.
+def _class_order(dataset: Dataset, class_names: tuple[str, ...], asked: str | None) -> np.ndarray:
+    """The model's label of each class of the data set, joined by name: int64 (classes,).
 
     Raises: UserError naming the classes that the model does not know.
     """
@@ -259,8 +259,7 @@ def _labels(dataset: Dataset, split: Split, class_names: tuple[str, ...], asked:
             safe_text(asked or dataset.name),
             f"rename or leave out their folders; {'; '.join(near[:_NAMED])}" if near else "leave their folders out",
         )
-    order = np.array([class_names.index(name) for name in dataset.class_names], dtype=np.int64)
-    return order[split.labels]
+    return np.array([class_names.index(name) for name in dataset.class_names], dtype=np.int64)
 
 
 def _listed(names: Sequence[str]) -> str:

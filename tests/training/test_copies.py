@@ -204,3 +204,14 @@ def test_a_start_that_fails_leaves_no_list_behind(run: Path, tmp_path: Path, mon
     with pytest.raises(IndexError):
         train(run.parent / "images", tmp_path / "new", epochs=1)
     assert not (tmp_path / "new").exists()
+
+
+def test_where_the_classes_differ_that_is_said_and_nothing_of_copies(run: Path, tmp_path: Path) -> None:
+    from cctkit.inference import Wish, evaluate_source
+
+    write_images(tmp_path / "pets", {"cat": 3, "wolf": 3}, size=(8, 8))
+    said: list[str] = []
+    wish = Wish(data=DataConfig(dataset=str(tmp_path / "pets")), split="all", device="cpu")
+    with pytest.raises(UserError, match="wolf"):
+        evaluate_source(run / "weights.safetensors", wish, notify=said.append, progress=lambda *_: None)
+    assert said == []
