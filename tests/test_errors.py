@@ -61,7 +61,7 @@ def train(error: BaseException, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "_train_epoch", raising(error))
     config = SimpleNamespace(epochs=1, batch_size=8, accumulate=1, early_stopping=None)
     with pytest.raises(ResourceError, match="--accumulate 2"):
-        loop._fit(SimpleNamespace(config=config, policy=SimpleNamespace(device="cuda")), resume=False)  # type: ignore[arg-type]
+        loop._fit(SimpleNamespace(config=config, policy=SimpleNamespace(device="cuda")), resume=False, keep=raising(error))  # type: ignore[arg-type]
 
 
 def bench(error: BaseException, _: pytest.MonkeyPatch) -> None:
