@@ -71,8 +71,10 @@ def test_a_directory_with_anything_of_the_users_is_refused_and_stays_as_it_is(tm
 
 def test_what_a_start_left_that_was_killed_before_it_began_is_taken_over(tmp_path: Path) -> None:
     killed = RunDir.create(tmp_path / "run")
+    killed.write_file(killed.seen, b"")
     killed.write_json(killed.env, {})
-    (killed.path / ".config.json.123.tmp").write_text("{")
+    for name in (".config.json.123.tmp", ".seen.safetensors.123.tmp"):
+        (killed.path / name).write_text("{")
     killed.close()
     (killed.path / ".cctkit.lock").touch()  # some versions of filelock remove it when they are asked to release
     RunDir.create(tmp_path / "run").discard()
