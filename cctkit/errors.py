@@ -74,7 +74,7 @@ class ElsewhereError(Exception):
 
 
 class StoppedError(Exception):
-    """SIGINT or SIGTERM asked the program to stop; what there was to save is saved. Exit code 128 + signal."""
+    """SIGINT, SIGTERM or SIGHUP asked the program to stop; what there was to save is saved. Exit code 128 + signal."""
 
     def __init__(self, signal_number: int, message: str = "stopped") -> None:
         super().__init__(message)

@@ -1,5 +1,6 @@
 """The command line's frame: which subcommands there are, and the one place where an error is printed."""
 
+import contextlib
 import io
 import os
 import sys
@@ -140,4 +141,5 @@ def _print_error(what: str, where: str | None, remedy: str | None) -> None:
 
 def _print(text: str) -> None:
     """On a terminal, whose own lines break anywhere, in lines that break between words."""
-    sys.stderr.write((wrapped(text, terminal_width(), further="  ") if sys.stderr.isatty() else text) + "\n")
+    with contextlib.suppress(OSError):  # a terminal that was closed does not change the exit code
+        sys.stderr.write((wrapped(text, terminal_width(), further="  ") if sys.stderr.isatty() else text) + "\n")

@@ -1,9 +1,10 @@
 """How training is shown: a live bar on a terminal, plain lines elsewhere, both on stderr."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from cctkit.text import terminal_width, wrapped
 
@@ -78,13 +79,35 @@ class Estimate:
         )
 
 
+class _UntilClosed:
+    """A text stream that swallows what can no longer be written: training does not end because its terminal was closed.
+
+    The signal that says so may come later, and there is something to save then.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class PlainReporter:
     """A line an epoch, or every 30 s within a long one; no control characters."""
 
     log_every_s = 30.0
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self.quiet, self.stream = quiet, stream or sys.stderr
+        self.quiet, self.stream = quiet, _UntilClosed(stream or sys.stderr)
         self.estimate = Estimate()
         self.doing, self.told_s = "", 0.0
 
@@ -129,7 +152,8 @@ class LiveReporter:
         from rich.progress import Progress as Bar
 
         self.estimate = Estimate()
-        self.console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        stream = cast(TextIO, _UntilClosed(sys.stderr))
+        self.console = Console(file=stream, markup=False, highlight=False, emoji=False)
         self.bar_width = _BAR if self.console.width >= _NARROW else _BAR // 2
         self.bar = Bar(
             TextColumn("{task.description}", markup=False),

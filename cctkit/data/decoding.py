@@ -193,7 +193,8 @@ def _begin(job: _Job, stopped: Any, large: Any, parent: int) -> None:
     """Make this process a reader. Signals to the whole group are its parent's to answer; without the parent it ends."""
     global _of_process
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     images.share_large(large)
     _of_process = lambda numbers: job.images(numbers, lambda _: not stopped.is_set())  # noqa: E731

@@ -113,6 +113,7 @@ def _start_worker(large: Any, _index: int) -> None:
     A worker told to end does so quietly: dying of the signal would raise in the trainer, before it has saved.
     """
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     share_large(large)

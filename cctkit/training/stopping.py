@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop: the work in hand is finished, saved, and left with exit code 130 or 143."""
+"""SIGINT, SIGTERM and SIGHUP as a request to stop: the work in hand is finished, saved, and left with 128 + the signal."""
 
 import signal
 from types import FrameType, TracebackType
@@ -6,10 +6,14 @@ from types import FrameType, TracebackType
 from cctkit.errors import StoppedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # which Windows has not
 
 
 class StopRequest:
     """A context in which the first signal only sets `signal_number`; a second one stops the program at once.
+
+    SIGHUP is heeded unless it was ignored at the start, as by `nohup`. It never is that second signal: a terminal that closes
+    sends it twice, and the end of a session sends it after SIGTERM.
 
     launched: the signal comes twice by itself, to the process group and from the launcher, which kills after 30 s.
     """
@@ -20,7 +24,10 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        heeded = list(_SIGNALS)
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+            heeded.append(_HANGUP)
+        self._before = {number: signal.signal(number, self._receive) for number in heeded}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -28,7 +35,8 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self.signal_number = number
+        if self.signal_number is None:
+            self.signal_number = number
         if not self.launched:
             for each in _SIGNALS:
                 signal.signal(each, signal.SIG_DFL)

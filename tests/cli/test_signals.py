@@ -1,12 +1,17 @@
-"""SIGINT and SIGTERM in every phase: nothing is left behind before training has begun, everything is saved after.
+"""SIGINT, SIGTERM and SIGHUP in every phase: nothing is left behind before training has begun, everything is saved after.
 
 The signal is sent by the process to itself in the midst of the work of each phase, so nothing depends on the clock.
 """
 
 import hashlib
 import os
+import pty
+import select
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,8 @@ from cctkit.cli.app import run
 from tests.conftest import write_images
 from tests.processes import Forked
 
-SIGNALS = [pytest.param(signal.SIGINT, 130, id="SIGINT"), pytest.param(signal.SIGTERM, 143, id="SIGTERM")]
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+SIGNALS = [pytest.param(number, code, id=number.name) for number, code in CODES.items()]
 TRAIN = ["train", "--dataset", "digits", "--image-size", "8", "--model", "cct_2_3x2", "--epochs", "2", "--precision", "float32"]
 TRAIN += ["--batch-size", "256", "--val-fraction", "0.1", "--ema", "0.9", "--quiet", "--threads", "1"]
 
@@ -30,7 +36,7 @@ def never_unheard() -> Iterator[None]:
     def unheard(number: int, _: object) -> None:
         raise AssertionError(f"signal {number} was sent while nothing waited for it")
 
-    before = {number: signal.signal(number, unheard) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, unheard) for number in CODES}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -134,7 +140,7 @@ def test_once_training_has_begun_everything_is_saved(
 ) -> None:
     import importlib
 
-    number, code = (signal.SIGINT, 130) if list(MOMENTS).index(moment) % 2 else (signal.SIGTERM, 143)
+    number, code = list(CODES.items())[list(MOMENTS).index(moment) % 3]
     module, name, at, step = MOMENTS[moment]
     sent = send(number, importlib.import_module(f"cctkit.{module}"), name, at)
     assert run([*TRAIN, "-o", str(tmp_path / "run")]) == code
@@ -184,3 +190,26 @@ def test_a_second_signal_stops_at_once(unbroken: Path, tmp_path: Path, number: i
         assert weights(path) == weights(unbroken)
     else:
         assert run([*TRAIN, "-o", str(path)]) == 0
+
+
+IN_ITS_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def test_a_terminal_that_is_closed_stops_the_run_which_saves(tmp_path: Path) -> None:
+    """Writing to it fails then, before the signal comes or after."""
+    path = tmp_path / "run"
+    arguments = [*TRAIN, "--epochs", "1000", "-o", str(path)]
+    command = [sys.executable, "-c", IN_ITS_TERMINAL, sys.executable, "-m", "cctkit", *arguments]
+    command.remove("--quiet")
+    terminal, side = pty.openpty()
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, start_new_session=True)
+    os.close(side)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (path / "metrics.jsonl").exists():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    assert process.wait(timeout=60) == 129
+    done = len((path / "metrics.jsonl").read_text().splitlines())
+    newest = max((path / "checkpoints").iterdir()).name
+    assert 6 * done < int(newest.removeprefix("step-")) <= 6 * (done + 1)  # of 6 steps an epoch: saved in the midst of one
