@@ -32,7 +32,8 @@ def refuse_faulty(origin: Origin, *, read: bool, progress: Progress) -> None:
     except StoppedError as stop:
         so_far = "; ".join(fault.in_short() for fault in origin.faults)
         raise StoppedError(stop.signal_number, f"stopped; so far found in {where}: {so_far}") from stop
-    raise FaultsError([*origin.faults, *found], where)
+    warnings = [finding for finding in origin.findings if finding.level == "warning"]
+    raise FaultsError([*origin.faults, *found], where, warnings)
 
 
 def _broken(origin: Origin, progress: Progress) -> list[Finding]:

@@ -62,20 +62,22 @@ class Finding:
 
 
 class FaultsError(UserError):
-    """A data set cannot be used. `faults` are all that were found, of which the message names the first of each kind."""
+    """A data set cannot be used. `faults` are all that were found, of which the message names the first of each kind; `beside`:
+    what else was, which may be their cause.
+    """
 
-    def __init__(self, faults: Sequence[Finding], where: str) -> None:
+    def __init__(self, faults: Sequence[Finding], where: str, beside: Sequence[Finding] = ()) -> None:
         remedies = dict.fromkeys(fault.remedy for fault in faults if fault.remedy)
         super().__init__("; ".join(fault.in_short() for fault in faults), where, "; ".join(remedies) or None)
-        self.faults = tuple(faults)
+        self.faults, self.beside = tuple(faults), tuple(beside)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a loader worker sends it
-        return FaultsError, (self.faults, self.where)
+        return FaultsError, (self.faults, self.where, self.beside)
 
     @property
     def is_short(self) -> bool:
         """Whether the message names everything."""
-        return len(self.faults) == 1 and self.faults[0].number <= _IN_MESSAGE
+        return len(self.faults) == 1 and self.faults[0].number <= _IN_MESSAGE and not self.beside
 
 
 class Finds:

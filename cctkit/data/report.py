@@ -126,7 +126,7 @@ def _photo(size: Size) -> str:
 
 def fault_lines(error: FaultsError) -> list[str]:
     """All that is wrong with a data set, of each kind up to 20 by name."""
-    return [f"data: {error.where or ''}", *(line for fault in error.faults for line in fault.lines())]
+    return [f"data: {error.where or ''}", *(line for found in (*error.faults, *error.beside) for line in found.lines())]
 
 
 def left_out(skipped: Sequence[str]) -> tuple[Finding, ...]:

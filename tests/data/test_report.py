@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from PIL import Image
 
 from cctkit.config import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.findings import FaultsError
+from cctkit.data.findings import FaultsError, Finding
 from cctkit.data.splits import Dataset
-from cctkit.errors import UserError
+from cctkit.errors import StoppedError, UserError
 from cctkit.text import wrapped
 from tests.conftest import write_images
 from tests.data.messy import messy_folder
@@ -115,6 +116,43 @@ def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
     assert text.count("Train/bird/bad") == 20
     assert "    and 9 more" in text
     assert "    'empty'" in text
+
+
+def test_a_class_whose_images_cannot_be_read_is_told_with_the_reason(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 4, "dog": 4, "fox": 0})
+    (tmp_path / "fox" / "a.heic").write_bytes(b"x")
+    said: list[str] = []
+    with pytest.raises(FaultsError, match="no image of 1 class: 'fox'"):
+        load_dataset(DataConfig(dataset=str(tmp_path)), notify=said.append)
+    assert "1 image of formats that are not read (.heic 1); convert them to PNG or JPEG: fox/a.heic" in "\n".join(said)
+
+
+def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "train", {"cat": 4, "dog": 4})
+    write_images(tmp_path / "test", {"cat": 4})
+    (tmp_path / "test" / "cat" / "bad.png").write_bytes(b"")
+    where = DataConfig(dataset=str(tmp_path))
+    with pytest.raises(FaultsError, match=r"test lacks 1 class .* 1 broken image: test/cat/bad\.png"):
+        load_dataset(where)
+    monkeypatch.setattr("cctkit.data.faults._LONGEST_S", -1.0)
+    with pytest.raises(FaultsError) as caught:
+        load_dataset(where)
+    assert [fault.kind for fault in caught.value.faults] == ["missing_class"]
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("reading images"):
+            raise StoppedError(2)
+
+    with pytest.raises(StoppedError, match=r"stopped; so far found in .*: test lacks 1 class of another part: 'dog'"):
+        load_dataset(where, progress=stop)
+
+
+def test_faults_come_whole_out_of_another_process() -> None:
+    faults = [Finding.of("broken", "fault", "1 broken image", ["a"], remedy="mend it")]
+    error = pickle.loads(pickle.dumps(FaultsError(faults, "here")))
+    assert (error.what, error.where, error.remedy, error.faults) == ("1 broken image: a", "here", "mend it", tuple(faults))
 
 
 def test_a_link_to_a_folder_above_or_of_another_class_is_not_followed(tmp_path: Path) -> None:
