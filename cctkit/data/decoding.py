@@ -44,11 +44,13 @@ ROW = np.dtype(
         ("peak", "<i4"),
         ("more_pages", "?"),
         ("state", "u1"),
+        ("row_checksum", "<u4"),
     ]
 )
 """What is known of an image beside its pixels: see `packed.Packed`; of a bad one the state alone.
 
-size: height and width before any resizing; peak, more_pages: as `DecodedImage`'s, no peak being NO_PEAK.
+size: height and width before any resizing; peak, more_pages: as `DecodedImage`'s, no peak being NO_PEAK; row_checksum: of the
+rest of the row, in the journal of a packing.
 """
 GOOD, BAD = 1, 2
 NO_PEAK = -1

@@ -3,9 +3,10 @@
 import contextlib
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Partial:
     def begin(self, key: str, *, offset: int, image_bytes: int, total: int) -> int:
         """The number of images that are there already: those of `key`, of which the file holds all at `offset`; else none."""
         rows = self.rows() if self.matches(key) else np.zeros(0, dtype=ROW)
-        written = rows["state"] != 0
+        written = (rows["state"] != 0) & (rows["row_checksum"] == _checksums(rows))
         rows = rows[: len(rows) if written.all() else int(written.argmin())]
         end = offset + image_bytes * int(np.count_nonzero(rows["state"] == GOOD))
         if len(rows) > total or os.fstat(self.images.fileno()).st_size < end:
@@ -68,6 +69,7 @@ class Partial:
     def add(self, found: Images) -> None:
         """Write some images. Within a few seconds they are safe."""
         self.images.write(found.pixels)
+        found.rows["row_checksum"] = _checksums(found.rows)
         self._pending.append(found.rows.tobytes())
         if time.monotonic() >= self._next_s:
             self.commit()
@@ -103,6 +105,12 @@ class Partial:
         self.close()
         for path in _files(self.path):
             path.unlink(missing_ok=True)
+
+
+def _checksums(rows: Rows) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """The CRC-32 of each of `rows` (n,) without its last column, which is where it is kept."""
+    facts = rows.view(np.uint8).reshape(len(rows), ROW.itemsize)[:, : ROW.fields["row_checksum"][1]]  # type: ignore[index]
+    return np.fromiter(map(zlib.crc32, facts), dtype=np.uint32, count=len(rows))
 
 
 def _files(path: Path) -> tuple[Path, Path, Path]:

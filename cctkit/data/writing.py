@@ -79,6 +79,7 @@ def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, 
         header, entries, _written(file, (piece for name in entries if name in tensors for piece in tensors[name][1]))
     )
     text = json.dumps({"__metadata__": {KEY: json.dumps(header)}, **entries}).encode()
+    assert len(text) <= room, "the header would run into the images"
     file.seek(0)
     file.write(struct.pack("<Q", room) + text.ljust(room))
 

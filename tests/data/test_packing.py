@@ -197,6 +197,21 @@ def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: 
         time.sleep(0.05)
 
 
+def test_a_changed_byte_of_the_journal_is_found(folder: Path, tmp_path: Path, often: None) -> None:
+    """What it says of an image goes into the packed file: a changed digest would make other images of the same pixels."""
+    whole = pack(folder, tmp_path / "whole")
+    journal = tmp_path / "packed.part.rows"
+    for name in ("sums", "digest", "checksum"):
+        place = 64 + 7 * ROW.itemsize + ROW.fields[name][1]
+        with pytest.raises(StoppedError):
+            pack(folder, tmp_path / "packed", progress=stop_at(100))
+        data = bytearray(journal.read_bytes())
+        data[place] ^= 1
+        journal.write_bytes(data)
+        assert pack(folder, tmp_path / "packed") == whole
+        (tmp_path / "packed").unlink()
+
+
 class KilledError(BaseException):
     """In the place of a kill: what was done before it stays, and nothing is done after."""
 
