@@ -204,7 +204,11 @@ class TrainConfig(Checked):
     clip_grad: float | None = option(None, "largest norm of the gradient", panel=OPTIMIZER, above=0)
     accumulate: int = option(1, "parts that a batch is computed in, to save memory", panel=OPTIMIZER, at_least=1)
     ema: float | None = option(
-        None, "decay of the moving average of the weights, which then are the result", panel=OPTIMIZER, above=0, below=1
+        None,
+        "EMA decay, at most (1 + t) / (10 + t) at step t; the average of the weights then is the result",
+        panel=OPTIMIZER,
+        above=0,
+        below=1,
     )
     freeze: Literal["none", "backbone"] = option(
         "none", "backbone: train the head alone, on the features of the weights that --init gives", panel=OPTIMIZER

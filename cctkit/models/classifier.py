@@ -7,6 +7,7 @@ from cctkit.catalog.counts import grid_size, has_class_token
 from cctkit.config import ModelConfig
 from cctkit.models.dropout import Dropout
 from cctkit.models.encoder import TransformerEncoderLayer
+from cctkit.models.head import float32_logits
 from cctkit.models.tokenizer import Tokenizer, check_size
 
 
@@ -51,7 +52,7 @@ class TransformerClassifier(nn.Module):
             x = (weights.transpose(-2, -1) @ x).squeeze(-2)  # (B, D)
         else:
             x = x[:, 0]
-        return self.fc(x)  # type: ignore[no-any-return]
+        return float32_logits(self.fc, x)
 
 
 class CompactTransformer(nn.Module):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 
 def byte_threshold(p: float) -> int:
-    """The bytes under which an element is dropped: p in 256ths, at least 1 for p > 0."""
-    return max(1, round(256 * p)) if p > 0 else 0
+    """The bytes under which an element is dropped: p in 256ths, from 1 for p > 0 to 255, so that some are kept."""
+    return min(255, max(1, round(256 * p))) if p > 0 else 0
 
 
 def byte_scale(p: float) -> float:
@@ -42,7 +42,8 @@ def random_bytes(shape: torch.Size | tuple[int, ...], generator: torch.Generator
 class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al. 2014). `generator` None: torch's default one.
 
-    On the CPU the probability is rounded to 256ths (0.1 becomes 26/256) and the mask costs a byte an element.
+    On the CPU the probability is rounded to 256ths (0.1 becomes 26/256; the largest is 255/256) and the mask costs a byte an
+    element.
     """
 
     def __init__(self, p: float) -> None:
@@ -56,7 +57,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.p)
         kept = random_bytes(x.shape, self.generator) >= byte_threshold(self.p)
-        return x * kept.to(x.dtype).mul_(byte_scale(self.p))
+        return (x * kept.to(x.dtype)).mul_(byte_scale(self.p))  # a mask of bf16 would hold the scale rounded
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -80,7 +81,10 @@ class DropPath(nn.Module):
         return self.training and self.p > 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self._draw(x).div_(1 - self.p) if self.drops else x
+        if not self.drops:
+            return x
+        draw = self._draw(x)
+        return (x * draw).mul_(1 / (1 - self.p)) if _is_short(x) else x * draw.div_(1 - self.p)
 
     def kept(self, x: Tensor) -> Tensor:
         """The samples of x that are kept, int64; without data as many as are expected."""
@@ -105,9 +109,17 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: nn.Modu
     if not (isinstance(drop_path, DropPath) and drop_path.skips and drop_path.drops):
         return x + drop_path(branch(x))  # type: ignore[no-any-return]
     kept, scale = drop_path.kept(x), 1 / (1 - drop_path.p)
-    if len(kept) == len(x):
-        return torch.add(x, branch(x), alpha=scale)
-    return x.index_add(0, kept, branch(x.index_select(0, kept)).to(x.dtype), alpha=scale)
+    all_kept = len(kept) == len(x)
+    out = branch(x if all_kept else x.index_select(0, kept))
+    if _is_short(x):
+        out, scale = out * scale, 1.0
+    return torch.add(x, out, alpha=scale) if all_kept else x.index_add(0, kept, out.to(x.dtype), alpha=scale)
+
+
+def _is_short(x: Tensor) -> bool:
+    """Whether x is bf16 or fp16, in which a scale would be rounded (1.1111 to 1.1094) that x is multiplied by; a number that
+    a tensor is multiplied by is not."""
+    return x.dtype.itemsize < torch.float32.itemsize
 
 
 def skip_dropped(model: nn.Module, skips: bool) -> None:

@@ -11,6 +11,7 @@ from cctkit.catalog.counts import grid_size
 from cctkit.config import ModelConfig
 from cctkit.models.attention import HasPaths, attend
 from cctkit.models.dropout import Dropout, DropPath
+from cctkit.models.head import float32_logits
 from cctkit.models.tokenizer import check_size
 
 
@@ -56,6 +57,12 @@ class VisionTransformer(torchvision_vit.VisionTransformer):  # type: ignore[misc
             block.self_attention = SelfAttention(config)
             block.dropout = nn.Sequential(Dropout(config.dropout), drop_path)
             block.mlp[2], block.mlp[4] = Dropout(config.dropout), nn.Sequential(Dropout(config.dropout), drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """torchvision's, but for the head's number format."""
+        x = self._process_input(x)  # (B, N, D)
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return float32_logits(self.heads, self.encoder(x)[:, 0])
 
     def _process_input(self, x: Tensor) -> Tensor:
         """Images -> patches (B, N, D). torchvision's asserts that the image is square."""

@@ -17,6 +17,7 @@ from cctkit.training.device import DevicePolicy
 from cctkit.training.distributed import launch_of_job
 from cctkit.training.probe import cpu_id, cpu_name
 
+_ARITHMETIC = 2  # 1: the head, dropout and drop path of bf16 and fp16 in these, the moving average with one decay throughout
 _PIXELS: Shape = ({"mean": None, "std": None}, {"mean": [NUMBER] * 3, "std": [NUMBER] * 3})
 _SHAPE: dict[str, Shape] = {
     "policy": {
@@ -47,6 +48,7 @@ def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) 
         "cpu_id": cpu_id(),
         "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
         "policy": asdict(policy),
+        "arithmetic": _ARITHMETIC,
         "ranks": ranks,
         "sharded": sharded,
         "launch": launch_of_job(),
@@ -62,8 +64,10 @@ def read_environment(path: Path) -> dict[str, Any]:
     return read_object(path, _SHAPE)
 
 
-def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> list[str]:
-    """In words, what differs from the machine that the run began on."""
+def differences(
+    env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False, ema: bool = False
+) -> list[str]:
+    """In words, what differs from the machine, and the version of cctkit, that the run began on."""
     now = environment(policy, ranks=ranks)
     pairs = {name: (env[name], now[name]) for name in ("torch", "gpu")}
     exactly = type(env.get("cpu_id")) is str
@@ -73,7 +77,13 @@ def differences(env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1,
     kept = env.get("ranks")
     pairs["number of processes"] = kept if type(kept) is int else 1, ranks
     pairs["--shard"] = _on(env.get("sharded")), _on(sharded)
-    return [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
+    found = [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
+    if env.get("arithmetic", 1) != _ARITHMETIC:  # what a newer cctkit computes otherwise
+        if policy.precision != "float32":
+            found.append(f"the head and the scale of dropout are computed in float32, they were in {policy.precision}")
+        if ema:
+            found.append("the EMA decay grows with the steps, it was the same throughout")
+    return found
 
 
 def _cpu(env: Mapping[str, Any], *, exactly: bool) -> str:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from cctkit.config import TrainConfig
 from cctkit.models.depth import blocks_of
@@ -45,8 +45,7 @@ def placed(
 def _average(model: nn.Module, config: TrainConfig, *, device: torch.device | None) -> AveragedModel | None:
     if config.ema is None:
         return None
-    average = get_ema_multi_avg_fn(config.ema)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
+    return AveragedModel(model, device=device, use_buffers=True)
 
 
 def _share_out(model: nn.Module, policy: DevicePolicy, ranks: Ranks) -> None:

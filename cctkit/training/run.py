@@ -121,7 +121,8 @@ def resume_run(
             config = _resumed(TrainConfig.from_flat(values, where=str(run.config)), flags, path)
         policy = ranks.policy(lambda: kept_policy(config, env["policy"]))
         ranks = ranks.on(policy)
-        for difference in differences(env, policy, ranks=ranks.size, sharded=shares_out(config, ranks)):
+        others = differences(env, policy, ranks=ranks.size, sharded=shares_out(config, ranks), ema=config.ema is not None)
+        for difference in others:
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
         dataset = load_once(
             ranks,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cctkit.config import TrainConfig
 from cctkit.data.augment import Batch
@@ -182,7 +182,8 @@ def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -
     _step_where(state.optimizers, ok & ~overflow)
     state.scaler.update()
     if state.ema is not None:
-        _average(state.ema, state.model, first=state.step == 0)
+        assert config.ema is not None
+        _average(state.ema, state.model, decay=ema_decay(config.ema, state.step))
 
 
 def _scale_is_lost(state: TrainState) -> Tensor:
@@ -227,14 +228,16 @@ def _step_and_put_back(optimizer: Optimizer, ok: Tensor) -> None:
                 value.copy_(torch.where(ok, value, old_moments.get(key, 0.0)))
 
 
+def ema_decay(decay: float, step: int) -> float:
+    """The decay of the moving average at `step`, from 0: min(decay, (1 + step) / (10 + step)), so that the weights of the
+    first steps do not stay in it (TensorFlow, `tf.train.ExponentialMovingAverage` with `num_updates`)."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
-def _average(ema: AveragedModel, model: nn.Module, *, first: bool) -> None:
+def _average(ema: AveragedModel, model: nn.Module, *, decay: float) -> None:
     """`AveragedModel.update_parameters`, which would send its counter to the device, or read it, in every step."""
     averaged = [own_part(tensor) for tensor in (*ema.module.parameters(), *ema.module.buffers())]
     current = [own_part(tensor) for tensor in (*model.parameters(), *model.buffers())]
-    if first:
-        torch._foreach_copy_(averaged, current)
-    else:
-        assert ema.multi_avg_fn is not None
-        ema.multi_avg_fn(averaged, current, ema.n_averaged)
+    get_ema_multi_avg_fn(decay)(averaged, current, ema.n_averaged)  # type: ignore[no-untyped-call]
     ema.n_averaged += 1

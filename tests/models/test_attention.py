@@ -88,6 +88,17 @@ def test_dropout_leaves_the_expectation_of_the_chunked_path_unchanged() -> None:
     assert draws.std(dim=0).min().item() > 0
 
 
+def test_the_scale_of_the_chunked_paths_dropout_is_exact_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing dropped all weights of one token are 1, so that what comes out, and its gradient, is v times the scale."""
+    monkeypatch.setattr(attention, "_mark_dropped", lambda *_: None)
+    qkv = torch.randn(500, 1, 3, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    out = chunked_attention(qkv, p=0.1, scale=SCALE, generator=None)
+    v = qkv.detach()[:, :, 2].reshape(500, 1, 128).double()
+    (grad,) = torch.autograd.grad(out, qkv, v.bfloat16())
+    for part in (out.detach(), grad[:, :, 2].reshape(500, 1, 128)):
+        assert ((part.double() * v).sum() / v.square().sum()).item() == pytest.approx(byte_scale(0.1), rel=2e-4)
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 2**21])
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(
     chunk_bytes: int, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -96,7 +96,7 @@ def state_on(device: str, config: TrainConfig) -> TrainState:
     architecture = named_config("cct_2_3x2", num_classes=5, attention_dropout=0.1, drop_path=0.1, dropout=0.1)
     with torch.device(device):
         model = build_model(architecture).train()
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+        average = AveragedModel(model, use_buffers=True) if config.ema else None
     set_path(model, "fused")
     return new_state(model, make_optimizers(model, config), ema=average, policy=replace(POLICY, device=device))
 
@@ -143,7 +143,7 @@ def give_gradients(monkeypatch: pytest.MonkeyPatch, state: TrainState) -> None:
 def test_a_step_stays_on_the_device_and_never_waits_for_it(
     optimizer: str, faked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TrainConfig.from_flat({"optimizer": optimizer, "clip_grad": 1.0, "accumulate": 2})
+    config = TrainConfig.from_flat({"optimizer": optimizer, "clip_grad": 1.0, "accumulate": 2, "ema": 0.9})
     state, batch = state_on("cuda", config), batch_on("cuda")
     give_gradients(monkeypatch, state)
     with OnDevice("cuda"):

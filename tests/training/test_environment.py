@@ -46,6 +46,20 @@ def test_of_an_older_run_the_name_is_all_that_is_known_of_its_processor(older: d
     assert differences(read_environment(tmp_path / "env.json"), POLICY) == []
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("ema", [False, True])
+def test_an_older_run_says_what_is_computed_otherwise_since(precision: str, ema: bool) -> None:
+    policy = dataclasses.replace(POLICY, precision=precision)  # type: ignore[arg-type]
+    env = environment(policy)
+    assert differences(env, policy, ema=ema) == []
+    del env["arithmetic"]
+    said = [
+        *(["the head and the scale of dropout are computed in float32, they were in bf16"] if precision == "bf16" else []),
+        *(["the EMA decay grows with the steps, it was the same throughout"] if ema else []),
+    ]
+    assert differences(env, policy, ema=ema) == said
+
+
 def test_a_model_that_is_compiled_now_and_was_not_differs(tmp_path: Path) -> None:
     path = tmp_path / "env.json"
     path.write_text(json.dumps(written()))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from cctkit.api import SilentReporter, fit
 from cctkit.catalog.models import named_config
@@ -46,7 +46,7 @@ def batch() -> Batch:
 
 def state_of(model: nn.Module, config: TrainConfig) -> TrainState:
     model = POLICY.prepare(model).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    average = AveragedModel(model, use_buffers=True) if config.ema else None
     return new_state(model, make_optimizers(model, config), ema=average, policy=POLICY)
 
 

@@ -1,13 +1,14 @@
 """One training step: what it computes, what it withholds, and what its randomness depends on."""
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from cctkit.catalog.models import named_config
 from cctkit.config import TrainConfig
@@ -19,7 +20,7 @@ from cctkit.training.checkpoint import Checkpoint
 from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers, set_lr
 from cctkit.training.state import History, pack, unpack
-from cctkit.training.step import TrainState, losses, new_state, step_seed, train_step
+from cctkit.training.step import TrainState, ema_decay, losses, new_state, step_seed, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 
@@ -33,7 +34,7 @@ def state_of(config: TrainConfig, *, ema: bool = False, dtype: torch.dtype = tor
         drop_path=config.model.drop_path,
     )
     model = POLICY.prepare(build_model(architecture, seed=0)).to(dtype).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)) if ema else None
+    average = AveragedModel(model, use_buffers=True) if ema else None
     return new_state(model, make_optimizers(model, config), ema=average, policy=POLICY)
 
 
@@ -254,15 +255,41 @@ def test_elsewhere_than_on_a_cpu_a_step_is_withheld_without_asking(optimizer: st
                 assert torch.equal(value, twin.state[twin_weight].get(key, torch.zeros_like(value)))
 
 
-def test_the_moving_average_is_torchs_own() -> None:
-    config = TrainConfig.from_flat({"ema": 0.9})
+@pytest.mark.parametrize(
+    ("decay", "step", "expected"),
+    [
+        (0.9999, 0, 0.1),
+        (0.9999, 1, 2 / 11),
+        (0.9999, 8, 0.5),
+        (0.9999, 3909, 3910 / 3919),
+        (0.9999, 10**6, 0.9999),
+        (0.3, 8, 0.3),
+    ],
+)
+def test_the_ema_decay_is_tensorflows(decay: float, step: int, expected: float) -> None:
+    """`tf.train.ExponentialMovingAverage`: min(decay, (1 + num_updates) / (10 + num_updates))."""
+    assert ema_decay(decay, step) == pytest.approx(expected)
+
+
+def test_of_3910_steps_at_a_decay_of_0_9999_the_first_weights_are_gone() -> None:
+    """With one decay throughout they were 68% of the average."""
+    assert pytest.approx(0.676, abs=0.001) == 0.9999**3909
+    assert math.prod(ema_decay(0.9999, step) for step in range(1, 3910)) < 1e-20
+
+
+def test_the_moving_average_begins_with_the_first_weights_and_follows_the_rule() -> None:
+    config = TrainConfig.from_flat({"ema": 0.2})
     state = state_of(config, ema=True)
-    assert state.ema is not None
-    expected = AveragedModel(state.model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    for _ in range(3):
+    expected = {name: tensor.double() for name, tensor in weights(state).items()}
+    for decay in (0.1, 2 / 11, 0.2, 0.2):  # the third is min(0.2, 3 / 12)
         run(state, config)
-        expected.update_parameters(state.model)
-    assert equal(dict(state.ema.state_dict()), dict(expected.state_dict()))
+        now = weights(state)
+        expected = {name: decay * tensor + (1 - decay) * now[name].double() for name, tensor in expected.items()}
+    assert state.ema is not None
+    assert state.result is state.ema.module
+    for name, tensor in state.result.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name].float())
+    assert state.ema.n_averaged.item() == 4
 
 
 @pytest.mark.parametrize(("scale", "diverges"), [(2.0**16, False), (0.5, True)])
