@@ -21,9 +21,10 @@ from cctkit.cli.pack import pack
 from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.recipes import recipes
 from cctkit.cli.summarize import summarize
+from cctkit.cli.tables import print_text
 from cctkit.cli.train import train
 from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError, is_out_of_memory
-from cctkit.text import safe_text, terminal_width, wrapped
+from cctkit.text import safe_text
 
 # Of the click that Typer uses, which newer versions carry within themselves.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -140,6 +141,5 @@ def _print_error(what: str, where: str | None, remedy: str | None) -> None:
 
 
 def _print(text: str) -> None:
-    """On a terminal, whose own lines break anywhere, in lines that break between words."""
     with contextlib.suppress(OSError):  # a terminal that was closed does not change the exit code
-        sys.stderr.write((wrapped(text, terminal_width(), further="  ") if sys.stderr.isatty() else text) + "\n")
+        print_text(text, stream=sys.stderr)

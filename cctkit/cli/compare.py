@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.cli.tables import print_text
 from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
@@ -77,7 +78,7 @@ def compare(
         check_picture(plot)
     rows, skipped = _collect(runs, published=published, everything=everything)
     for path, reason in skipped.items():
-        sys.stderr.write(f"skipped {path}: {reason}\n")
+        print_text(f"skipped {path}: {reason}", stream=sys.stderr)
     kept = _filtered(rows, families=family, min_accuracy=min_accuracy)
     tables = ranked(kept, _checked_sort(sort or "score"))
     panels = None if plot is None else _panels(tables)
@@ -182,7 +183,7 @@ def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
         if len(points) > 1:
             panels[title] = points
         else:
-            sys.stderr.write(f"not drawn, as there is one row alone: {title}\n")
+            print_text(f"not drawn, as there is one row alone: {title}", stream=sys.stderr)
     if not panels:
         raise UserError("there is no data set with two rows to draw", "--plot", "train another model on it: cctkit train")
     return panels
@@ -194,15 +195,16 @@ def _draw(panels: "dict[str, list[Point]]", path: Path) -> None:
     from cctkit.score import THRESHOLD_PERCENT
 
     draw_pareto(panels, path, threshold={SCORED_PANEL: THRESHOLD_PERCENT})
-    sys.stderr.write(f"wrote {safe_text(path)}\n")
+    print_text(f"wrote {safe_text(path)}", stream=sys.stderr)
 
 
 def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
-    from cctkit.cli.tables import print_json, print_text
+    from cctkit.cli.tables import print_json
     from cctkit.paired import paired
 
     result = paired(a, b)
-    sys.stderr.writelines(not_verified(file) + "\n" for file in result.unverified)
+    for file in result.unverified:
+        print_text(not_verified(file), stream=sys.stderr)
     n = result.num_images
     top1_a, top1_b = (100 * (result.both + only) / n for only in (result.only_a, result.only_b))
     if as_json:

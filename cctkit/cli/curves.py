@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cctkit.cli.tables import print_text
 from cctkit.errors import UserError
 from cctkit.rundir import RunPaths
 from cctkit.runfiles import read_metrics
@@ -33,7 +34,7 @@ def curves(
     _print_curves(records)
     if output is not None:
         draw_curves(records, output)
-        sys.stderr.write(f"wrote {safe_text(output)}\n")
+        print_text(f"wrote {safe_text(output)}", stream=sys.stderr)
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -58,7 +59,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def _print_curves(runs: Mapping[str, Records]) -> None:
-    from cctkit.cli.tables import print_text, result_console
+    from cctkit.cli.tables import result_console
     from cctkit.cli.terminal import Line, line_plot
     from cctkit.plots import crossing_epoch, held_out_split, loss_ending, loss_name
 

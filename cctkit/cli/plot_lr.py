@@ -10,6 +10,7 @@ import typer
 
 from cctkit.cli import completion
 from cctkit.cli.options import RECIPE_HELP
+from cctkit.cli.tables import print_text
 from cctkit.config import TrainConfig
 from cctkit.config_files import read_config
 from cctkit.errors import UserError
@@ -171,7 +172,7 @@ def _print_csv(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
 
 
 def _print_plot(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
-    from cctkit.cli.tables import print_text, result_console
+    from cctkit.cli.tables import result_console
     from cctkit.cli.terminal import Line, line_plot
 
     drawn = plan.drawn_steps()
@@ -218,4 +219,4 @@ def _draw(plan: _Plan, peers: Mapping[str, list[float]], path: Path) -> None:
         marks={"end of the warm-up": warmup} if warmup else None,
         second_axis=("Muon's learning rate", plan.config.muon_lr / plan.config.lr) if plan.has_muon else None,
     )
-    sys.stderr.write(f"wrote {safe_text(path)}\n")
+    print_text(f"wrote {safe_text(path)}", stream=sys.stderr)

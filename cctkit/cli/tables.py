@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cctkit.rundir import finite
 from cctkit.text import json_text, terminal_width, wrapped
@@ -38,6 +38,7 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     sys.stdout.write(json_text(finite(value), indent=indent, ascii_only=not takes_all) + "\n")
 
 
-def print_text(text: str) -> None:
-    """Running text on stdout; on a terminal its lines break between words alone."""
-    sys.stdout.write((wrapped(text, terminal_width(), further="  ") if sys.stdout.isatty() else text) + "\n")
+def print_text(text: str, *, stream: TextIO | None = None) -> None:
+    """Running text on stdout or another stream; on a terminal its lines break between words alone."""
+    out = stream or sys.stdout
+    out.write((wrapped(text, terminal_width(), further="  ") if out.isatty() else text) + "\n")
