@@ -14,7 +14,7 @@ def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RUN_OR_WEIGHTS]", help="a run directory or a weights file; default: the newest run", show_default=False
+            metavar="RUN_OR_WEIGHTS", help="a run directory or a weights file; default: the newest run", show_default=False
         ),
     ] = None,
     dataset: Annotated[

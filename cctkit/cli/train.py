@@ -25,7 +25,7 @@ def train(
     flags: Mapping[str, Any],
     images: Annotated[
         str | None,
-        typer.Argument(metavar="[DATASET]", help="same as --dataset", show_default=False, autocompletion=completion.datasets),
+        typer.Argument(metavar="DATASET", help="same as --dataset", show_default=False, autocompletion=completion.datasets),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -39,7 +39,7 @@ def test_no_line_of_the_help_breaks_inside_a_word(
 def test_the_options_of_a_panel_stand_under_its_title(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "train", "--help").splitlines()
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles[0] == "Main options:"
+    assert titles[:2] == ["Arguments:", "Main options:"]
     assert {"Model:", "Data:", "Augmentation:", "Optimizer and schedule:", "Run:", "Machine:"} <= set(titles)
     model = lines[lines.index("Model:") : lines.index("Data:")]
     assert any(line.startswith("  --embed-dim ") for line in model)
@@ -58,6 +58,7 @@ def test_without_arguments_the_help_is_printed_and_all_is_well(capsys: pytest.Ca
         ("cctkit train --model cvt_", ["cvt_6_4", "cvt_7_4"]),
         ("cctkit summarize -m cct_14", ["cct_14_7x2_224", "cct_14_7x2_384"]),
         ("cctkit train -d cifar", ["cifar100", "cifar10"]),
+        ("cctkit train digi", ["digits"]),
         ("cctkit eval -d digi", ["digits"]),
         ("cctkit pack fash", ["fashion_mnist"]),
         ("cctkit plot-lr -r shi", ["shi-300"]),
