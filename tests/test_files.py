@@ -76,7 +76,7 @@ from cctkit.files import write_atomic
 
 def wait(*_):
     print("written", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 os.replace = wait
 write_atomic(Path(sys.argv[1]), b"half")

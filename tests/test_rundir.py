@@ -177,7 +177,7 @@ def test_of_several_starts_at_once_one_wins_and_the_others_exit_5_and_change_not
 def test_a_run_that_is_held_exits_5_and_is_free_at_once_when_its_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "run"
     code = "import sys, time; from pathlib import Path; from cctkit.rundir import RunDir\n"
-    code += "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); print(1, flush=True); time.sleep(60)"
+    code += "r = RunDir.create(Path(sys.argv[1])); r.write_json(r.config, {}); print(1, flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     holder.stdout.readline()

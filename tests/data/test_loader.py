@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from cctkit.data.loader import train_batches
 from cctkit.data.plan import EpochPlan
 from cctkit.data.shard import share_of_batch
 from cctkit.errors import ResourceError
+from tests.processes import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers
 
@@ -124,11 +124,8 @@ def test_workers_read_ahead_of_the_steps_in_processes_of_their_own(tmp_path: Pat
     split.log = str(tmp_path / "log")
     stream = stream_of(split, workers=2)
     next(stream)
-    deadline = time.monotonic() + 60
-    while len(lines := (tmp_path / "log").read_text().splitlines()) < 4 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert len(lines) >= 4  # read before a second batch was asked for
-    assert os.getpid() not in set(map(int, lines))
+    until(lambda: len((tmp_path / "log").read_text().splitlines()) >= 4)  # read before a second batch was asked for
+    assert os.getpid() not in set(map(int, (tmp_path / "log").read_text().splitlines()))
     stream.close()  # type: ignore[attr-defined]
 
 

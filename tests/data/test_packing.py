@@ -23,6 +23,7 @@ from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from tests.conftest import write_images
 from tests.data.packs import pack, runs
+from tests.processes import until
 
 READING = "reading images"
 
@@ -180,11 +181,8 @@ dataset.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("p
 def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: Path, read: list[str]) -> None:
     killed = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], cwd=tmp_path)
     journal = tmp_path / "packed.part.rows"
-    deadline = time.monotonic() + 60
-    while not journal.exists() or journal.stat().st_size < 64 + 100 * ROW.itemsize:
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: killed.poll() is not None or (journal.exists() and journal.stat().st_size >= 64 + 100 * ROW.itemsize))
+    assert killed.poll() is None
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     known = (journal.stat().st_size - 64) // ROW.itemsize
@@ -192,9 +190,7 @@ def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: 
     assert len(read) - 401 == 400 - known + 1
     readers = set(map(int, (tmp_path / "readers").read_text().split())) - {killed.pid}
     assert readers
-    while any(runs(reader) for reader in readers):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(runs(reader) for reader in readers))
 
 
 def test_a_changed_byte_of_the_journal_is_found(folder: Path, tmp_path: Path, often: None) -> None:

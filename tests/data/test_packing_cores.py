@@ -18,6 +18,7 @@ from cctkit.data.images import decode
 from cctkit.errors import ResourceError, StoppedError
 from tests.conftest import write_images
 from tests.data.packs import pack, runs
+from tests.processes import until
 
 
 @pytest.fixture
@@ -46,12 +47,13 @@ def test_many_images_come_in_order_from_any_number_of_cores(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "log"
+    log, parent = tmp_path / "log", os.getpid()
 
     def noted(path: str, **options: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
-        time.sleep(0.002)
+        if os.getpid() != parent:  # neither reads on before both have begun
+            until(lambda: len(set(log.read_text().split()) - {str(parent)}) == 2)
         return decode(path, **options)
 
     monkeypatch.setattr("cctkit.data.folder.decode", noted)

@@ -3,12 +3,7 @@ the CPU is forced, so that nothing depends on this machine's.
 """
 
 import json
-import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +27,6 @@ SETTINGS: dict[str, Any] = {
     "dropout": 0.1, "drop_path": 0.3, "mixup": 0.5, "ema": 0.9, "val_fraction": 0.1, "accumulate": 2,
 }  # fmt: skip
 EVERY = [pytest.param(path, precision, id=f"{path}-{precision}") for path in PATHS for precision in ("float32", "bf16")]
-KILLS = int(os.environ.get("CCTKIT_KILLS_EACH", "2"))
 
 
 class Killed(BaseException):
@@ -156,37 +150,3 @@ def test_an_older_run_whose_masks_no_step_repeats_goes_on_with_those_of_the_seed
     resume(run, StopRequest(), told)
     assert seen == [("chunked", "fused")]
     assert told[0] == "attention is chunked, it was fused: the result will not be bit-equal to an unbroken run's"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("path", "precision"), EVERY)
-def test_kills_at_random_moments_change_no_bit(
-    path: str, precision: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """CCTKIT_KILLS_EACH=9 makes 108 of them over all paths, formats and numbers of workers."""
-    monkeypatch.setenv("CCTKIT_CACHE", str(write_probe(tmp_path, f"{precision},{path}")))
-    settings = {**settings_of(path), "epochs": 40, "threads": 1, "workers": workers}
-    fit(output=tmp_path / "unbroken", recipe="report", **(settings | {"workers": 0}))
-    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    run, generator, kills = tmp_path / "run", random.Random(f"{path} {precision} {workers}"), 0
-    arguments = ["train", *flags, "--recipe", "report", "-o", str(run)]
-    while True:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cctkit", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        if kills < KILLS:
-            assert process.stderr is not None
-            process.stderr.readline()  # training is about to begin
-            time.sleep(generator.uniform(0, 1.5))
-            process.kill()
-        errors = process.communicate()[1]
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, errors
-        kills += 1
-        if (run / "config.json").exists():
-            arguments = ["train", "--resume", str(run)]
-    assert policy_in(run)["attention"] == path
-    assert sha256(run / "weights.safetensors") == sha256(tmp_path / "unbroken" / "weights.safetensors")
-    assert lines(run) == lines(tmp_path / "unbroken")
