@@ -26,7 +26,7 @@ def _short_png(width: int, height: int, rows: int) -> bytes:
 
 def messy_folder(root: Path, *, seed: int = 0) -> Path:
     """`Train/` and `Testing/` of birds, cats and dogs; nothing in it stops a training with --skip-bad."""
-    generator = np.random.default_rng(seed)
+    root, generator = root.absolute(), np.random.default_rng(seed)
     for part, numbers in (("Train", {"bird": 4, "cat": 60, "dog": 20}), ("Testing", {"bird": 2, "cat": 8, "dog": 5})):
         for name, number in numbers.items():
             folder = root / part / name
