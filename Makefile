@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-all check bench readme clean
+.PHONY: install demo test test-all check bench docs readme wheel clean
 
 install: .venv/installed
 
@@ -33,8 +33,26 @@ bench: install
 	$(BIN)/python -m benchmarks.augment
 	$(BIN)/python -m benchmarks.startup
 
-readme: install  # its outputs and pictures, by the commands that it shows
+docs: .venv/docs-installed  # docs/build/index.html; the commands' reference is made from their help
+	$(BIN)/python docs/links.py
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/build
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+readme: install  # the outputs and pictures of README.md and docs, by the commands that they show
 	$(BIN)/python docs/outputs.py
 
+wheel:  # built, installed away from the repository, and tried
+	rm -rf dist
+	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && unset PYTHONPATH && \
+	$(PYTHON) -m venv "$$folder/venv" && \
+	"$$folder/venv/bin/pip" wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist . && \
+	"$$folder/venv/bin/pip" install --quiet --disable-pip-version-check dist/*.whl && \
+	cd "$$folder" && \
+	venv/bin/cctkit train --dataset digits --epochs 2 --output run && \
+	venv/bin/cctkit eval run
+
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/build docs/reference/commands.md .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,60 +1,98 @@
-"""The README is true: its outputs are what the commands print, its commands and flags are there, its pictures too."""
+"""README.md and docs are true: outputs are what the commands print; commands, flags and links exist; none is forgotten."""
 
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 
 from cctkit.catalog.counts import count
+from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
+from cctkit.catalog.recipes import RECIPES
 from cctkit.cli.app import app
 
 ROOT = Path(__file__).parents[1]
+
+
+def script(name: str) -> ModuleType:
+    """A program of docs/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+outputs, links = script("outputs"), script("links")
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-_spec = importlib.util.spec_from_file_location("outputs", ROOT / "docs" / "outputs.py")
-assert _spec is not None
-assert _spec.loader is not None
-outputs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(outputs)
-
-REPEATED = [(block["command"], block["output"]) for block in outputs.blocks(README) if not block["once"]]
+PAGES = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in links.documents()}
+ALL = "\n".join(PAGES.values())
+GROUP = typer.main.get_command(app)
+COMMANDS = list(GROUP.commands)  # type: ignore[attr-defined]
+REPEATED = {block["command"]: block["output"] for text in PAGES.values() for block in outputs.blocks(text) if not block["once"]}
 
 
-@pytest.mark.parametrize(("command", "shown"), REPEATED, ids=[command for command, _ in REPEATED])
-def test_an_output_is_what_the_command_prints(command: str, shown: str, tmp_path: Path) -> None:
-    assert outputs.output_of(command, tmp_path) == shown
+@pytest.mark.parametrize("command", REPEATED)
+def test_an_output_is_what_the_command_prints(command: str, tmp_path: Path) -> None:
+    assert outputs.output_of(command, tmp_path) == REPEATED[command]
 
 
 def test_each_kind_of_table_is_among_the_repeated_outputs() -> None:
-    assert {command.split()[1] for command, _ in REPEATED} >= {"summarize", "compare", "plot-lr", "models"}
+    assert {command.split()[1] for command in REPEATED} >= {"summarize", "compare", "plot-lr", "models"}
 
 
-def test_every_command_of_the_readme_and_each_of_its_flags_exist() -> None:
-    group = typer.main.get_command(app)
-    found = re.findall(
-        r"cctkit ((?:train|eval|summarize|compare|plot-lr|curves|models|recipes|import|bench|pack)\b[^`\n#|;]*)", README
-    )
-    assert len(found) > 10
+def test_every_command_in_a_page_and_each_of_its_flags_exist() -> None:
+    found = re.findall(rf"cctkit ((?:{'|'.join(COMMANDS)})\b(?:[^`\n#|;\\]|\\\n)*)", ALL)
+    assert len(found) > 30
     for line in found:
-        name, *words = shlex.split(line, comments=True)
-        known = {flag for option in group.commands[name].params for flag in (*option.opts, *option.secondary_opts)}  # type: ignore[attr-defined]
+        name, *words = shlex.split(line.replace("\\\n", " "), comments=True)
+        known = {flag for option in GROUP.commands[name].params for flag in (*option.opts, *option.secondary_opts)}  # type: ignore[attr-defined]
         flags = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert flags <= known, line
 
 
-def test_every_picture_of_the_readme_is_there() -> None:
-    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
-    assert pictures
-    assert all((ROOT / picture).stat().st_size > 1000 for picture in pictures)
+@pytest.mark.parametrize("page", PAGES)
+def test_no_link_of_a_page_is_broken(page: str) -> None:
+    assert list(links.broken_links(ROOT / page, PAGES[page])) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("no-such-page.md", "no such file"),
+        ("README.md#no-such-heading", "no such heading"),
+        ("htps://pytorch.org", "https"),
+        ("https://pytorch", "host"),
+    ],
+)
+def test_a_broken_link_is_found(target: str, fault: str) -> None:
+    (found,) = links.broken_links(ROOT / "README.md", f"see [there]({target})")
+    assert fault in found
+
+
+def test_every_picture_of_a_page_is_there() -> None:
+    pictures = {
+        (ROOT / page).parent / name for page, text in PAGES.items() for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    }
+    assert len(pictures) > 2
+    assert all(picture.stat().st_size > 1000 for picture in pictures)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, *RECIPES, *DATASETS])
+def test_no_command_recipe_or_data_set_is_forgotten(name: str) -> None:
+    assert re.search(rf"`(cctkit )?{name}\b[^`\n]*`", ALL) or f"cctkit {name}" in ALL
 
 
 def test_the_predicted_hours_follow_from_the_counted_macs_and_the_stated_assumptions() -> None:
     macs, images = count(named_config("cct_14_7x2_224")).macs, 1_281_167 * 310
-    assert f"{macs:,} MACs" in README
+    assert f"{macs:,} MACs" in ALL
     for gpus, efficiency in ((1, 1.0), (8, 0.95), (64, 0.85)):
         images_per_s = gpus * efficiency * 0.3 * 312e12 / (3 * 2 * macs)
-        assert f"| {gpus} | {images_per_s:,.0f} | {images / images_per_s / 3600:.1f} |" in README
+        assert f"| {gpus} | {images_per_s:,.0f} | {images / images_per_s / 3600:.1f} |" in ALL
