@@ -109,13 +109,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     try:
         check_digest(path, _KEY)
         with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, info  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"the weights file is damaged: {safe_text(error)}",
             safe_text(path),
             "restore it; that of a run is written anew by cctkit train --resume RUN",
         ) from error
+    if read_info(path).digest != info.digest:  # a run in training has replaced it in the meantime, by those of its next epoch
+        return read_weights(path)
+    return tensors, info
 
 
 def read_info(path: Path) -> WeightsInfo:

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from cctkit.catalog.models import named_config
 from cctkit.errors import UserError
+from cctkit.models import weights
 from cctkit.models.build import build_model
-from cctkit.models.weights import WeightsInfo, check_tensors, read_info, read_weights, save_weights
+from cctkit.models.weights import Trained, WeightsInfo, check_tensors, read_info, read_weights, save_weights
 from tests.mutants import MANY, mutated_bytes, mutated_json, refused_or_read
 
 
@@ -86,6 +87,28 @@ def test_a_file_without_a_digest_is_read_and_known_to_be_unverified(tmp_path: Pa
     tensors, found = read_weights(without_digest(tmp_path))
     assert (found, found.digest) == (info(), None)
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_weights_that_a_run_replaces_while_they_are_read_are_those_that_the_header_tells_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    infos = [info(trained=Trained(epoch=epoch, planned_epochs=9, chosen_by="last epoch")) for epoch in (1, 2)]
+    for tensor, each in zip((torch.zeros(2), torch.ones(2)), infos, strict=True):
+        save_weights(path, tensors={"weight": tensor}, info=each)
+        path.rename(tmp_path / f"epoch {int(tensor[0])}")
+    (tmp_path / "epoch 0").rename(path)
+    check = weights.check_digest
+
+    def replaced_after(*arguments: Any) -> bool:
+        found = check(*arguments)
+        if (tmp_path / "epoch 1").exists():
+            (tmp_path / "epoch 1").rename(path)
+        return found
+
+    monkeypatch.setattr(weights, "check_digest", replaced_after)
+    tensors, found = read_weights(path)
+    assert (tensors["weight"].tolist(), found.trained) == ([1, 1], infos[1].trained)
 
 
 def test_wrappers_leave_no_trace_in_the_names(tmp_path: Path) -> None:
