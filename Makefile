@@ -14,7 +14,7 @@ install: .venv/installed
 demo: install
 	$(BIN)/cctkit train --dataset digits
 
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: install
 	$(PYTEST) -m "not slow"

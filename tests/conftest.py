@@ -16,6 +16,14 @@ from tests.probes import write_probe
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest-xdist has a process for each core
 
 
+LONG = {"test_distributed", "test_sharding", "test_train", "test_kills", "test_repeating", "test_bench_command", "test_signals"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first: beside the last of them no core is idle."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
