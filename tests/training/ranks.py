@@ -5,9 +5,11 @@ their own in turn, and do the same training steps and evaluation.
 """
 
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from cctkit.data.epoch import epoch_batches
 from cctkit.data.shard import share_of_batch
 from cctkit.errors import DivergedError, ElsewhereError, UserError
 from cctkit.evaluation import logits_of
+from cctkit.models.attention import PATHS
 from cctkit.models.build import build_model
 from cctkit.training.checkpoint import Checkpoint, load_checkpoint
 from cctkit.training.device import DevicePolicy
@@ -54,20 +57,20 @@ class Images:
         return self.images[torch.from_numpy(positions)]
 
 
-def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype) -> TrainState:
+def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype, policy: DevicePolicy = POLICY) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
     model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model, ema = placed(model.to(dtype).train(), config=config, policy=POLICY, ranks=ranks)
-    return new_state(model, make_optimizers(model, config), ema=ema, policy=POLICY, ranks=ranks)
+    model, ema = placed(model.to(dtype).train(), config=config, policy=policy, ranks=ranks)
+    return new_state(model, make_optimizers(model, config), ema=ema, policy=policy, ranks=ranks)
 
 
-def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
+def train(ranks: Ranks, dtype: torch.dtype, policy: DevicePolicy = POLICY, **options: Any) -> dict[str, Any]:
     """Ten steps: the losses of all images of each, and what every position of every batch had for an image.
 
     With `shard` the state is then kept as a checkpoint of all ranks.
     """
     config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
-    state, split = state_of(config, ranks, dtype), Images(IMAGES)
+    state, split = state_of(config, ranks, dtype, policy), Images(IMAGES)
     losses, seen, before = [], {}, state.sums.clone()
     for step in range(STEPS):
         epoch, at = divmod(step, -(-IMAGES // BATCH))
@@ -82,7 +85,7 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
             if batch.count:
                 seen[f"{epoch} {row}"] = hashlib.sha256(image.contiguous().numpy().tobytes() + bytes([label])).hexdigest()
         batch.images.data = batch.images.to(dtype)
-        train_step(state, batch, config=config, policy=POLICY, lr_factor=1.0)
+        train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
         losses.append(((state.sums - before) / (state.sums[3] - before[3])).tolist()[:3])
         before = state.sums.clone()
     assert not state.diverged
@@ -97,6 +100,20 @@ def train(ranks: Ranks, dtype: torch.dtype, **options: Any) -> dict[str, Any]:
     norms = [float(whole(weight.detach()).norm()) for weight in state.result.parameters()]
     held = sum(own_part(each).numel() for each in tensors_of(state))
     return found | {"norms": norms, "held": held, "state": digest_of(state)}
+
+
+def ways(ranks: Ranks) -> dict[str, list[str]]:
+    """The weights after training twice on each attention path and in each number format, with dropout that may be there."""
+    found = {}
+    for path, precision in itertools.product(PATHS, ("float32", "bf16")):
+        policy = replace(POLICY, attention=path, precision=precision)  # type: ignore[arg-type]
+        rates = {"dropout": 0.1, "drop_path": 0.3, "attention_dropout": 0.0 if path == "fused" else 0.3}
+        twice = []
+        for _ in range(2):
+            torch.rand(1)  # torch's own generator is nobody's
+            twice.append(train(ranks, torch.float32, policy, **rates)["weights"])
+        found[f"{path} {precision}"] = twice
+    return found
 
 
 def digest_of(state: TrainState) -> str:
@@ -190,6 +207,8 @@ def of_first(size: int, ranks: Ranks) -> list[Any] | None:
         "ddp64": train(job, torch.float64, **AVERAGED),
         "ddp32": train(job, torch.float32, **AVERAGED),
     }
+    if size == 2:
+        own["ways"] = ways(job)
     if size > 1:
         own |= sharded(job)
     return job.everyone(own)

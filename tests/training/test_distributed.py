@@ -50,6 +50,14 @@ def test_the_masks_differ_between_ranks_and_those_of_the_first_are_those_of_one(
     assert seeds[0] == found["1"][0]["masked"]["seed_of_masks"]
 
 
+def test_two_ranks_repeat_to_the_bit_on_every_attention_path_and_in_both_formats(found: Any) -> None:
+    first, second = (each["ways"] for each in found["2"])
+    assert first == second
+    assert len(first) == 6
+    assert all(once == again for once, again in first.values())
+    assert len({once for once, _ in first.values()}) == 6
+
+
 @pytest.mark.parametrize("ranks", ["2", "3"])
 def test_a_sharded_evaluation_is_bit_for_bit_that_of_one_rank(found: Any, ranks: str) -> None:
     assert all(each["logits"] == found["1"][0]["logits"] for each in found[ranks])
