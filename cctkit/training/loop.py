@@ -61,12 +61,12 @@ class Job:
     """One run: what to do, with what, where to, and whom to tell."""
 
     config: TrainConfig
-    model_config: ModelConfig
     dataset: Dataset
     policy: DevicePolicy
     run: RunDir
     reporter: Reporter
     stop: StopRequest = field(default_factory=StopRequest)
+    model_config: ModelConfig | None = None  # None: `model` is none of cctkit's
     model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
     ranks: Ranks = ALONE
 
@@ -141,7 +141,7 @@ def _out_of_memory(job: Job) -> ResourceError:
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
     config, policy = job.config, job.policy
-    model = job.model or build_model(job.model_config, seed=config.seed)
+    model = _initial_model(job)
     if config.freeze == "backbone":
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
@@ -159,6 +159,13 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
             history = unpack(found, state, steps=job.steps)
     job.ranks.by_first(lambda: job.run.keep_metrics(history.epochs_done))
     return state, history
+
+
+def _initial_model(job: Job) -> nn.Module:
+    if job.model is not None:
+        return job.model
+    assert job.model_config is not None
+    return build_model(job.model_config, seed=job.config.seed)
 
 
 def _newest_checkpoint(job: Job) -> Checkpoint | None:

@@ -113,6 +113,7 @@ def _trained(job: Job, history: History, *, epoch: int) -> Trained:
 
 def _info(job: Job, recipe_name: str | None, trained: Trained) -> WeightsInfo:
     """What the weights of a run say about themselves, without metrics."""
+    assert job.model_config is not None
     return WeightsInfo(
         model=job.model_config,
         class_names=job.dataset.class_names,
