@@ -99,7 +99,7 @@ def test_the_keys_of_a_runs_json_files_are_those_listed(folder: Path, capsys: py
     listed = named(SECTIONS["`metrics.jsonl`"])
     assert {key for key in metrics if not key.startswith("test_")} == listed - {"metrics.jsonl"}
     again = printed(capsys, "eval", place, "--quiet")
-    write_images(folder / "others", {"dark": 2}, seed=1)
+    write_images(folder / "others", {"dark": 2, "light": 2}, seed=1)
     others = printed(capsys, "eval", place, "--dataset", folder / "others", "--quiet")
     assert result.keys() | again.keys() | others.keys() <= named(SECTIONS["Results"])
 
