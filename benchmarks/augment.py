@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.speed.plain import Pictures
 from cctkit.bench.images import MEAN, STD, SyntheticImages
-from cctkit.config import AugmentConfig
-from cctkit.data.loader import CHUNK_IMAGES, train_batches
-from cctkit.data.plan import EpochPlan
-from cctkit.training.allocator import keep_memory
+from cctkit.config.settings import AugmentConfig
+from cctkit.data.epoch.loader import CHUNK_IMAGES, train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.engine.allocator import keep_memory
 
 SIZE = (32, 32)
 BATCH_SIZE = 128

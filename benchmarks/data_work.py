@@ -19,7 +19,7 @@ def make(path: Path, images: int, side: int) -> None:
     """A packed file of noise: every image is another part of a few megabytes, or nearly so."""
     import numpy as np
 
-    from cctkit.data.packing import Packing, pack
+    from cctkit.data.packed.pack import Packing, pack
     from cctkit.data.source import ROLES, DecodedImage, Source
 
     noise = np.random.default_rng(0).integers(0, 256, 8 * 2**20 + 3 * side * side, dtype=np.uint8)
@@ -85,15 +85,15 @@ class Peak:
 
 def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -> dict[str, float]:
     """Start and train some steps as `cctkit train` does: seconds to have the data, and the peak of anonymous memory."""
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
-    from cctkit.config import DataConfig
+    from cctkit.config.settings import DataConfig
     from cctkit.data.dataset import load_dataset
+    from cctkit.engine.signals import StopRequest
     from cctkit.errors import StoppedError
     from cctkit.training.prepare import Request
     from cctkit.training.run import start_run
-    from cctkit.training.stopping import StopRequest
 
     stop = StopRequest()
 
@@ -121,10 +121,10 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
 
 def opening(path: Path) -> dict[str, float]:
     """Seconds, imports aside, until the data is ready, those of the processor, and until the first batch is there."""
-    from cctkit.config import DataConfig, TrainConfig
+    from cctkit.config.settings import DataConfig, TrainConfig
     from cctkit.data.dataset import load_dataset
-    from cctkit.data.epoch import epoch_batches
-    from cctkit.data.policies import operators
+    from cctkit.data.epoch.batches import epoch_batches
+    from cctkit.data.epoch.policies import operators
 
     operators()
     start, processor = time.perf_counter(), time.process_time()
@@ -147,16 +147,16 @@ def opening(path: Path) -> dict[str, float]:
 def turns(path: Path, model: str, batch_size: int) -> None:
     """For every line on stdin so many steps, or without a model batches; on stdout the images by seconds, and by those of a
     processor, which other programs do not take."""
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
     from cctkit.catalog.models import named_config
-    from cctkit.config import DataConfig, TrainConfig
-    from cctkit.data.augment import Batch
+    from cctkit.config.settings import DataConfig, TrainConfig
     from cctkit.data.dataset import load_dataset
-    from cctkit.data.epoch import epoch_batches
+    from cctkit.data.epoch.augment import Batch
+    from cctkit.data.epoch.batches import epoch_batches
+    from cctkit.engine.device import choose_policy
     from cctkit.models.build import build_model
-    from cctkit.training.device import choose_policy
     from cctkit.training.optim import make_optimizers
     from cctkit.training.step import new_state, train_step
 

@@ -26,16 +26,16 @@ from torch import Tensor
 
 from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from cctkit.config import AugmentConfig, DataConfig, TrainConfig
-from cctkit.data.augment import normalise
+from cctkit.config.settings import AugmentConfig, DataConfig, TrainConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.epoch import epoch_batches
+from cctkit.data.epoch.augment import normalise
+from cctkit.data.epoch.batches import epoch_batches
 from cctkit.data.splits import Dataset, Split
+from cctkit.engine.device import DevicePolicy, choose_policy
 from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style
-from cctkit.rundir import read_metrics
-from cctkit.training.device import DevicePolicy, choose_policy
+from cctkit.runs.rundir import read_metrics
 
 SIDE = 32  # pixels
 GEOMETRY = {"patch_size": 4, "num_layers": 6, "embed_dim": 128, "num_heads": 4, "mlp_ratio": 2.0}

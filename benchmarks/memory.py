@@ -9,7 +9,7 @@ from typing import Any
 
 from cctkit.bench.training import training_peak_bytes
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
+from cctkit.config.settings import TrainConfig
 from cctkit.models.build import build_without_data
 from cctkit.summary.memory import memory_policy, predict_memory
 

@@ -17,7 +17,7 @@ PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::mkldnn_convolution", 
 def profiled(side: str, model: str, steps: int) -> dict[str, float]:
     """Milliseconds of each operator, its callees' left out, in one of so many steps."""
     if side == "ours":
-        from cctkit.training.allocator import keep_memory
+        from cctkit.engine.allocator import keep_memory
 
         keep_memory()
     from torch.profiler import ProfilerActivity, profile

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style
-from cctkit.runfiles import read_metrics
+from cctkit.runs.runfiles import read_metrics
 
 FORMATS = ("float32", "bf16")
 LOSSES = ("train_loss", "test_loss")

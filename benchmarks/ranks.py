@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.data_work import make
 from cctkit.catalog.recipes import RECIPES
-from cctkit.runfiles import read_metrics
+from cctkit.runs.runfiles import read_metrics
 from tests.processes import until
 from tests.training.jobs import finish, launch, lines, sha256, worker
 

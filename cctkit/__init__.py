@@ -11,19 +11,19 @@ __all__ = ["TrainConfig", "UserError", "__version__", "create_model", "evaluate"
 
 if TYPE_CHECKING:
     from cctkit.api import evaluate, fit
-    from cctkit.config import TrainConfig
+    from cctkit.config.settings import TrainConfig
     from cctkit.errors import UserError
-    from cctkit.inference import load
+    from cctkit.evaluation.inference import load
     from cctkit.models.build import create_model
     from cctkit.summary.summary import summarize
 
 _HOME = {
-    "TrainConfig": "cctkit.config",
+    "TrainConfig": "cctkit.config.settings",
     "UserError": "cctkit.errors",
     "create_model": "cctkit.models.build",
     "evaluate": "cctkit.api",
     "fit": "cctkit.api",
-    "load": "cctkit.inference",
+    "load": "cctkit.evaluation.inference",
     "summarize": "cctkit.summary.summary",
 }
 

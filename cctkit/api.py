@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cctkit.config import DataConfig
-from cctkit.inference import Wish, evaluate_source
-from cctkit.training.distributed import connected
+from cctkit.config.settings import DataConfig
+from cctkit.engine.distributed import connected
+from cctkit.engine.signals import StopRequest
+from cctkit.evaluation.inference import EvalConfig, evaluate_source
 from cctkit.training.loop import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import start_run
-from cctkit.training.stopping import StopRequest
 
 
 class SilentReporter:
@@ -56,5 +56,5 @@ def evaluate(
 
     Raises: UserError.
     """
-    wish = Wish(data=DataConfig(dataset=dataset), split=split, device=device, include_seen=include_seen)
+    wish = EvalConfig(data=DataConfig(dataset=dataset), split=split, device=device, include_seen=include_seen)
     return evaluate_source(Path(source), wish, notify=lambda _: None, progress=lambda *_: None)

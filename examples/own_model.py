@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from cctkit import TrainConfig
 from cctkit.api import SilentReporter
 from cctkit.data.dataset import load_dataset
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError
 from cctkit.models.dropout import Dropout
-from cctkit.rundir import RunDir
+from cctkit.runs.rundir import RunDir
 from cctkit.training.loop import Job, evaluate, fit
 from cctkit.training.prepare import policy_of
-from cctkit.training.stopping import StopRequest
 
 SETTINGS = {
     "dataset": "digits",

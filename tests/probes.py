@@ -13,7 +13,7 @@ def write_probe(cache: Path, choice: str = CHOSEN) -> Path:
     """Keep in `cache` that `choice`, "precision,attention", was measured here, by any number of threads up to eight."""
     import torch
 
-    from cctkit.training import probe
+    from cctkit.engine import probe
 
     precision, attention = choice.split(",")
     measured = probe.Probe(

@@ -20,7 +20,13 @@ PATIENCE_S = 600  # for what always comes: far more than it takes beside busy pr
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        *("cctkit.cli.app", "cctkit.inference", "cctkit.training.run", "matplotlib.backends.backend_agg", "matplotlib.figure"),
+        *(
+            "cctkit.cli.app",
+            "cctkit.evaluation.inference",
+            "cctkit.training.run",
+            "matplotlib.backends.backend_agg",
+            "matplotlib.figure",
+        ),
         *("matplotlib.style", "PIL.PngImagePlugin", "pydantic.type_adapter", "rich.console", "rich.panel", "rich.table"),
         *("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torchvision.transforms.v2"),
     ]

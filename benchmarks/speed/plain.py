@@ -12,10 +12,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
-from cctkit.config import ModelConfig
-from cctkit.models.build import build_model, set_path
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
+from cctkit.models.build import build_model, set_attention_impl
 from cctkit.models.dropout import Dropout, DropPath
-from cctkit.size import Size
 
 _WORKERS = 8
 
@@ -27,7 +27,7 @@ def plain_model(config: ModelConfig) -> nn.Module:
     from torchvision.ops import StochasticDepth
 
     model = build_model(config, seed=0)
-    set_path(model, "plain")
+    set_attention_impl(model, "plain")
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, Dropout):

@@ -50,11 +50,11 @@ def plain_server() -> Server:
 
 def our_server() -> Server:
     """Our answers; `start` chooses the policy and says where and how is computed."""
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
     from cctkit.bench.training import TaskTraining, policy_of
-    from cctkit.training.environment import environment
+    from cctkit.engine.environment import environment
 
     def start(task: Task) -> dict[str, Any]:
         facts = environment(policy_of(task))
@@ -65,7 +65,7 @@ def our_server() -> Server:
 
 def floor_server() -> Server:
     """The answers of the floor: `measure` gives the shortest seconds so far of a step's and an inference's products."""
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
     from benchmarks.speed.floor import Floor, record

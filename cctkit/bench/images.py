@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cctkit.size import Size
+from cctkit.config.size import Size
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # CIFAR-100's
 _MOST, _MOST_BYTES = 4096, 32 * 2**20

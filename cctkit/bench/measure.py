@@ -10,7 +10,7 @@ import cctkit
 from cctkit.bench.clock import peak_bytes, seconds
 from cctkit.bench.task import Task
 from cctkit.bench.training import TaskTraining, policy_of
-from cctkit.training.environment import environment
+from cctkit.engine.environment import environment
 
 Notify = Callable[[str], None]
 

@@ -7,12 +7,12 @@ import torch
 from cctkit.bench.clock import peak_bytes
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
-from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.augment import Batch
-from cctkit.data.epoch import epoch_batches
+from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.data.epoch.augment import Batch
+from cctkit.data.epoch.batches import epoch_batches
+from cctkit.engine.device import DevicePolicy
 from cctkit.models.build import build_model
 from cctkit.training import prepare
-from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import new_state, train_step
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from cctkit.config import ModelConfig
-from cctkit.size import Size
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
 
 CCT_PLANES = 64
 """Channels between the tokenizer's convolutions."""

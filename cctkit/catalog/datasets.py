@@ -45,8 +45,8 @@ class DatasetRow:
     """A named data set.
 
     page: where its authors offer it; class_names: in the order of the labels, where the files do not hold them; mean, std: of
-    pixel values in 0 to 1, None: computed from the training images; fingerprint: of its decoded images (data/packed.py says
-    how), None where it has never been taken.
+    pixel values in 0 to 1, None: computed from the training images; fingerprint: of its decoded images (data/packed/read.py
+    says how), None where it has never been taken.
     """
 
     title: str

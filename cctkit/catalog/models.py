@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.checked import flag_name
-from cctkit.config import ModelConfig, ModelOptions
+from cctkit.config.fields import flag_name
+from cctkit.config.settings import ModelConfig, ModelOptions
+from cctkit.config.size import Size, parse_size
 from cctkit.errors import UserError
-from cctkit.size import Size, parse_size
 from cctkit.text import nearest, safe_text
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config import BOUNDED, TrainConfig, check_settings
+from cctkit.config.settings import BOUNDED, TrainConfig, check_settings
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 

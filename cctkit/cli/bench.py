@@ -50,7 +50,7 @@ def bench(
     """Measure this machine: images per second in training and inference, memory, and how long a run would take."""
     if device not in _DEVICES:
         raise UserError(f"bench cannot measure '{safe_text(device)}', expected {', '.join(_DEVICES)}", "--device")
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler would write of GPUs that it does not find
@@ -58,7 +58,7 @@ def bench(
     from cctkit.bench.task import MODELS, Task
     from cctkit.cli.progress import PlainReporter
     from cctkit.cli.tables import print_json, print_wide
-    from cctkit.size import parse_size
+    from cctkit.config.size import parse_size
 
     size = None if image_size is None else parse_size(image_size)
 

@@ -13,8 +13,8 @@ from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
 if TYPE_CHECKING:
-    from cctkit.comparison import Row
     from cctkit.plots import Point
+    from cctkit.runs.comparison import Row
 
 _RUNS = Path("runs")
 
@@ -70,7 +70,7 @@ def compare(
         _refuse_beside_paired([name for name, value in others.items() if value])
         _print_paired(*paired, as_json=as_json)
         return
-    from cctkit.comparison import ranked
+    from cctkit.runs.comparison import ranked
 
     if plot is not None:
         from cctkit.plots import check_picture
@@ -95,7 +95,7 @@ def _refuse_beside_paired(others: Sequence[str]) -> None:
 def _collect(runs: Sequence[Path] | None, *, published: bool, everything: bool) -> "tuple[list[Row], dict[str, str]]":
     """Rows of the catalog and of the user's runs, and the runs that were skipped, with the reason."""
     from cctkit.catalog.results import RESULTS
-    from cctkit.comparison import find_runs, published_row
+    from cctkit.runs.comparison import find_runs, published_row
 
     if everything and not published:
         raise UserError("--all and --no-published contradict each other", "command line")
@@ -130,7 +130,7 @@ def _filtered(rows: "Sequence[Row]", *, families: Sequence[str] | None, min_accu
 
 
 def _checked_sort(sort: str) -> str:
-    from cctkit.comparison import SORTS
+    from cctkit.runs.comparison import SORTS
 
     if sort not in SORTS:
         raise UserError(f"cannot sort by '{safe_text(sort)}'", "--sort", f"sort by one of: {', '.join(SORTS)}")
@@ -190,9 +190,9 @@ def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
 
 
 def _draw(panels: "dict[str, list[Point]]", path: Path) -> None:
+    from cctkit.catalog.score import THRESHOLD_PERCENT
     from cctkit.cli.compare_view import SCORED_PANEL
     from cctkit.plots import draw_pareto
-    from cctkit.score import THRESHOLD_PERCENT
 
     draw_pareto(panels, path, threshold={SCORED_PANEL: THRESHOLD_PERCENT})
     print_text(f"wrote {safe_text(path)}", stream=sys.stderr)
@@ -200,7 +200,7 @@ def _draw(panels: "dict[str, list[Point]]", path: Path) -> None:
 
 def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
     from cctkit.cli.tables import print_json
-    from cctkit.paired import paired
+    from cctkit.runs.paired import paired
 
     result = paired(a, b)
     for file in result.unverified:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cctkit.catalog.results import NOTES
+from cctkit.catalog.score import THRESHOLD_PERCENT
 from cctkit.columns import Column, fitting, narrow_note, table_of, total_width
-from cctkit.comparison import SCORED_DATASET, Row
-from cctkit.score import THRESHOLD_PERCENT
+from cctkit.runs.comparison import SCORED_DATASET, Row
 from cctkit.text import csv_cell, safe_text
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import typer
 
 from cctkit.cli.tables import print_text
 from cctkit.errors import UserError
-from cctkit.rundir import RunPaths
-from cctkit.runfiles import read_metrics
+from cctkit.runs.rundir import RunPaths
+from cctkit.runs.runfiles import read_metrics
 from cctkit.text import safe_text
 
 Records = Sequence[Mapping[str, Any]]

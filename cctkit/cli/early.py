@@ -7,7 +7,7 @@ from typing import Any
 
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import resolve
-from cctkit.rundir import check_output
+from cctkit.runs.rundir import check_output
 
 
 def check_early(
@@ -21,6 +21,6 @@ def check_early(
     model_config(config.model, image_size=config.data.image_size)
     if output is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":  # a restarted job's own run is there
         check_output(output)
-    from cctkit.data.places import check_place
+    from cctkit.data.sources.places import check_place
 
     check_place(config.data)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
-from cctkit.size import MAX_PIXELS
+from cctkit.config.size import MAX_PIXELS
 
 
 def evaluate(
@@ -68,19 +68,19 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
     """Evaluate a run or a weights file: accuracy with its interval, loss, calibration, what is confused with what."""
-    from cctkit.config import DataConfig
-    from cctkit.data.places import check_place
+    from cctkit.config.settings import DataConfig
+    from cctkit.data.sources.places import check_place
 
     data = DataConfig(dataset=dataset, data_dir=data_dir, download=download, skip_bad=skip_bad, max_pixels=max_pixels)
     check_place(data)  # before torch is imported
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, print_wide
-    from cctkit.inference import Wish, evaluate_source
-    from cctkit.training.stopping import StopRequest
+    from cctkit.engine.signals import StopRequest
+    from cctkit.evaluation.inference import EvalConfig, evaluate_source
 
     with StopRequest() as stop:
         reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
@@ -89,7 +89,7 @@ def evaluate(
             stop.check()
             reporter.data(what, done, total)
 
-        wish = Wish(
+        wish = EvalConfig(
             data=data,
             split=split,
             device=device,

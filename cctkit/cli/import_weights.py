@@ -50,7 +50,7 @@ def import_weights(
 
     from cctkit.cli.tables import print_text
     from cctkit.models.weights import save_weights
-    from cctkit.training.pretrained import import_foreign
+    from cctkit.training.initial_weights import import_foreign
 
     found = import_foreign(
         file,

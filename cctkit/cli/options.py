@@ -1,4 +1,4 @@
-"""Configuration fields as command-line flags: help, spellings, panels and defaults come from `config.py`."""
+"""Configuration fields as command-line flags: help, spellings, panels and defaults come from `config/settings.py`."""
 
 import dataclasses
 import inspect
@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from cctkit.catalog.recipes import RECIPES
-from cctkit.checked import base_type, flag_name
 from cctkit.cli import completion
-from cctkit.config import settings
+from cctkit.config.fields import base_type, flag_name
+from cctkit.config.settings import settings
 from cctkit.errors import UserError
 
 _OFF = "no_"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
-from cctkit.size import MAX_PIXELS
+from cctkit.config.size import MAX_PIXELS
 
 
 def pack(
@@ -43,7 +43,7 @@ def pack(
 
     What is stopped or killed goes on where it stopped when the same command is given again.
     """
-    from cctkit.config import TrainConfig
+    from cctkit.config.settings import TrainConfig
 
     config = TrainConfig.from_flat(
         {
@@ -56,14 +56,14 @@ def pack(
             "download": download,
         }
     ).data
-    from cctkit.data.places import check_place
+    from cctkit.data.sources.places import check_place
 
     check_place(config)  # before torch is imported
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.cli.tables import print_json, print_text
     from cctkit.data.dataset import pack_dataset
+    from cctkit.engine.signals import StopRequest
     from cctkit.text import safe_text
-    from cctkit.training.stopping import StopRequest
 
     with StopRequest() as stop:
         reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet, stream=sys.stderr)

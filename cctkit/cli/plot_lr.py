@@ -11,11 +11,11 @@ import typer
 from cctkit.cli import completion
 from cctkit.cli.options import RECIPE_HELP
 from cctkit.cli.tables import print_text
-from cctkit.config import TrainConfig
-from cctkit.config_files import read_config
+from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
-from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
+from cctkit.runs.runfiles import read_config
 from cctkit.text import counted, safe_text
+from cctkit.training.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 
 _POINTS = 800  # of a drawn line
 
@@ -126,7 +126,7 @@ def _peer_rates(names: str | None, plan: _Plan) -> dict[str, list[float]]:
     """
     if names is None:
         return {}
-    from cctkit.catalog.peer_schedules import PEER_SCHEDULES, PeerSettings
+    from cctkit.training.peer_schedules import PEER_SCHEDULES, PeerSettings
 
     config, epochs = plan.config, plan.config.epochs
     decaying = max(1, epochs - round(config.cooldown_epochs))
@@ -198,7 +198,7 @@ def _facts(plan: _Plan, peers: Mapping[str, list[float]]) -> list[str]:
     if plan.has_muon:
         facts.append(f"AdamW's; Muon's has the same shape, its peak is {plan.lr_muon(peak):.3g}")
     if peers:
-        from cctkit.catalog.peer_schedules import PEER_SCHEDULES
+        from cctkit.training.peer_schedules import PEER_SCHEDULES
 
         facts += [f"{name}: {PEER_SCHEDULES[name].remark} ({PEER_SCHEDULES[name].source})" for name in peers]
     return facts

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cctkit.checked import flag_name
 from cctkit.cli import completion
 from cctkit.cli.options import with_settings
-from cctkit.config import MODEL, ModelConfig
+from cctkit.config.fields import flag_name
+from cctkit.config.settings import MODEL, ModelConfig
+from cctkit.config.size import Size, parse_size
 from cctkit.digests import not_verified
 from cctkit.errors import UserError
-from cctkit.size import Size, parse_size
 from cctkit.text import safe_text
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from cctkit.engine.device import DevicePolicy
     from cctkit.summary.summary import Summary
-    from cctkit.training.device import DevicePolicy
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _OURS = ("cct", "cvt", "vit")  # how their names begin; any other is torchvision's

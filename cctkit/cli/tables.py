@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cctkit.rundir import finite
+from cctkit.runs.rundir import finite
 from cctkit.text import json_text, terminal_width, wrapped
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import typer
 from cctkit.cli import completion
 from cctkit.cli.early import check_early
 from cctkit.cli.options import RECIPE_HELP, with_settings
-from cctkit.config import MAIN, RUN
-from cctkit.config_files import read_config
+from cctkit.config.settings import MAIN, RUN
 from cctkit.errors import ElsewhereError, UserError
-from cctkit.rundir import check_run
+from cctkit.runs.rundir import check_run
+from cctkit.runs.runfiles import read_config
 from cctkit.text import safe_text
 
 
@@ -78,14 +78,14 @@ def train(
         if resume is None:
             check_early(flags, file_values, str(config or ""), recipe, output)
 
-    from cctkit.training.allocator import keep_memory
+    from cctkit.engine.allocator import keep_memory
 
     keep_memory()
     from cctkit.cli.progress import LiveReporter, PlainReporter
-    from cctkit.training.distributed import connected, launch_of_job
+    from cctkit.engine.distributed import connected, launch_of_job
+    from cctkit.engine.signals import StopRequest
     from cctkit.training.prepare import Request
     from cctkit.training.run import resume_run, start_run
-    from cctkit.training.stopping import StopRequest
 
     with StopRequest(launched=launch_of_job() is not None) as stop, connected() as ranks:
         reporter = LiveReporter() if ranks.first and sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)

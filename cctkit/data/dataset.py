@@ -11,24 +11,24 @@ import platformdirs
 
 from cctkit.catalog.datasets import DATASETS, NAME_OF_FINGERPRINT
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
-from cctkit.config import DataConfig
-from cctkit.data.archives import archive_origin
-from cctkit.data.digits import digits_origin
-from cctkit.data.faults import refuse_faulty
-from cctkit.data.findings import FaultsError
-from cctkit.data.folder import folder_origin
-from cctkit.data.images import enlarges
-from cctkit.data.packed import SCHEMA, Packed, open_packed
-from cctkit.data.packing import Packing, pack
-from cctkit.data.partial import partial_path, remove_stale
-from cctkit.data.places import data_dir, existing, streamed_folder
-from cctkit.data.report import DataReport, fault_lines, left_out, numbers_of
+from cctkit.config.settings import DataConfig
+from cctkit.config.size import Size
+from cctkit.data.packed.journal import partial_path, remove_stale
+from cctkit.data.packed.pack import Packing, pack
+from cctkit.data.packed.read import SCHEMA, Packed, open_packed
+from cctkit.data.preprocess import enlarges
+from cctkit.data.report.faults import refuse_faulty
+from cctkit.data.report.findings import FaultsError
+from cctkit.data.report.report import DataReport, fault_lines, left_out, numbers_of
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, digest_of
+from cctkit.data.sources.archives import archive_origin
+from cctkit.data.sources.digits import digits_origin
+from cctkit.data.sources.folder import folder_origin
+from cctkit.data.sources.places import data_dir, existing, streamed_folder
 from cctkit.data.splits import Dataset, Split
-from cctkit.data.splitting import BY_FILE, BY_PIXELS, carve, statistics
+from cctkit.data.splitting import BY_FILE, BY_PIXELS, statistics, stratified_split
 from cctkit.data.streamed import Streamed, open_streamed
 from cctkit.errors import DiskError, UserError
-from cctkit.size import Size
 from cctkit.text import safe_text
 
 DEFAULT_SIZE: Size = (32, 32)
@@ -199,11 +199,11 @@ def _assemble(
             "give --dataset the images that it was packed from, or pack them anew",
         )
     if made:
-        train, test = carve(store, parts["all"], _TEST_SHARE, (config.split_seed, 1), where, rule=rule)
+        train, test = stratified_split(store, parts["all"], _TEST_SHARE, (config.split_seed, 1), where, rule=rule)
     if config.val_fraction > 0:
         if len(val):
             raise UserError("there is a validation folder already", where, "leave out --val-fraction")
-        train, val = carve(store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule)
+        train, val = stratified_split(store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule)
     mean, std = statistics(store, train) if isinstance(store, Packed) else (IMAGENET_MEAN, IMAGENET_STD)
     row = DATASETS.get(named or "")
     report = _report(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from cctkit.data.images import share_large
+from cctkit.data.preprocess import share_large
 from cctkit.errors import ResourceError, UserError
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]

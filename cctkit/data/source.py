@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from cctkit.data.findings import FaultsError, Finding, broken_images
+from cctkit.data.report.findings import FaultsError, Finding, broken_images
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it, and of how much; it may raise to stop the work."""

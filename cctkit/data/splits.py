@@ -7,16 +7,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from cctkit.config.size import Size
 from cctkit.data.copies import Digests
-from cctkit.data.decoding import available_cores
-from cctkit.data.loader import CHUNK_IMAGES
-from cctkit.data.packed import Packed
-from cctkit.data.report import DataReport
+from cctkit.data.epoch.loader import CHUNK_IMAGES
+from cctkit.data.packed.decode import available_cores
+from cctkit.data.packed.read import Packed
+from cctkit.data.report.report import DataReport
 from cctkit.data.source import Labels
 from cctkit.data.splitting import Channels
 from cctkit.data.streamed import Streamed
 from cctkit.digests import not_verified
-from cctkit.size import Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ class Dataset:
     stored_size: of the images when they are augmented or evaluated; where it is smaller than image_size, which the model
     takes, they are enlarged on the device. source: the folder or file it came from, None for a named data set; mean, std: by
     channel, of values in 0 to 1, of a streamed folder ImageNet's; split_made: the split into train and test was made here,
-    from `split_seed`; split_rule: how, see `carve`; report: what was found, to tell.
+    from `split_seed`; split_rule: how, see `stratified_split`; report: what was found, to tell.
     """
 
     name: str

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cctkit.data.copies import Groups
-from cctkit.data.packed import Packed
+from cctkit.data.packed.read import Packed
 from cctkit.data.source import Labels
 from cctkit.data.streamed import Streamed
 from cctkit.errors import UserError
@@ -25,7 +25,7 @@ _LEAST_STD = 1 / 255  # of a channel that hardly varies: dividing by less would 
 _PIECE = 2**16  # images whose statistics are in memory at a time
 
 
-def carve(
+def stratified_split(
     store: Packed | Streamed, rows: Labels, share: float, seed: tuple[int, int], where: str, *, rule: int
 ) -> tuple[Labels, Labels]:
     """`rows` without and with a stratified `share`: of every class the same fraction, at least one image on each side.

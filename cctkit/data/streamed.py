@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.data.images import decode, resized, strict_pillow
-from cctkit.data.seen import Seen
+from cctkit.config.size import MAX_PIXELS, Size
+from cctkit.data.preprocess import decode, resized, strict_pillow
+from cctkit.data.report.seen import Seen
 from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
-from cctkit.size import MAX_PIXELS, Size
 from cctkit.text import safe_text
 
 _KIND = "files:"

@@ -1,6 +1,6 @@
-"""Self-attention with three paths of equal results: plain, fused (torch's kernel) and chunked (for CPUs).
+"""Self-attention with three implementations of equal results: plain, fused (torch's kernel) and chunked (for CPUs).
 
-`training/device.py` decides which one runs; `plain` is the definition that the others are tested against.
+`engine/device.py` decides which one runs; `plain` is the definition that the others are tested against.
 """
 
 from typing import Any, Literal
@@ -10,22 +10,22 @@ from torch import Tensor, nn
 
 from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, has_data, random_bytes
 
-Path = Literal["plain", "fused", "chunked"]
-PATHS: tuple[Path, ...] = ("plain", "fused", "chunked")
+AttentionImpl = Literal["plain", "fused", "chunked"]
+ATTENTION_IMPLS: tuple[AttentionImpl, ...] = ("plain", "fused", "chunked")
 # On a CPU torch's kernel draws its dropout from torch's own generator: such masks are no function of seed, step and rank.
-SEEDED_PATHS: tuple[Literal["plain", "chunked"], ...] = ("plain", "chunked")
+SEEDED_ATTENTION_IMPLS: tuple[Literal["plain", "chunked"], ...] = ("plain", "chunked")
 
 # Bytes of one chunk's attention weights: a few of them fit the second-level cache of a core.
 _CHUNK_BYTES = 2 * 2**20
 
 
-class HasPaths(nn.Module):
-    """A module that computes its result on any of several paths; `set_path` knows it by this class, not by a name."""
+class HasAttentionImpl(nn.Module):
+    """A module with several implementations of equal results; `set_attention_impl` knows it by this class, not by a name."""
 
-    path: Path = "plain"
+    attention_impl: AttentionImpl = "plain"
 
 
-class Attention(HasPaths):
+class Attention(HasAttentionImpl):
     """Multi-head self-attention of `Compact-Transformers/src/utils/transformers.py`: (B, N, D) -> (B, N, D)."""
 
     def __init__(self, *, embed_dim: int, num_heads: int, attention_dropout: float, dropout: float) -> None:
@@ -39,16 +39,16 @@ class Attention(HasPaths):
     def forward(self, x: Tensor) -> Tensor:
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        return self.proj_drop(self.proj(attend(qkv, dropout=self.attn_drop, path=self.path)))  # type: ignore[no-any-return]
+        return self.proj_drop(self.proj(attend(qkv, dropout=self.attn_drop, impl=self.attention_impl)))  # type: ignore[no-any-return]
 
 
-def attend(qkv: Tensor, *, dropout: Dropout, path: Path) -> Tensor:
-    """softmax(q k / sqrt(d)) v with `dropout` of the weights, by `path`: (B, N, 3, H, d) -> (B, N, H d)."""
+def attend(qkv: Tensor, *, dropout: Dropout, impl: AttentionImpl) -> Tensor:
+    """softmax(q k / sqrt(d)) v with `dropout` of the weights, by `impl`: (B, N, 3, H, d) -> (B, N, H d)."""
     p, scale = dropout.p if dropout.training else 0.0, qkv.shape[-1] ** -0.5
-    if path == "chunked":
+    if impl == "chunked":
         return chunked_attention(qkv, p=p, scale=scale, generator=dropout.generator)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
-    if path == "fused":
+    if impl == "fused":
         x = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=p)
     else:
         x = dropout((q @ k.transpose(-2, -1) * scale).softmax(dim=-1)) @ v
@@ -59,7 +59,7 @@ def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.G
     """Attention a few images at a time, so that the weights stay in cache: (B, N, 3, H, d) -> (B, N, H d).
 
     The mask is one byte an element and lives in the sign bit of the saved weights: a training step keeps one matrix
-    of weights a layer where autograd keeps three and a mask on the plain path.
+    of weights a layer where autograd keeps three and a mask in the plain one.
     """
     return _ChunkedAttention.apply(qkv, p, scale, generator)  # type: ignore[no-any-return]
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cctkit.catalog.models import MODELS, named_config
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
 from cctkit.errors import UserError
-from cctkit.models.attention import HasPaths, Path
+from cctkit.models.attention import AttentionImpl, HasAttentionImpl
 from cctkit.models.classifier import CompactTransformer
-from cctkit.size import Size
 from cctkit.text import nearest, safe_text
 
 
@@ -96,8 +96,8 @@ def create_model(
     return build_model(named_config(name, num_classes=num_classes, image_size=image_size, **options))
 
 
-def set_path(model: nn.Module, path: Path) -> None:
-    """Let every part of `model` that has several paths of equal results take this one."""
+def set_attention_impl(model: nn.Module, attention_impl: AttentionImpl) -> None:
+    """Use this attention implementation in every module of `model` that has several of equal results."""
     for module in model.modules():
-        if isinstance(module, HasPaths):
-            module.path = path
+        if isinstance(module, HasAttentionImpl):
+            module.attention_impl = attention_impl

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cctkit.catalog.counts import grid_size, has_class_token
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
 from cctkit.models.dropout import Dropout
 from cctkit.models.encoder import TransformerEncoderLayer
 from cctkit.models.head import float32_logits

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from cctkit.catalog.counts import grid_size, has_class_token
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
 from cctkit.errors import UserError
 from cctkit.models.classifier import sinusoidal_embedding
-from cctkit.size import Size
 from cctkit.text import safe_text
 
 Layout = Literal["compact", "torchvision", "timm"]

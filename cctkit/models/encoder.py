@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
 from cctkit.models.attention import Attention
 from cctkit.models.dropout import Dropout, DropPath, add_branch
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cctkit.errors import UserError
-from cctkit.runfiles import in_utf8
+from cctkit.runs.runfiles import in_utf8
 from cctkit.text import safe_text
 
 # The nested dictionaries of training checkpoints; the moving average comes first, as in timm's loader.

@@ -5,16 +5,16 @@ import itertools
 from torch import Tensor, nn
 
 from cctkit.catalog.counts import CCT_PLANES
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
 from cctkit.errors import UserError
-from cctkit.models.attention import HasPaths
+from cctkit.models.attention import HasAttentionImpl
 
 
-class Tokenizer(HasPaths):
+class Tokenizer(HasAttentionImpl):
     """(B, 3, height, width) -> (B, N, D).
 
     CCT: `num_convs` times convolution, ReLU and a 3 x 3 max-pool of stride 2. CVT and ViT-Lite: one convolution whose
-    stride is its kernel, the patch. But for the plain path the ReLU follows the max-pool: the same values and gradients
+    stride is its kernel, the patch. But for `plain` the ReLU follows the max-pool: the same values and gradients
     from a quarter of the work.
     """
 
@@ -24,7 +24,7 @@ class Tokenizer(HasPaths):
         self.flattener = nn.Flatten(2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.path == "plain":
+        if self.attention_impl == "plain":
             x = self.conv_layers(x)
         else:
             for layer in self.conv_layers:

@@ -1,4 +1,4 @@
-"""torchvision's VisionTransformer for images of any shape, with our attention paths, dropout and drop path.
+"""torchvision's VisionTransformer for images of any shape, with our attention, dropout and drop path.
 
 torchvision takes two seconds to import: `models.build` imports this module only for a ViT.
 """
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torchvision.models import vision_transformer as torchvision_vit
 
 from cctkit.catalog.counts import grid_size
-from cctkit.config import ModelConfig
-from cctkit.models.attention import HasPaths, attend
+from cctkit.config.settings import ModelConfig
+from cctkit.models.attention import HasAttentionImpl, attend
 from cctkit.models.dropout import Dropout, DropPath
 from cctkit.models.head import float32_logits
 from cctkit.models.tokenizer import check_size
 
 
-class SelfAttention(HasPaths, nn.MultiheadAttention):
-    """Self-attention (B, N, D) -> (B, N, D) with torch's weights and the paths of `models.attention`.
+class SelfAttention(HasAttentionImpl, nn.MultiheadAttention):
+    """Self-attention (B, N, D) -> (B, N, D) with torch's weights and the implementations of `models.attention`.
 
     torch's own forward draws its dropout from the default generator, so a resumed run would not repeat it.
     """
@@ -30,7 +30,7 @@ class SelfAttention(HasPaths, nn.MultiheadAttention):
         batch, tokens, width = query.shape
         qkv = nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias)
         qkv = qkv.view(batch, tokens, 3, self.num_heads, width // self.num_heads)
-        return self.out_proj(attend(qkv, dropout=self.attn_drop, path=self.path)), None
+        return self.out_proj(attend(qkv, dropout=self.attn_drop, impl=self.attention_impl)), None
 
 
 class VisionTransformer(torchvision_vit.VisionTransformer):  # type: ignore[misc]

@@ -11,14 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
 from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
 from cctkit.files import write_atomic
 from cctkit.models.build import build_without_data
-from cctkit.rundir import weights_file
-from cctkit.runfiles import fault, in_utf8
-from cctkit.size import Size
+from cctkit.runs.rundir import weights_file
+from cctkit.runs.runfiles import fault, in_utf8
 from cctkit.text import safe_text
 
 WEIGHTS_SCHEMA = 1
@@ -51,7 +51,7 @@ class WeightsInfo:
     """What a weights file says about itself.
 
     mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction,
-    split_rule (see `carve`; the first files were without, and of rule 1); metrics: empty until the run is finished.
+    split_rule (see `stratified_split`; the first files were without, and of rule 1); metrics: empty until the run is finished.
     upsampling: None where the images were stored at the model's size; trained: None where the file is older, or another
     program's. The header lacks what is None of these two.
     digest: of a file that is read, over its header and tensors; None in those of earlier versions, which cannot be verified.

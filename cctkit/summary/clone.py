@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def without_data(model: nn.Module, device: str) -> nn.Module:
-    """The model with empty weights and buffers on `device` ("meta", or any in the mode of `dataless.Live`).
+    """The model with empty weights and buffers on `device` ("meta", or any in the mode of `dataless.MemoryTracker`).
 
     Modes, shared modules and shared weights stay as they are; convolutions' weights are channels_last on devices other
     than meta, as in training. Hooks that look at outputs are left out: they are the owner's and would tell him of a run

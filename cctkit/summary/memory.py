@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cctkit.checked import choices_of
-from cctkit.config import TrainConfig, settings
-from cctkit.data.augment import Batch
+from cctkit.config.fields import choices_of
+from cctkit.config.settings import TrainConfig, settings
+from cctkit.config.size import Size
+from cctkit.data.epoch.augment import Batch
+from cctkit.engine.device import DevicePolicy, accelerator_precision, available_device, choose_policy
 from cctkit.errors import UserError
-from cctkit.models.attention import PATHS, HasPaths
+from cctkit.models.attention import ATTENTION_IMPLS, HasAttentionImpl
 from cctkit.models.dropout import Dropout
-from cctkit.size import Size
 from cctkit.summary.clone import without_data
-from cctkit.summary.dataless import Live
+from cctkit.summary.shape_only import MemoryTracker
 from cctkit.summary.walk import first_line
 from cctkit.text import safe_text
-from cctkit.training.device import DevicePolicy, accelerator_precision, available_device, choose_policy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import TrainState, new_state, train_step
 
@@ -69,7 +69,7 @@ def predict_memory(
 
     Raises: UserError where the model's step cannot be taken.
     """
-    live = Live(rounded_to=1 if policy.device == "cpu" else _CUDA_BLOCK_BYTES)
+    live = MemoryTracker(rounded_to=1 if policy.device == "cpu" else _CUDA_BLOCK_BYTES)
     kernels = contextlib.nullcontext() if policy.device == "cpu" else _AcceleratorKernels()
     config = TrainConfig.from_flat({"optimizer": optimizer})
     here = replace(policy, device="cpu", compile=False)
@@ -109,7 +109,7 @@ def _batch(shape: tuple[int, int, int, int], policy: DevicePolicy) -> Batch:
     return Batch(images=images, labels=torch.zeros(shape[0], dtype=torch.int64))
 
 
-def _noted_after_forward(state: TrainState, live: Live) -> list[int]:
+def _noted_after_forward(state: TrainState, live: MemoryTracker) -> list[int]:
     """The bytes that live after each forward pass of `state`, as they come."""
     noted: list[int] = []
     forward = state.forward
@@ -133,8 +133,8 @@ def memory_policy(
     Raises: UserError for a word that is none of the choices.
     """
     kind = memory_device(device)
-    for wish, flag, choices in ((dtype, "--dtype", _CHOICES["precision"]), (attention, "--attention", ("auto", *PATHS))):
-        _check(wish, flag, choices)
+    _check(dtype, "--dtype", _CHOICES["precision"])
+    _check(attention, "--attention", ("auto", *ATTENTION_IMPLS))
     if kind == "cpu":
         policy = choose_policy(device="cpu", precision=dtype, threads=threads, dropout=dropout)
     else:
@@ -159,7 +159,7 @@ def _check(wish: str, flag: str, choices: Sequence[str]) -> None:
 
 def drops_attention(model: nn.Module) -> bool:
     """Whether `model` drops attention weights in training."""
-    drops = (getattr(module, "attn_drop", None) for module in model.modules() if isinstance(module, HasPaths))
+    drops = (getattr(module, "attn_drop", None) for module in model.modules() if isinstance(module, HasAttentionImpl))
     return any(isinstance(drop, Dropout) and drop.p > 0 for drop in drops)
 
 

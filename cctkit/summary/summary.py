@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from cctkit.config import ModelConfig
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
+from cctkit.engine.device import DevicePolicy, assumed_policy
 from cctkit.errors import UserError
 from cctkit.models.build import build_without_data
-from cctkit.size import Size
 from cctkit.summary.memory import Memory, drops_attention, largest_batch, predict_memory
 from cctkit.summary.walk import Layer, walk
-from cctkit.training.device import DevicePolicy, assumed_policy
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

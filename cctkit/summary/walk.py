@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cctkit.config.size import Size
 from cctkit.errors import UserError
-from cctkit.models.build import set_path
-from cctkit.size import Size
+from cctkit.models.build import set_attention_impl
 from cctkit.summary.clone import without_data
 
 Shape = tuple[int, ...]
@@ -72,7 +72,7 @@ def walk(model: nn.Module, *, image_size: Size, channels: int = 3) -> Walk:
     images = torch.empty(_BATCH, channels, *image_size, device="meta")
     try:
         clone = without_data(model, "meta")
-        set_path(clone, "plain")
+        set_attention_impl(clone, "plain")
         recorder = _Recorder(clone)
         with torch.no_grad(), counter:
             output = clone(images)

@@ -8,24 +8,25 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from cctkit.config import ModelConfig, TrainConfig
-from cctkit.data.epoch import epoch_batches
+from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.data.epoch.batches import epoch_batches
 from cctkit.data.splits import Dataset, Split
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import ALONE, DistContext
+from cctkit.engine.parallel import is_sharded, to_device_or_shard
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
-from cctkit.evaluation import Evaluation, evaluate_split
+from cctkit.evaluation.evaluate import Evaluation, evaluate_split
 from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
-from cctkit.rundir import RunDir
-from cctkit.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
+from cctkit.runs.rundir import RunDir
 from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import ALONE, Ranks
+from cctkit.training.collective import checkpoint_of_first
 from cctkit.training.optim import make_optimizers
-from cctkit.training.parallel import is_sharded, placed
+from cctkit.training.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 from cctkit.training.shards import save_shards
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
-from cctkit.training.stopping import StopRequest
 
 _CHECKPOINT_EVERY_S = 300.0
 
@@ -68,7 +69,7 @@ class Job:
     stop: StopRequest = field(default_factory=StopRequest)
     model_config: ModelConfig | None = None  # None: `model` is none of cctkit's
     model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
-    ranks: Ranks = ALONE
+    ranks: DistContext = ALONE
 
     @property
     def steps(self) -> int:
@@ -119,7 +120,7 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
             if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(job) from error
-        job.ranks.by_first(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
+        job.ranks.run_on_rank0(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
         history.add(record, state.result)
         keep(state, history)
         state.sums.zero_()
@@ -148,16 +149,16 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
         job.reporter.notice(
             f"the backbone is frozen, without dropout; the head trains, by AdamW: {trained:,} of {total:,} weights"
         )
-    model, ema = placed(model, config=config, policy=policy, ranks=job.ranks)
+    model, ema = to_device_or_shard(model, config=config, policy=policy, ranks=job.ranks)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
     found = _newest_checkpoint(job) if resume else None
     if found is None:
         save(job, state, history)
     else:
-        with job.ranks.agreeing():
+        with job.ranks.sync_errors():
             history = unpack(found, state, steps=job.steps)
-    job.ranks.by_first(lambda: job.run.keep_metrics(history.epochs_done))
+    job.ranks.run_on_rank0(lambda: job.run.keep_metrics(history.epochs_done))
     return state, history
 
 
@@ -171,10 +172,10 @@ def _initial_model(job: Job) -> nn.Module:
 def _newest_checkpoint(job: Job) -> Checkpoint | None:
     """What the first rank reads, for all: the others may be on machines that do not see the run."""
     found: Checkpoint | None = None
-    with job.ranks.agreeing():
+    with job.ranks.sync_errors():
         if job.ranks.first:
             found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice)
-    return job.ranks.checkpoint_of_first(found)
+    return checkpoint_of_first(job.ranks, found)
 
 
 def count_trainable(model: nn.Module) -> int:
@@ -194,7 +195,7 @@ def save(job: Job, state: TrainState, history: History) -> None:
         tensors, values = pack(state, history)
         save_checkpoint(folder, step=state.step, tensors=tensors, state=values)
 
-    job.ranks.by_first(write)
+    job.ranks.run_on_rank0(write)
 
 
 def _stops_early(job: Job, history: History) -> bool:
@@ -238,7 +239,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         images += min((step + 1) * config.batch_size, len(dataset.train)) - step * config.batch_size
         now = time.perf_counter()
         warm = now if step == first else warm
-        stop_number, log, save_now = job.ranks.largest(
+        stop_number, log, save_now = job.ranks.all_reduce_max(
             job.stop.signal_number or 0,
             now - last_log >= job.reporter.log_every_s or step + 1 == steps,
             now - last_save >= _CHECKPOINT_EVERY_S,

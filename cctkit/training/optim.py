@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cctkit.config import ModelConfig, TrainConfig
+from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.models.depth import depth_of, is_embedding
 
 _Kind = Literal["decayed", "plain", "muon"]

@@ -9,17 +9,18 @@ from torch import nn
 
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe, resolve
-from cctkit.config import ModelConfig, TrainConfig
+from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.data.dataset import DEFAULT_SIZE
 from cctkit.data.overlap import copies_notice
 from cctkit.data.splits import Dataset
+from cctkit.engine.device import DevicePolicy, choose_policy, seeded
+from cctkit.engine.distributed import DistContext
+from cctkit.engine.parallel import uses_fsdp
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.text import counted
-from cctkit.training.device import DevicePolicy, choose_policy, seeded
-from cctkit.training.distributed import Ranks, load_once
+from cctkit.training.collective import load_once
 from cctkit.training.loop import Reporter
-from cctkit.training.parallel import shares_out
 
 DataProgress = Callable[[str, int, int], None]
 
@@ -76,7 +77,7 @@ def load(
     device: str,
     reporter: Reporter,
     data_progress: DataProgress,
-    ranks: Ranks,
+    ranks: DistContext,
 ) -> tuple[Dataset, Resolved, str]:
     """The data set, and with it the recipe where none is named; a recipe may ask for another image size."""
     data = early.config.data
@@ -85,7 +86,7 @@ def load(
         data = replace(data, image_size=named_size)  # a model whose name has another size
     dataset = load_once(ranks, data, progress=data_progress, notify=reporter.notice)
     name = request.recipe or default_recipe(dataset.name, device)
-    with ranks.agreeing():
+    with ranks.sync_errors():
         resolved = request.resolve(name)
     place = dataset.source or dataset.name
     config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
@@ -114,7 +115,7 @@ def initialised(
     """The model filled from `--init`, and what was taken from there; nothing where it is not asked for."""
     if config.init is None:
         return None, None
-    from cctkit.training.pretrained import initialise
+    from cctkit.training.initial_weights import initialise
 
     model = build_model(architecture, seed=config.seed)
     report = initialise(
@@ -137,7 +138,7 @@ def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset
     return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> None:
+def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> None:
     """What only the data can tell.
 
     Raises: UserError.
@@ -156,7 +157,7 @@ def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePoli
         raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
 
 
-def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: Ranks) -> None:
+def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: DistContext) -> None:
     """What several ranks cannot do. --batch-size is that of all together, dealt in pairs: see `share_of_batch`.
 
     Raises: UserError.
@@ -167,11 +168,11 @@ def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: Ranks) -> None
             "--batch-size",
             f"at least {2 * ranks.size}",
         )
-    if shares_out(config, ranks) and policy.precision == "fp16":  # each would find a scale of its own
+    if uses_fsdp(config, ranks) and policy.precision == "fp16":  # each would find a scale of its own
         raise UserError("fp16 does not go with --shard", "--precision", "use bf16 or float32")
 
 
-def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: Ranks) -> str:
+def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> str:
     """What is trained, on what, how and where."""
     height, width = dataset.image_size
     stored_height, stored_width = dataset.stored_size
@@ -180,5 +181,5 @@ def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: 
         f"{config.model.model} on {dataset.name} ({counted(len(dataset.train), 'image')}, {len(dataset.class_names)} classes, "
         f"{height}x{width}{how}), recipe {recipe_name}, {counted(config.epochs, 'epoch')}, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
-        + (f", {'sharded' if shares_out(config, ranks) else 'not sharded: there is but one process'}" if config.shard else "")
+        + (f", {'sharded' if uses_fsdp(config, ranks) else 'not sharded: there is but one process'}" if config.shard else "")
     )

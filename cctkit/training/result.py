@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from cctkit.catalog.score import score
 from cctkit.data.overlap import copy_figures
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
-from cctkit.evaluation import Evaluation, count_parameters, result_of
+from cctkit.evaluation.evaluate import Evaluation, count_parameters, result_of
 from cctkit.files import full_disk_named, sync_directory
 from cctkit.models.weights import Trained, Upsampling, WeightsInfo, read_info, save_weights
 from cctkit.plots import draw_curves
-from cctkit.predictions import write_predictions
-from cctkit.runfiles import read_metrics
-from cctkit.score import score
+from cctkit.runs.predictions import write_predictions
+from cctkit.runs.runfiles import read_metrics
 from cctkit.training.loop import Job, count_trainable
 from cctkit.training.state import History, result_tensors, whole_tensors
 from cctkit.training.step import TrainState
@@ -90,11 +90,11 @@ def keep_weights(job: Job, recipe_name: str | None, *, state: TrainState, histor
             sync_directory(run.path)
         return True
 
-    if not job.ranks.by_first(write):  # of an older version's start, or of one that was killed and went on otherwise
+    if not job.ranks.run_on_rank0(write):  # of an older version's start, or of one that was killed and went on otherwise
         assert history.best is not None
         best = whole_tensors(state, history.best)
         trained = _trained(job, history, epoch=history.best_epoch)
-        job.ranks.by_first(lambda: save_weights(run.weights, tensors=best, info=_info(job, recipe_name, trained)))
+        job.ranks.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=_info(job, recipe_name, trained)))
 
 
 def _epoch_in(path: Path) -> int | None:

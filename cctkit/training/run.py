@@ -10,19 +10,21 @@ from typing import Any
 from cctkit.catalog.models import model_config
 from cctkit.catalog.pretrained import check_pretrained, is_pretrained
 from cctkit.catalog.recipes import Resolved, describe
-from cctkit.config import TrainConfig, check_settings, settings
+from cctkit.config.settings import TrainConfig, check_settings, settings
 from cctkit.data.overlap import seen_file
 from cctkit.data.splits import Dataset
 from cctkit.data.splitting import rule_of
+from cctkit.engine.device import DevicePolicy, choose_device
+from cctkit.engine.distributed import ALONE, DistContext, launch_of_job
+from cctkit.engine.environment import differences, environment, read_environment
+from cctkit.engine.parallel import uses_fsdp
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError, UserError
-from cctkit.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
-from cctkit.runfiles import read_object, read_settings
+from cctkit.runs.rundir import DEFAULT_ROOT, RunDir, RunPaths, default_name
+from cctkit.runs.runfiles import read_object, read_settings
 from cctkit.text import safe_text
-from cctkit.training.device import DevicePolicy, choose_device
-from cctkit.training.distributed import ALONE, Ranks, launch_of_job, load_once
-from cctkit.training.environment import differences, environment, read_environment
+from cctkit.training.collective import load_once, policy_for_all
 from cctkit.training.loop import Job, Reporter, evaluate, fit
-from cctkit.training.parallel import shares_out
 from cctkit.training.prepare import (
     DataProgress,
     Request,
@@ -37,33 +39,32 @@ from cctkit.training.prepare import (
 )
 from cctkit.training.result import dataset_info, keep_weights, write_result
 from cctkit.training.state import result_tensors
-from cctkit.training.stopping import StopRequest
 
 
 def start_run(
-    request: Request, *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress, ranks: Ranks = ALONE
+    request: Request, *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress, ranks: DistContext = ALONE
 ) -> tuple[RunDir, dict[str, Any]]:
     """Train as asked, in a directory of its own; started anew by torchrun, go on with that.
 
     Raises: UserError and its kinds; StoppedError. Before the first step nothing is left behind.
     """
-    own = ranks.by_first(lambda: _own_run(request)) if ranks.restarts else None
+    own = ranks.run_on_rank0(lambda: _own_run(request)) if ranks.restarts else None
     if own is not None:
         return resume_run(Path(own), {}, reporter=reporter, stop=stop, data_progress=data_progress, ranks=ranks)
-    with ranks.agreeing():
+    with ranks.sync_errors():
         early = request.resolve(request.recipe)  # unknown names and values out of range, before any work
         if is_pretrained(early.config.init):
             check_pretrained(early.config.init, model_config(early.config.model))
     device = ranks.device(lambda: choose_device(device=early.config.device, precision=early.config.precision))
     run: RunDir | None = None
     try:
-        with ranks.agreeing():
+        with ranks.sync_errors():
             run = RunDir.create(request.output) if request.output and ranks.first else None
         dataset, resolved, recipe_name = load(request, early, device, reporter, data_progress, ranks)
         config = resolved.config
-        policy = ranks.policy(lambda: policy_of(config))  # of all settings: a recipe's dropout decides too
+        policy = policy_for_all(ranks, lambda: policy_of(config))  # of all settings: a recipe's dropout decides too
         ranks = ranks.on(policy)
-        with ranks.agreeing():
+        with ranks.sync_errors():
             check_against_data(config, dataset, policy, ranks)
             architecture = model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
             if ranks.first:
@@ -73,12 +74,12 @@ def start_run(
         model, report = ranks.first_of_machine_first(
             lambda: initialised(config, architecture, dataset, reporter, data_progress)
         )
-        with ranks.agreeing():
+        with ranks.sync_errors():
             dataset = normalised_as(dataset, report)
             if run is not None:
                 _write_settings(run, resolved, recipe_name, dataset, policy, report, ranks)
             stop.check()
-        path = ranks.by_first(lambda: run and str(run.path))
+        path = ranks.run_on_rank0(lambda: run and str(run.path))
         run = run or RunDir.of_another(Path(str(path)))
         job = Job(
             config=config,
@@ -106,22 +107,22 @@ def resume_run(
     reporter: Reporter,
     stop: StopRequest,
     data_progress: DataProgress,
-    ranks: Ranks = ALONE,
+    ranks: DistContext = ALONE,
 ) -> tuple[RunDir, dict[str, Any]]:
     """Go on with the run in `path` exactly where its newest checkpoint is.
 
     Raises: UserError where `flags` change a setting, or the data is not the same.
     """
-    with ranks.agreeing():
+    with ranks.sync_errors():
         run = RunDir.open(path) if ranks.first else RunDir.of_another(path)
     with run, _resumable(run, ranks):
-        values, recipe_name, env, began = ranks.by_first(lambda: _stored(run))
-        with ranks.agreeing():
+        values, recipe_name, env, began = ranks.run_on_rank0(lambda: _stored(run))
+        with ranks.sync_errors():
             rule = rule_of(env["dataset"], safe_text(run.env))
             config = _resumed(TrainConfig.from_flat(values, where=str(run.config)), flags, path)
-        policy = ranks.policy(lambda: kept_policy(config, env["policy"]))
+        policy = policy_for_all(ranks, lambda: kept_policy(config, env["policy"]))
         ranks = ranks.on(policy)
-        others = differences(env, policy, ranks=ranks.size, sharded=shares_out(config, ranks), ema=config.ema is not None)
+        others = differences(env, policy, ranks=ranks.size, sharded=uses_fsdp(config, ranks), ema=config.ema is not None)
         for difference in others:
             reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
         dataset = load_once(
@@ -131,7 +132,7 @@ def resume_run(
             notify=lambda _: None,
             split_rule=rule,
         )
-        with ranks.agreeing():
+        with ranks.sync_errors():
             if dataset.fingerprint != env["dataset"]["fingerprint"]:
                 raise UserError(
                     f"the images of {dataset.name} are not those that the run began with", str(path), "restore them"
@@ -175,7 +176,7 @@ def _stored(run: RunDir) -> tuple[dict[str, Any], str | None, dict[str, Any], bo
 
 
 @contextlib.contextmanager
-def _resumable(run: RunDir, ranks: Ranks) -> Iterator[None]:
+def _resumable(run: RunDir, ranks: DistContext) -> Iterator[None]:
     """Where a run that has begun is stopped, the disk is full or data damaged: say how to go on. What all raise, one tells."""
     again = f"cctkit train --resume {safe_text(run.path)}"
     try:
@@ -208,7 +209,7 @@ def _write_settings(
     dataset: Dataset,
     policy: DevicePolicy,
     report: dict[str, Any] | None,
-    ranks: Ranks,
+    ranks: DistContext,
 ) -> None:
     """`seen.safetensors`, `env.json` and `config.json`, before the first step; with the last the directory is a run."""
     values = resolved.config.flat()
@@ -216,7 +217,7 @@ def _write_settings(
         run.write_file(run.seen, seen)
     run.write_json(
         run.env,
-        environment(policy, ranks=ranks.size, sharded=shares_out(resolved.config, ranks))
+        environment(policy, ranks=ranks.size, sharded=uses_fsdp(resolved.config, ranks))
         | {"dataset": dataset_info(dataset) | {"skipped": list(dataset.skipped)}, "init": report},
     )
     run.write_json(run.config, {"values": values, "origins": dict(resolved.origins), "recipe": recipe_name})
@@ -258,6 +259,6 @@ def _train(job: Job, recipe_name: str | None, *, resume: bool) -> dict[str, Any]
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")
     weights = result_tensors(state)
-    result = job.ranks.by_first(lambda: write_result(job, recipe_name, state, history, evaluation, weights))
+    result = job.ranks.run_on_rank0(lambda: write_result(job, recipe_name, state, history, evaluation, weights))
     job.ranks.check(job.stop)
     return result

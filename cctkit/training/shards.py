@@ -10,28 +10,28 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from cctkit.engine.distributed import DistContext
 from cctkit.training.checkpoint import begin_checkpoint, discarded, finish_checkpoint, write_tensors
-from cctkit.training.distributed import Ranks
 
 
-def is_shared(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
     """Whether each rank has a part of `tensor`: some of its rows."""
     return hasattr(tensor, "full_tensor")
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """This rank's part of a tensor that is shared out, in the same memory; any other as it is."""
-    return cast(Any, tensor).to_local() if is_shared(tensor) else tensor
+    return cast(Any, tensor).to_local() if is_dtensor(tensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor that is shared out, gathered on every rank, who all have to call it; any other as it is."""
-    return cast(Any, tensor).full_tensor() if is_shared(tensor) else tensor
+    return cast(Any, tensor).full_tensor() if is_dtensor(tensor) else tensor
 
 
-def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
     """The whole `tensor`, which every rank has, shared out as `other` is, if that is."""
-    if not is_shared(other):
+    if not is_dtensor(other):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
@@ -40,7 +40,7 @@ def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def save_shards(
-    folder: Path, *, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], ranks: Ranks
+    folder: Path, *, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], ranks: DistContext
 ) -> None:
     """`save_checkpoint` of all ranks together: each writes its parts, the first one what all have, and at the end the name.
 
@@ -48,13 +48,13 @@ def save_shards(
 
     Raises: DiskError; UserError where a rank's machine does not see the directory.
     """
-    beside = Path(ranks.by_first(lambda: str(begin_checkpoint(folder))))
+    beside = Path(ranks.run_on_rank0(lambda: str(begin_checkpoint(folder))))
     with discarded(beside) if ranks.first else contextlib.nullcontext():
-        with ranks.agreeing():
+        with ranks.sync_errors():
             own = {
-                part: {name: own_part(tensor) for name, tensor in named.items() if ranks.first or is_shared(tensor)}
+                part: {name: to_local(tensor) for name, tensor in named.items() if ranks.first or is_dtensor(tensor)}
                 for part, named in tensors.items()
             }
             written = write_tensors(beside, own, writer=(ranks.rank, ranks.size))
-        manifest = {name: facts for each in ranks.everyone(written) for name, facts in each.items()}
-        ranks.by_first(lambda: str(finish_checkpoint(beside, step=step, state=state, manifest=manifest)))
+        manifest = {name: facts for each in ranks.all_gather_object(written) for name, facts in each.items()}
+        ranks.run_on_rank0(lambda: str(finish_checkpoint(beside, step=step, state=state, manifest=manifest)))

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cctkit.errors import UserError
-from cctkit.runfiles import NUMBER, Shape, fault
+from cctkit.runs.runfiles import NUMBER, Shape, fault
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.shards import shared_as, whole
+from cctkit.training.shards import full_tensor, shard_like
 from cctkit.training.step import TrainState
 
 _VALUES: dict[str, Shape] = {
@@ -105,9 +105,9 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
         raise ValueError(problem)
     if not 0 <= values["step"] - values["epochs_done"] * steps <= steps:
         raise ValueError(f"step {values['step']} is not in epoch {values['epochs_done'] + 1} of {steps} steps")
-    state.model.load_state_dict(_shared_as(tensors["model"], state.model))
+    state.model.load_state_dict(_shard_like(tensors["model"], state.model))
     if state.ema is not None:
-        state.ema.load_state_dict(_shared_as(tensors["ema"], state.ema))
+        state.ema.load_state_dict(_shard_like(tensors["ema"], state.ema))
     _load_optimizers(state.optimizers, tensors["optimizer"])
     state.norms.copy_(tensors["progress"]["norms"])
     state.sums.copy_(tensors["progress"]["sums"])
@@ -119,14 +119,14 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
         best_top1_percent=values["best_top1_percent"],
         best_loss=values.get("best_loss"),
         improved_epoch=values.get("improved_epoch", values["best_epoch"]),
-        best=_shared_as(tensors["best"], state.result) if "best" in tensors else None,
+        best=_shard_like(tensors["best"], state.result) if "best" in tensors else None,
     )
 
 
-def _shared_as(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+def _shard_like(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """The whole `tensors` as `module` has those of their names: shared out over the ranks, or as they are."""
     own = module.state_dict()
-    return {name: shared_as(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
+    return {name: shard_like(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
 
 
 def result_tensors(state: TrainState) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ def result_tensors(state: TrainState) -> dict[str, Tensor]:
 
 def whole_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` gathered and on the CPU, on the first rank; all have to call it."""
-    gathered = ((name, whole(tensor.detach().to(state.norms.device))) for name, tensor in tensors.items())
+    gathered = ((name, full_tensor(tensor.detach().to(state.norms.device))) for name, tensor in tensors.items())
     return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}
 
 
@@ -164,4 +164,4 @@ def _load_optimizers(optimizers: list[Optimizer], tensors: Mapping[str, Tensor])
 
 def _laid_out_as(tensor: Tensor, weight: Tensor) -> Tensor:
     """`tensor` in the memory format of its weight: the fused optimizers walk both side by side, whatever their strides."""
-    return torch.empty_like(weight).copy_(shared_as(tensor, weight)) if tensor.shape == weight.shape else tensor
+    return torch.empty_like(weight).copy_(shard_like(tensor, weight)) if tensor.shape == weight.shape else tensor

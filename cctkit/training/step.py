@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cctkit.config import TrainConfig
-from cctkit.data.augment import Batch
+from cctkit.config.settings import TrainConfig
+from cctkit.data.epoch.augment import Batch
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import ALONE, DistContext
+from cctkit.engine.parallel import unsynced, wrap_ddp
 from cctkit.models.dropout import use_generator
-from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import ALONE, Ranks
 from cctkit.training.optim import set_lr
-from cctkit.training.parallel import replicated, unsynced
-from cctkit.training.shards import own_part, whole
+from cctkit.training.shards import full_tensor, to_local
 
 _NORMS_KEPT = 64
 _SPIKE = 1000.0
@@ -35,10 +35,10 @@ class TrainState:
     sums: Tensor  # of the running epoch, float64: loss, smoothed loss, correct, images
     diverged: Tensor  # bool: an update was withheld
     step: int = 0
-    ranks: Ranks = ALONE
+    ranks: DistContext = ALONE
     parallel: nn.Module = field(init=False)  # the model, or what averages its gradients over the ranks
     forward: nn.Module = field(init=False)  # that, or its compiled form
-    rehearsed: bool = False  # under DDP, before the first step of this process
+    ddp_warmed_up: bool = False  # under DDP, before the first step of this process
 
     def __post_init__(self) -> None:
         self.forward = self.parallel = self.model
@@ -55,7 +55,7 @@ def new_state(
     *,
     ema: AveragedModel | None,
     policy: DevicePolicy,
-    ranks: Ranks = ALONE,
+    ranks: DistContext = ALONE,
 ) -> TrainState:
     """The state before the first step."""
     generator = torch.Generator()
@@ -71,7 +71,7 @@ def new_state(
         diverged=torch.zeros((), dtype=torch.bool, device=policy.device),
         ranks=ranks,
     )
-    state.forward = state.parallel = replicated(model, policy, ranks)
+    state.forward = state.parallel = wrap_ddp(model, policy, ranks)
     if policy.compile:
         state.forward = torch.compile(state.parallel)  # type: ignore[assignment]
     return state
@@ -90,8 +90,8 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     """
     size = len(batch.labels)
     part = -(-size // config.accumulate)
-    if state.parallel is not state.model and not state.rehearsed:
-        _rehearse(state, batch.images[:part], policy)
+    if state.parallel is not state.model and not state.ddp_warmed_up:
+        _warm_up_ddp(state, batch.images[:part], policy)
     _seed_masks(state, step_seed(config.seed, state.step, state.ranks.rank), policy)
     set_lr(state.optimizers, lr_factor)
     for optimizer in state.optimizers:
@@ -108,14 +108,14 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     state.step += 1
 
 
-def _rehearse(state: TrainState, images: Tensor, policy: DevicePolicy) -> None:
+def _warm_up_ddp(state: TrainState, images: Tensor, policy: DevicePolicy) -> None:
     """Walk the model once and forget it. After its first backward pass DDP lays the gradients out anew, and three ranks or
     more sum them in another order from then on: so that a resumed run does as an unbroken one, that is before any step.
     """
     with policy.autocast():
         logits = state.forward(images)
     logits.sum().backward()
-    state.rehearsed = True
+    state.ddp_warmed_up = True
 
 
 def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
@@ -169,7 +169,7 @@ def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
     weights = [weight for weight in state.model.parameters() if weight.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
+    norm = full_tensor(torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
     spike = norm > _SPIKE * state.norms.nanmedian()
     # An overflow in fp16 withholds the update and lowers the scale, but that is how the scaler finds its scale.
     overflow = ~norm.isfinite()
@@ -237,7 +237,7 @@ def ema_decay(decay: float, step: int) -> float:
 @torch.no_grad()
 def _average(ema: AveragedModel, model: nn.Module, *, decay: float) -> None:
     """`AveragedModel.update_parameters`, which would send its counter to the device, or read it, in every step."""
-    averaged = [own_part(tensor) for tensor in (*ema.module.parameters(), *ema.module.buffers())]
-    current = [own_part(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    averaged = [to_local(tensor) for tensor in (*ema.module.parameters(), *ema.module.buffers())]
+    current = [to_local(tensor) for tensor in (*model.parameters(), *model.buffers())]
     get_ema_multi_avg_fn(decay)(averaged, current, ema.n_averaged)  # type: ignore[no-untyped-call]
     ema.n_averaged += 1

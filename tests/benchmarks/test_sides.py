@@ -11,8 +11,8 @@ from cctkit.bench.images import epoch_images
 from cctkit.bench.measure import Side
 from cctkit.bench.task import MODELS, Task
 from cctkit.bench.training import TaskTraining
-from cctkit.models.attention import PATHS
-from cctkit.models.build import build_model, set_path
+from cctkit.models.attention import ATTENTION_IMPLS
+from cctkit.models.build import build_model, set_attention_impl
 from cctkit.models.dropout import Dropout, DropPath
 from tests.probes import write_probe
 
@@ -26,8 +26,8 @@ def test_the_plain_model_computes_what_ours_does_on_any_path(name: str) -> None:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = plain(images)
-        for path in PATHS:
-            set_path(ours, path)
+        for path in ATTENTION_IMPLS:
+            set_attention_impl(ours, path)
             torch.testing.assert_close(ours(images), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -46,10 +46,10 @@ def test_the_plain_model_drops_by_torch_and_torchvision_as_much_as_ours(name: st
     assert set(rates(plain, StochasticDepth)) == set(rates(ours, DropPath))  # of a ViT ours is shared by two branches
     assert {0.1} < set(rates(plain, nn.Dropout))
     assert max(rates(plain, StochasticDepth)) == pytest.approx(0.1)
-    assert {module.path for module in plain.modules() if hasattr(module, "path")} == {"plain"}
+    assert {module.attention_impl for module in plain.modules() if hasattr(module, "attention_impl")} == {"plain"}
 
 
-@pytest.mark.parametrize("choice", [f"{precision},{path}" for precision in ("float32", "bf16") for path in PATHS])
+@pytest.mark.parametrize("choice", [f"{precision},{path}" for precision in ("float32", "bf16") for path in ATTENTION_IMPLS])
 @pytest.mark.parametrize("make", [PlainSide, TaskTraining])
 def test_a_side_trains_on_as_many_batches_as_asked_for_over_several_epochs(
     make: type, choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from cctkit.cli.compare import compare
 from cctkit.errors import UserError
 from tests.golden_files import check_golden
-from tests.test_comparison import make_run
-from tests.test_paired import LABELS, A, B, write
+from tests.runs.test_comparison import make_run
+from tests.runs.test_paired import LABELS, A, B, write
 
 app = typer.Typer()
 app.command()(compare)
@@ -166,7 +166,7 @@ def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
 
     from cctkit.catalog.results import RESULTS
     from cctkit.cli.compare_view import render
-    from cctkit.comparison import published_row, ranked
+    from cctkit.runs.comparison import published_row, ranked
 
     tables = ranked(published_row(result) for result in RESULTS if result.kind != "published")
     console = Console(width=80, file=io.StringIO(), force_terminal=False)
@@ -184,7 +184,7 @@ def test_no_table_breaks_inside_a_word(width: int) -> None:
 
     from cctkit.catalog.results import NOTES, RESULTS
     from cctkit.cli.compare_view import label, render
-    from cctkit.comparison import find_runs, published_row, ranked
+    from cctkit.runs.comparison import find_runs, published_row, ranked
 
     some_runs(Path("runs"))
     long_name = "cifar100-cct_14_7x2_384_sine_c100-20261128-021501"

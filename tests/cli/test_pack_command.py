@@ -9,7 +9,7 @@ import pytest
 
 from cctkit.cli.app import run
 from cctkit.cli.progress import PlainReporter
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from tests.conftest import write_images
 

@@ -9,12 +9,12 @@ import pytest
 from cctkit.api import SilentReporter
 from cctkit.catalog.recipes import RECIPES
 from cctkit.cli.progress import LiveReporter, PlainReporter, epoch_line
-from cctkit.runfiles import read_metrics
+from cctkit.engine.signals import StopRequest
+from cctkit.runs.runfiles import read_metrics
 from cctkit.training import loop
 from cctkit.training.loop import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import start_run
-from cctkit.training.stopping import StopRequest
 
 
 class Clock:

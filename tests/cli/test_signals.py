@@ -20,7 +20,7 @@ import PIL.Image
 import pytest
 
 from cctkit.cli.app import run
-from cctkit.training.stopping import StopRequest
+from cctkit.engine.signals import StopRequest
 from tests.conftest import write_images
 from tests.processes import Forked
 
@@ -111,7 +111,7 @@ def test_before_training_nothing_is_left_behind(
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize(("module", "name"), [("evaluation", "to_device"), ("predictions", "write_atomic")])
+@pytest.mark.parametrize(("module", "name"), [("evaluation.evaluate", "to_device"), ("runs.predictions", "write_atomic")])
 def test_an_evaluation_that_is_stopped_leaves_the_run_as_it_was(
     unbroken: Path, tmp_path: Path, send: Callable[..., list[int]], number: int, code: int, module: str, name: str
 ) -> None:
@@ -130,13 +130,13 @@ def test_an_evaluation_that_is_stopped_leaves_the_run_as_it_was(
 MOMENTS = {
     "the first checkpoint": ("training.checkpoint", "write_synced", 2, 1),
     "a step": ("training.loop", "train_step", 8, 8),
-    "an evaluation": ("evaluation", "to_device", 2, 6),
+    "an evaluation": ("evaluation.evaluate", "to_device", 2, 6),
     "a checkpoint's first file": ("training.checkpoint", "write_synced", 7, 7),
     "a checkpoint's manifest": ("training.checkpoint", "write_synced", 12, 7),
     "the last checkpoint": ("training.checkpoint", "write_synced", 16, 12),
     "an epoch's weights": ("models.weights", "write_atomic", 1, 7),
     "the weights": ("models.weights", "write_atomic", 3, 12),
-    "the predictions": ("predictions", "write_atomic", 1, 12),
+    "the predictions": ("runs.predictions", "write_atomic", 1, 12),
 }
 
 

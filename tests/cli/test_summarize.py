@@ -13,7 +13,8 @@ from rich.console import Console
 from cctkit.catalog.models import MODELS, named_config
 from cctkit.cli.app import run
 from cctkit.cli.summarize import parse_bytes
-from cctkit.config import TrainConfig
+from cctkit.config.settings import TrainConfig
+from cctkit.engine.probe import Probe
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
@@ -21,7 +22,6 @@ from cctkit.summary.memory import memory_policy
 from cctkit.summary.summary import summarize
 from cctkit.summary.view import catalog_table, renderable
 from cctkit.training.prepare import policy_of
-from cctkit.training.probe import Probe
 from tests.golden_files import check_golden
 from tests.probes import write_probe
 
@@ -198,7 +198,7 @@ def test_the_threads_of_training_are_those_that_the_cpu_is_measured_with(
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     answer = {1: "float32", 3: "bf16"}
     monkeypatch.setattr(
-        "cctkit.training.probe.measure",
+        "cctkit.engine.probe.measure",
         lambda: Probe(precision=answer[torch.get_num_threads()], attention="plain", attention_with_dropout="plain"),  # type: ignore[arg-type]
     )
     for flags, dtype in (([], "float32"), (["--threads", "3"], "bf16")):

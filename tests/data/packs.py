@@ -7,9 +7,9 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import pack_dataset
-from cctkit.data.packed import KEY
+from cctkit.data.packed.read import KEY
 
 
 def pack(folder: Path, path: Path, *, skip_bad: bool = False, size: int = 4, **options: Any) -> bytes:

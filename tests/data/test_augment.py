@@ -8,10 +8,10 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from cctkit.config import AugmentConfig
-from cctkit.data.augment import augment, finish, normalise
-from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import CIFAR10_POLICY
+from cctkit.config.settings import AugmentConfig
+from cctkit.data.epoch.augment import augment, finish, normalise
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.policies import CIFAR10_POLICY
 
 ONLY_POLICY = AugmentConfig(crop="none", flip=False)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cctkit.catalog.datasets import DATASETS, Archive
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data import dataset
 from cctkit.data.dataset import load_dataset
 from cctkit.data.splits import Dataset
@@ -140,7 +140,7 @@ def test_the_fingerprint_is_what_its_definition_says(tmp_path: Path, monkeypatch
 def test_the_second_start_reads_no_archive(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, form)
     load(tmp_path)
-    monkeypatch.setattr("cctkit.data.archives._parts", None)
+    monkeypatch.setattr("cctkit.data.sources.archives._parts", None)
     assert len(load(tmp_path).train) == 12
 
 

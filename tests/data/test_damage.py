@@ -14,16 +14,16 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.packed import KEY, Packed, open_packed
+from cctkit.data.packed.read import KEY, Packed, open_packed
 from cctkit.data.splits import Dataset, Split
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, UserError
-from cctkit.inference import Wish, evaluate_source
+from cctkit.evaluation.inference import EvalConfig, evaluate_source
 from cctkit.training.loop import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
-from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images
 from tests.data.packs import change_bytes, images_in, pack, without_checksums
 
@@ -117,7 +117,7 @@ def test_zeroed_test_images_are_found_in_evaluation(whole: Path, tmp_path: Path)
     shutil.copytree(whole, tmp_path / "run")
     file = packed_digits()
     zero(file)
-    wish = Wish(data=DataConfig(), device="cpu")
+    wish = EvalConfig(data=DataConfig(), device="cpu")
     with pytest.raises(DamagedError, match="run it again, and the images are packed anew"):
         evaluate_source(tmp_path / "run", wish, notify=lambda _: None, progress=lambda *_: None)
     assert not file.exists()
@@ -230,7 +230,7 @@ def test_a_packed_file_of_an_earlier_version_is_used_and_said_to_be_unverified_o
     train(tmp_path / "run", told, dataset=str(packed), image_size=None, batch_size=4, epochs=1)
     assert sum("not verified" in text for text in told.notices) == 1
     said: list[str] = []
-    evaluate_source(tmp_path / "run", Wish(data=DataConfig(), device="cpu"), notify=said.append, progress=lambda *_: None)
+    evaluate_source(tmp_path / "run", EvalConfig(data=DataConfig(), device="cpu"), notify=said.append, progress=lambda *_: None)
     assert [text for text in said if "not verified" in text] == [
         f"{packed} has no checksums, since an earlier version wrote it: not verified"
     ]

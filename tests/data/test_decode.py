@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from cctkit.data.images import decode, formats, strict_pillow, suffixes
+from cctkit.data.preprocess import decode, formats, strict_pillow, suffixes
 from cctkit.data.source import BadImageError
 
 

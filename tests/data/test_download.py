@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from cctkit.catalog.datasets import DATASETS
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data import dataset
-from cctkit.data import download as module
 from cctkit.data.dataset import load_dataset
-from cctkit.data.download import download
+from cctkit.data.sources import download as module
+from cctkit.data.sources.download import download
 from cctkit.errors import ResourceError, StoppedError, UserError
 
 CONTENT = bytes(range(256)) * 4000

@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 
 from cctkit.api import evaluate, fit
-from cctkit.config import AugmentConfig, DataConfig
-from cctkit.data.augment import finish, normalise
+from cctkit.config.settings import AugmentConfig, DataConfig
+from cctkit.config.size import Size
 from cctkit.data.dataset import load_dataset
-from cctkit.data.images import stored_size
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch.augment import finish, normalise
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.preprocess import stored_size
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.weights import Upsampling, read_info
-from cctkit.size import Size
 from tests.conftest import write_images
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

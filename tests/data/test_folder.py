@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError

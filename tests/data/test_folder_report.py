@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.findings import FaultsError, Finding
+from cctkit.data.report.findings import FaultsError, Finding
 from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from cctkit.text import wrapped
@@ -136,7 +136,7 @@ def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
     where = DataConfig(dataset=str(tmp_path))
     with pytest.raises(FaultsError, match=r"test lacks 1 class .* 1 broken image: test/cat/bad\.png"):
         load_dataset(where)
-    monkeypatch.setattr("cctkit.data.faults._LONGEST_S", -1.0)
+    monkeypatch.setattr("cctkit.data.report.faults._LONGEST_S", -1.0)
     with pytest.raises(FaultsError) as caught:
         load_dataset(where)
     assert [fault.kind for fault in caught.value.faults] == ["missing_class"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from cctkit.config import AugmentConfig, DataConfig
+from cctkit.config.settings import AugmentConfig, DataConfig
 from cctkit.data.dataset import load_dataset
+from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.overlap import copies_notice, seen_file
-from cctkit.data.packed import KEY, SCHEMA
-from cctkit.data.plan import EpochPlan
-from cctkit.data.seen import Seen
+from cctkit.data.packed.read import KEY, SCHEMA
+from cctkit.data.report.seen import Seen
 from cctkit.data.source import ROLES
 from cctkit.digests import sealed_over
 

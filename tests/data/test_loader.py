@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from cctkit.config import AugmentConfig
+from cctkit.config.settings import AugmentConfig
 from cctkit.data import reading
-from cctkit.data.augment import Batch
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
-from cctkit.data.shard import share_of_batch
+from cctkit.data.epoch.augment import Batch
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.shard import share_of_batch
 from cctkit.errors import ResourceError
 from tests.processes import until
 

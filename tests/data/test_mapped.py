@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from cctkit.config import DataConfig
-from cctkit.data import mapped
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.packed import Packed
+from cctkit.data.packed import mapped
+from cctkit.data.packed.read import Packed
 from tests.conftest import write_images
 
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cctkit.catalog.datasets import DATASETS
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data import dataset
 from cctkit.data.dataset import load_dataset
-from cctkit.data.idx import read_idx
+from cctkit.data.sources.idx import read_idx
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.copies import pixel_digest
 from cctkit.data.dataset import load_dataset, pack_dataset
 from cctkit.data.overlap import copies_notice, copy_figures, overlap, read_seen, seen_file, seen_in_training

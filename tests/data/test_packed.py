@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.packed import KEY, Packed, open_packed
+from cctkit.data.packed.read import KEY, Packed, open_packed
 from cctkit.data.splits import Dataset
 from cctkit.errors import ResourceError, UserError
 from tests.conftest import write_images

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cctkit.config import DataConfig
-from cctkit.data import decoding, partial
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.decoding import ROW
-from cctkit.data.images import decode
+from cctkit.data.packed import decode as decoding
+from cctkit.data.packed import journal as partial
+from cctkit.data.packed.decode import ROW
+from cctkit.data.preprocess import decode
 from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from tests.conftest import write_images
@@ -43,7 +44,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         paths.append(path)
         return decode(path, **options)
 
-    monkeypatch.setattr("cctkit.data.folder.decode", noted)
+    monkeypatch.setattr("cctkit.data.sources.folder.decode", noted)
     monkeypatch.setattr(decoding, "available_cores", lambda: 1)
     return paths
 
@@ -163,8 +164,11 @@ def test_a_journal_cut_off_by_a_power_failure_does_no_harm(
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from cctkit.config import DataConfig
-from cctkit.data import dataset, decoding, folder, partial
+from cctkit.config.settings import DataConfig
+from cctkit.data import dataset
+from cctkit.data.packed import decode as decoding
+from cctkit.data.sources import folder
+from cctkit.data.packed import journal as partial
 
 def slow(path, decode=folder.decode, **options):
     with open("readers", "a") as file:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cctkit.config import DataConfig
-from cctkit.data import decoding
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.decoding import ROW
-from cctkit.data.images import decode
+from cctkit.data.packed import decode as decoding
+from cctkit.data.packed.decode import ROW
+from cctkit.data.preprocess import decode
 from cctkit.errors import ResourceError, StoppedError
 from tests.conftest import write_images
 from tests.data.packs import pack, runs
@@ -56,7 +56,7 @@ def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monk
             until(lambda: len(set(log.read_text().split()) - {str(parent)}) == 2)
         return decode(path, **options)
 
-    monkeypatch.setattr("cctkit.data.folder.decode", noted)
+    monkeypatch.setattr("cctkit.data.sources.folder.decode", noted)
     monkeypatch.setattr(decoding, "available_cores", lambda: 2)
     monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
     pack(folder, tmp_path / "packed")
@@ -77,7 +77,7 @@ def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_k
         return decode(path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cctkit.data.folder.decode", dying)
+        patch.setattr("cctkit.data.sources.folder.decode", dying)
         patch.setattr(decoding, "available_cores", lambda: 2)
         patch.setattr(decoding, "_ALONE_S", 0.0)
         with pytest.raises(ResourceError, match="for want of memory"):
@@ -100,7 +100,7 @@ def test_a_packing_can_be_stopped_within_one_chunk(folder: Path, tmp_path: Path,
         if log.stat().st_size > 80:
             raise StoppedError(15)
 
-    monkeypatch.setattr("cctkit.data.folder.decode", slow)
+    monkeypatch.setattr("cctkit.data.sources.folder.decode", slow)
     monkeypatch.setattr(decoding, "_CHUNK", 64)
     monkeypatch.setattr(decoding, "_ALONE_S", 0.0)
     monkeypatch.setattr(decoding, "available_cores", lambda: 2)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cctkit.config import AugmentConfig
-from cctkit.data import plan as plan_module
-from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import CIFAR10_POLICY
+from cctkit.config.settings import AugmentConfig
+from cctkit.data.epoch import plan as plan_module
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.policies import CIFAR10_POLICY
 
 
 def draw(number: int = 1000, *, seed: int = 0, epoch: int = 0, batch_size: int = 128, **config: object) -> EpochPlan:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from cctkit.config import AugmentConfig
-from cctkit.data.augment import augment
-from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import RAND_OPERATIONS, Operation, apply, operations_of, rand_operation, solarize_add
+from cctkit.config.settings import AugmentConfig
+from cctkit.data.epoch.augment import augment
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.policies import RAND_OPERATIONS, Operation, apply, operations_of, rand_operation, solarize_add
 
 ONLY_RAND = AugmentConfig(auto_augment="rand", crop="none", flip=False)
 

@@ -1,9 +1,9 @@
-"""Ranks divide a batch: every image once, none without its partner, and the mean of means is the mean."""
+"""DistContext divide a batch: every image once, none without its partner, and the mean of means is the mean."""
 
 import numpy as np
 import pytest
 
-from cctkit.data.shard import share_of_batch
+from cctkit.data.epoch.shard import share_of_batch
 
 SIZES = [(size, ranks) for size in (1, 2, 3, 5, 8, 13, 64, 127, 128) for ranks in (1, 2, 3, 4, 7, 8)]
 

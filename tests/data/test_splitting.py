@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.splits import Dataset
-from cctkit.data.splitting import BY_FILE, BY_PIXELS, carve, rule_of
+from cctkit.data.splitting import BY_FILE, BY_PIXELS, rule_of, stratified_split
 from cctkit.errors import UserError
 from tests.conftest import write_images
 
@@ -98,7 +98,7 @@ def data_of(labels: Any, pixels: Any) -> Any:
 def split(data: Any, share: float, seed: int, rule: int = BY_PIXELS) -> np.ndarray[Any, Any]:
     """Whether each image is in the second part."""
     rows = np.arange(len(data.labels))
-    first, second = carve(data, rows, share, (seed, 1), "here", rule=rule)
+    first, second = stratified_split(data, rows, share, (seed, 1), "here", rule=rule)
     assert np.array_equal(np.sort(np.concatenate([first, second])), rows)
     return np.isin(rows, second)
 

@@ -13,17 +13,17 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from cctkit import api
-from cctkit.config import AugmentConfig, DataConfig
+from cctkit.config.settings import AugmentConfig, DataConfig
 from cctkit.data import reading
-from cctkit.data.augment import Batch
 from cctkit.data.dataset import load_dataset, pack_dataset
-from cctkit.data.images import decode
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch.augment import Batch
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.preprocess import decode
 from cctkit.data.splits import Dataset
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
 from cctkit.training.run import Request, resume_run, start_run
-from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cctkit.data.cifar import unpickle
+from cctkit.data.sources.cifar import unpickle
 from cctkit.errors import UserError
 from tests.data.python2 import python2_file
 

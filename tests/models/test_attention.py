@@ -25,13 +25,13 @@ def qkv_of(batch: int, tokens: int, dtype: torch.dtype = torch.float64) -> Tenso
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("path", ["fused", "chunked"])
-def test_without_dropout_every_path_equals_the_plain_one(path: attention.Path, dtype: torch.dtype) -> None:
+def test_without_dropout_every_path_equals_the_plain_one(path: attention.AttentionImpl, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = Attention(embed_dim=16, num_heads=2, attention_dropout=0.0, dropout=0.0).to(dtype).train()
     x = torch.randn(5, 17, 16, dtype=dtype, requires_grad=True)
     results = []
     for each in ("plain", path):
-        layer.path = each  # type: ignore[assignment]
+        layer.attention_impl = each  # type: ignore[assignment]
         out = layer(x)
         results.append([out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])])
     for plain, fast in zip(*results, strict=True):
@@ -144,7 +144,7 @@ def test_odd_numbers_of_weights_are_masked_to_the_last_one() -> None:
 
 def test_evaluation_keeps_no_weights() -> None:
     layer = Attention(embed_dim=16, num_heads=2, attention_dropout=0.5, dropout=0.0).eval()
-    layer.path = "chunked"
+    layer.attention_impl = "chunked"
     x = torch.randn(3, 5, 16)
     plain = Attention(embed_dim=16, num_heads=2, attention_dropout=0.0, dropout=0.0).eval()
     plain.load_state_dict(layer.state_dict())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cctkit.models.attention import PATHS
-from cctkit.models.build import create_model, set_path
+from cctkit.models.attention import ATTENTION_IMPLS
+from cctkit.models.build import create_model, set_attention_impl
 from cctkit.models.head import float32_logits
 
 NAMES = ["cct_2_3x2", "vit_lite_2_4", "vit"]
@@ -20,13 +20,13 @@ def head_of(model: nn.Module) -> nn.Linear:
     return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ATTENTION_IMPLS)
 @pytest.mark.parametrize("name", NAMES)
 def test_under_autocast_the_logits_are_the_heads_in_float32_and_tie_no_more(name: str, path: str) -> None:
     """In bf16 one row in a hundred had two equal largest logits, and the lower class number won."""
     torch.manual_seed(0)
     model = model_of(name).eval()
-    set_path(model, path)  # type: ignore[arg-type]
+    set_attention_impl(model, path)  # type: ignore[arg-type]
     seen: list[torch.Tensor] = []
     head = head_of(model)
     nn.init.normal_(head.weight)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cctkit.models.build import create_model, set_path
+from cctkit.models.build import create_model, set_attention_impl
 
 # Logits, losses and gradient norms of SHI-Labs/Compact-Transformers, computed by it in float64.
 CASES = json.loads((Path(__file__).parents[1] / "golden" / "parity.json").read_text())["cases"]
@@ -51,7 +51,7 @@ def images(case: dict[str, Any]) -> torch.Tensor:
 @pytest.mark.parametrize("path", ["plain", "fused", "chunked"])
 def test_logits_loss_and_gradients_are_the_published_ones(case: dict[str, Any], path: Any) -> None:
     model = loaded(case).double()
-    set_path(model, path)
+    set_attention_impl(model, path)
     logits = model(images(case).double())
     loss = torch.nn.functional.cross_entropy(logits, torch.arange(case["batch"]) % case["num_classes"], label_smoothing=0.1)
     loss.backward()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from cctkit.catalog.models import named_config
-from cctkit.models.attention import PATHS
+from cctkit.engine.device import DevicePolicy
+from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.models.dropout import skip_dropped, use_generator
 from cctkit.models.encoder import TransformerEncoderLayer
-from cctkit.training.device import DevicePolicy
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -56,13 +56,13 @@ CASES = [
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ATTENTION_IMPLS)
 @pytest.mark.parametrize(("p", "batch", "fewest", "most"), CASES)
 def test_skipping_equals_masking_on_the_same_draws(
     p: float, batch: int, fewest: int, most: int, path: str, dtype: torch.dtype
 ) -> None:
     block = block_of(p).to(dtype)
-    block.self_attn.path = path  # type: ignore[assignment]
+    block.self_attn.attention_impl = path  # type: ignore[assignment]
     x = torch.randn(batch, 5, 16, dtype=dtype, generator=torch.Generator().manual_seed(1)).requires_grad_()
     assert all(fewest <= kept <= most for kept in kept_of(block, x, 0))
     masked, skipped = (results_of(block, x, 0, skips=skips) for skips in (False, True))
@@ -73,7 +73,7 @@ def test_skipping_equals_masking_on_the_same_draws(
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
 def test_a_block_without_any_kept_sample_is_its_norm_and_its_gradients_are_zeros(attention_dropout: float) -> None:
     block = block_of(0.999)
-    block.self_attn.path, block.self_attn.attn_drop.p = "chunked", attention_dropout
+    block.self_attn.attention_impl, block.self_attn.attn_drop.p = "chunked", attention_dropout
     x = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
     out, _, *gradients = results_of(block, x, 0, skips=True)
     torch.testing.assert_close(out, nn.functional.layer_norm(x, (16,)))

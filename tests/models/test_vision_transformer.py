@@ -7,7 +7,7 @@ from torchvision.ops import stochastic_depth
 
 from cctkit.catalog.models import MODELS, named_config
 from cctkit.errors import UserError
-from cctkit.models.build import build_model, create_model, set_path
+from cctkit.models.build import build_model, create_model, set_attention_impl
 from cctkit.models.dropout import use_generator
 
 TINY = {"num_layers": 3, "embed_dim": 32, "num_heads": 4, "patch_size": 4}
@@ -46,7 +46,7 @@ def test_outputs_and_gradients_are_torchvisions_on_every_attention_path(path: st
     ours = randomised(tiny())
     peer = theirs(ours).double()
     ours.double().train()
-    set_path(ours, path)  # type: ignore[arg-type]
+    set_attention_impl(ours, path)  # type: ignore[arg-type]
     logits, expected = ours(images()), peer(images())
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
     for model, out in ((ours, logits), (peer, expected)):
@@ -176,7 +176,7 @@ def test_drop_path_drops_both_branches_as_stochastic_depth_does() -> None:
 @pytest.mark.parametrize("path", ["plain", "chunked"])
 def test_every_mask_comes_from_the_given_generator(rate: str, path: str) -> None:
     model = randomised(tiny(**{rate: 0.5})).train()
-    set_path(model, path)  # type: ignore[arg-type]
+    set_attention_impl(model, path)  # type: ignore[arg-type]
     generator = torch.Generator()
     use_generator(model, generator)
     before = torch.get_rng_state()

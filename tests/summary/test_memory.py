@@ -8,12 +8,12 @@ from torch import nn
 
 from cctkit.bench.training import training_peak_bytes
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
+from cctkit.config.settings import TrainConfig
+from cctkit.engine.device import DevicePolicy
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.summary.memory import largest_batch, memory_policy, predict_memory
 from cctkit.summary.summary import summarize
-from cctkit.training.device import DevicePolicy
 from tests.probes import write_probe
 
 
@@ -93,9 +93,9 @@ def test_without_a_policy_nothing_is_measured_written_or_set_and_what_is_assumed
     attention_dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
-    monkeypatch.setattr("cctkit.training.probe.measure", lambda: pytest.fail("measured"))
+    monkeypatch.setattr("cctkit.engine.probe.measure", lambda: pytest.fail("measured"))
     monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("set"))
-    monkeypatch.setattr("cctkit.training.device.available_device", lambda: "cpu")
+    monkeypatch.setattr("cctkit.engine.device.available_device", lambda: "cpu")
     config = named_config("cct_2_3x2", num_classes=100, attention_dropout=attention_dropout)
     summary = summarize(config, batch_size=8)
     expected = summarize(config, batch_size=8, policy=policy_of(attention="chunked"))

@@ -18,19 +18,20 @@ import torch
 import torch.distributed as dist
 
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
-from cctkit.data.epoch import epoch_batches
-from cctkit.data.shard import share_of_batch
+from cctkit.config.settings import TrainConfig
+from cctkit.data.epoch.batches import epoch_batches
+from cctkit.data.epoch.shard import share_of_batch
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import DistContext, connected
+from cctkit.engine.parallel import to_device_or_shard
 from cctkit.errors import DivergedError, ElsewhereError, UserError
-from cctkit.evaluation import logits_of
-from cctkit.models.attention import PATHS
+from cctkit.evaluation.evaluate import logits_of
+from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.models.build import build_model
 from cctkit.training.checkpoint import Checkpoint, load_checkpoint
-from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import Ranks, connected
+from cctkit.training.collective import checkpoint_of_first
 from cctkit.training.optim import make_optimizers
-from cctkit.training.parallel import placed
-from cctkit.training.shards import own_part, save_shards, whole
+from cctkit.training.shards import full_tensor, save_shards, to_local
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 
@@ -57,14 +58,14 @@ class Images:
         return self.images[torch.from_numpy(positions)]
 
 
-def state_of(config: TrainConfig, ranks: Ranks, dtype: torch.dtype, policy: DevicePolicy = POLICY) -> TrainState:
+def state_of(config: TrainConfig, ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
     model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model, ema = placed(model.to(dtype).train(), config=config, policy=policy, ranks=ranks)
+    model, ema = to_device_or_shard(model.to(dtype).train(), config=config, policy=policy, ranks=ranks)
     return new_state(model, make_optimizers(model, config), ema=ema, policy=policy, ranks=ranks)
 
 
-def train(ranks: Ranks, dtype: torch.dtype, policy: DevicePolicy = POLICY, **options: Any) -> dict[str, Any]:
+def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY, **options: Any) -> dict[str, Any]:
     """Ten steps: the losses of all images of each, and what every position of every batch had for an image.
 
     With `shard` the state is then kept as a checkpoint of all ranks.
@@ -92,20 +93,20 @@ def train(ranks: Ranks, dtype: torch.dtype, policy: DevicePolicy = POLICY, **opt
     if config.shard:
         tensors, values = pack(state, History())
         save_shards(FOLDER / f"{ranks.size}", step=STEPS, tensors=tensors, state=values, ranks=ranks)
-    weights = b"".join(whole(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
+    weights = b"".join(full_tensor(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
     digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
     found = {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
     if config.ema is None:
         return found
-    norms = [float(whole(weight.detach()).norm()) for weight in state.result.parameters()]
-    held = sum(own_part(each).numel() for each in tensors_of(state))
+    norms = [float(full_tensor(weight.detach()).norm()) for weight in state.result.parameters()]
+    held = sum(to_local(each).numel() for each in tensors_of(state))
     return found | {"norms": norms, "held": held, "state": digest_of(state)}
 
 
-def ways(ranks: Ranks) -> dict[str, list[str]]:
+def ways(ranks: DistContext) -> dict[str, list[str]]:
     """The weights after training twice on each attention path and in each number format, with dropout that may be there."""
     found = {}
-    for path, precision in itertools.product(PATHS, ("float32", "bf16")):
+    for path, precision in itertools.product(ATTENTION_IMPLS, ("float32", "bf16")):
         policy = replace(POLICY, attention=path, precision=precision)  # type: ignore[arg-type]
         rates = {"dropout": 0.1, "drop_path": 0.3, "attention_dropout": 0.0 if path == "fused" else 0.3}
         twice = []
@@ -117,7 +118,7 @@ def ways(ranks: Ranks) -> dict[str, list[str]]:
 
 
 def digest_of(state: TrainState) -> str:
-    return hashlib.sha256(b"".join(whole(each).numpy().tobytes() for each in tensors_of(state))).hexdigest()
+    return hashlib.sha256(b"".join(full_tensor(each).numpy().tobytes() for each in tensors_of(state))).hexdigest()
 
 
 def tensors_of(state: TrainState) -> list[torch.Tensor]:
@@ -128,24 +129,24 @@ def tensors_of(state: TrainState) -> list[torch.Tensor]:
     return [each.detach() for each in (*state.model.parameters(), *state.result.parameters(), *moments)]
 
 
-def resumed(ranks: Ranks, *, of: int, **options: Any) -> str:
+def resumed(ranks: DistContext, *, of: int, **options: Any) -> str:
     """The digest of the state that the checkpoint of so many ranks brings these to."""
     config = TrainConfig.from_flat({**QUIET, **AVERAGED, **options})
-    state = state_of(config, ranks if config.shard else Ranks(), torch.float32)
+    state = state_of(config, ranks if config.shard else DistContext(), torch.float32)
     found = load_checkpoint(FOLDER / f"{of}", warn=print)
     assert found is not None
     unpack(found, state, steps=STEPS)
     return digest_of(state)
 
 
-def evaluate(ranks: Ranks, total: int, *, shard: bool = False) -> str:
+def evaluate(ranks: DistContext, total: int, *, shard: bool = False) -> str:
     """The digest of the logits, and how often the ranks could have been stopped."""
-    model = state_of(TrainConfig(shard=shard), ranks if shard else Ranks(), torch.float32).model
+    model = state_of(TrainConfig(shard=shard), ranks if shard else DistContext(), torch.float32).model
     calls: list[tuple[int, int]] = []
 
     def on_batch(done: int, of: int) -> None:
         calls.append((done, of))
-        ranks.largest(done)  # would hang, were it not called as often by all
+        ranks.all_reduce_max(done)  # would hang, were it not called as often by all
 
     logits = logits_of(
         model, Images(total), mean=(0.5,) * 3, std=(0.2,) * 3, policy=POLICY, on_batch=on_batch, ranks=ranks  # type: ignore[arg-type]
@@ -161,40 +162,40 @@ def outcome(work: Callable[[], Any]) -> str:
         return f"{type(error).__name__} {error.exit_code} {error}"
 
 
-def agree(ranks: Ranks) -> list[str]:
+def agree(ranks: DistContext) -> list[str]:
     """What each rank ends with when rank 1 has an error of the user's, then when all have one."""
 
     def one() -> None:
-        with ranks.agreeing():
+        with ranks.sync_errors():
             if ranks.rank == 1:
                 raise UserError("a fault")
 
     def every() -> None:
-        with ranks.agreeing():
+        with ranks.sync_errors():
             raise DivergedError(f"of rank {ranks.rank}")
 
     def first() -> str:
-        return ranks.by_first(lambda: f"by rank {ranks.rank}")
+        return ranks.run_on_rank0(lambda: f"by rank {ranks.rank}")
 
     return [outcome(work) for work in (one, every, first)]
 
 
-def checkpoint(ranks: Ranks) -> str:
+def checkpoint(ranks: DistContext) -> str:
     """A checkpoint that only rank 0 can read, as this rank has it."""
     tensors = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "best": {}}
     own = Checkpoint(path=Path("somewhere"), step=3, tensors=tensors, state={"step": 3}) if ranks.first else None
-    found = ranks.checkpoint_of_first(own)
+    found = checkpoint_of_first(ranks, own)
     assert found is not None
     shown = {name: {key: tensor.tolist() for key, tensor in part.items()} for name, part in found.tensors.items()}
     return json.dumps([str(found.path), found.step, shown, found.state], sort_keys=True)
 
 
-def of_first(size: int, ranks: Ranks) -> list[Any] | None:
+def of_first(size: int, ranks: DistContext) -> list[Any] | None:
     """What each of the first `size` ranks finds out; None on the others."""
     group = dist.new_group(range(size))
     if ranks.rank >= size:
         return None
-    job = Ranks(rank=ranks.rank, size=size, hosts=group, devices=group)
+    job = DistContext(rank=ranks.rank, size=size, cpu_group=group, device_group=group)
     own = {
         "float64": train(job, torch.float64, optimizer="muon"),
         "float32": train(job, torch.float32),
@@ -203,7 +204,7 @@ def of_first(size: int, ranks: Ranks) -> list[Any] | None:
         "logits": {str(total): evaluate(job, total) for total in (1, 250, 251, 700, 1001)},
         "agreed": agree(job),
         "checkpoint": checkpoint(job),
-        "none": job.checkpoint_of_first(None),
+        "none": checkpoint_of_first(job, None),
         "ddp64": train(job, torch.float64, **AVERAGED),
         "ddp32": train(job, torch.float32, **AVERAGED),
     }
@@ -211,10 +212,10 @@ def of_first(size: int, ranks: Ranks) -> list[Any] | None:
         own["ways"] = ways(job)
     if size > 1:
         own |= sharded(job)
-    return job.everyone(own)
+    return job.all_gather_object(own)
 
 
-def sharded(ranks: Ranks) -> dict[str, Any]:
+def sharded(ranks: DistContext) -> dict[str, Any]:
     """What `--shard` comes to, beside DDP; and, of two ranks and of three, their checkpoint under each number of them."""
     return {
         "sharded64": train(ranks, torch.float64, shard=True, **AVERAGED),
@@ -231,7 +232,7 @@ def main() -> None:
         found = {size: of_first(size, ranks) for size in (1, 2, 3)}
         if ranks.first:
             Path(sys.argv[1]).write_text(json.dumps(found))
-        ranks.everyone(None)
+        ranks.all_gather_object(None)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from cctkit import api
-from cctkit.config import DataConfig
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
-from cctkit.predictions import read_predictions
+from cctkit.runs.predictions import read_predictions
 from cctkit.training import prepare
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
-from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images
 
 TINY = {"model": "cct_2_3x2", "image_size": "8", "batch_size": 8, "device": "cpu", "precision": "float32", "seed": 3}
@@ -94,12 +94,12 @@ def test_the_result_has_the_accuracy_on_the_images_that_are_not_in_train(run: Pa
 
 def evaluated(source: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], list[str], set[str]]:
     """The result of an evaluation, what it says, and the images it is of."""
-    from cctkit.inference import Wish, evaluate_source
+    from cctkit.evaluation.inference import EvalConfig, evaluate_source
 
     said: list[str] = []
     predictions = source.parent / "other-predictions.safetensors"
     predictions.unlink(missing_ok=True)
-    wish = Wish(data=DataConfig(dataset=str(folder)), device="cpu", save_predictions=predictions, **options)
+    wish = EvalConfig(data=DataConfig(dataset=str(folder)), device="cpu", save_predictions=predictions, **options)
     result = evaluate_source(source, wish, notify=said.append, progress=lambda *_: None)
     return result, said, set(read_predictions(predictions).ids)
 
@@ -207,11 +207,11 @@ def test_a_start_that_fails_leaves_no_list_behind(run: Path, tmp_path: Path, mon
 
 
 def test_where_the_classes_differ_that_is_said_and_nothing_of_copies(run: Path, tmp_path: Path) -> None:
-    from cctkit.inference import Wish, evaluate_source
+    from cctkit.evaluation.inference import EvalConfig, evaluate_source
 
     write_images(tmp_path / "pets", {"cat": 3, "wolf": 3}, size=(8, 8))
     said: list[str] = []
-    wish = Wish(data=DataConfig(dataset=str(tmp_path / "pets")), split="all", device="cpu")
+    wish = EvalConfig(data=DataConfig(dataset=str(tmp_path / "pets")), split="all", device="cpu")
     with pytest.raises(UserError, match="wolf"):
         evaluate_source(run / "weights.safetensors", wish, notify=said.append, progress=lambda *_: None)
     assert said == []

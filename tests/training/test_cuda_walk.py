@@ -19,17 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cctkit.catalog.models import named_config
-from cctkit.config import AugmentConfig, TrainConfig
-from cctkit.data.augment import Batch
-from cctkit.data.loader import train_batches
-from cctkit.data.packed import Packed
-from cctkit.data.plan import EpochPlan
-from cctkit.data.policies import operations_of
+from cctkit.config.settings import AugmentConfig, TrainConfig
+from cctkit.data.epoch.augment import Batch
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.policies import operations_of
+from cctkit.data.packed.read import Packed
 from cctkit.data.splits import Split
-from cctkit.evaluation import logits_of
-from cctkit.models.build import build_model, set_path
+from cctkit.engine.device import DevicePolicy
+from cctkit.evaluation.evaluate import logits_of
+from cctkit.models.build import build_model, set_attention_impl
 from cctkit.training import step as step_module
-from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import TrainState, new_state, train_step
 
@@ -97,7 +97,7 @@ def state_on(device: str, config: TrainConfig) -> TrainState:
     with torch.device(device):
         model = build_model(architecture).train()
         average = AveragedModel(model, use_buffers=True) if config.ema else None
-    set_path(model, "fused")
+    set_attention_impl(model, "fused")
     return new_state(model, make_optimizers(model, config), ema=average, policy=replace(POLICY, device=device))
 
 

@@ -15,18 +15,18 @@ from torch.optim.swa_utils import AveragedModel
 
 from cctkit.api import SilentReporter, fit
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
-from cctkit.data.augment import Batch
+from cctkit.config.settings import TrainConfig
+from cctkit.data.epoch.augment import Batch
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError
 from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.models.depth import freeze_backbone
-from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers, set_lr
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
 from cctkit.training.step import TrainState, new_state, train_step
-from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
+from cctkit.config.settings import TrainConfig
+from cctkit.engine.device import DevicePolicy
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.device import DevicePolicy
 from cctkit.training.loop import _stops_early
 from cctkit.training.optim import make_optimizers
 from cctkit.training.state import History, pack, unpack

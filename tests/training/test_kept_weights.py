@@ -12,13 +12,13 @@ import pytest
 
 import cctkit
 from cctkit.api import SilentReporter, evaluate, fit
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
 from cctkit.models.weights import read_info, read_weights
-from cctkit.rundir import RunPaths, newest_run, weights_file
+from cctkit.runs.rundir import RunPaths, newest_run, weights_file
 from cctkit.training import loop
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
-from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images
 from tests.training.jobs import lines, sha256
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from cctkit.catalog.models import model_config
-from cctkit.config import DataConfig, TrainConfig
+from cctkit.config.settings import DataConfig, TrainConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.loader import train_batches
-from cctkit.data.plan import EpochPlan
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.engine.device import DevicePolicy
 from cctkit.models.build import build_model
-from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import new_state, train_step
 from tests.conftest import write_images

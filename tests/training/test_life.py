@@ -10,7 +10,7 @@ import pytest
 
 from cctkit.api import fit
 from cctkit.cli import app
-from cctkit.runfiles import read_settings
+from cctkit.runs.runfiles import read_settings
 from tests.conftest import write_images
 
 SETTINGS: dict[str, Any] = {"image_size": 8, "precision": "float32", "batch_size": 16, "threads": 1}

@@ -15,14 +15,14 @@ from cctkit.catalog import pretrained as catalog
 from cctkit.catalog.classes import CLASS_NAMES
 from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import UserError
 from cctkit.models.build import build_model, build_without_data
 from cctkit.models.weights import WeightsInfo, read_weights, save_weights
-from cctkit.training import pretrained
+from cctkit.training import initial_weights as pretrained
+from cctkit.training.initial_weights import import_foreign, initialise, pretrained_file
 from cctkit.training.prepare import Request
-from cctkit.training.pretrained import import_foreign, initialise, pretrained_file
 from cctkit.training.run import start_run
-from cctkit.training.stopping import StopRequest
 
 CATS = ("cat", "dog", "ant")
 
@@ -281,7 +281,7 @@ def test_no_more_is_downloaded_than_the_published_file_has(name: str, tmp_path: 
         progress("downloading", int(published) + 1, int(published) + 1)
         progress("downloading", int(published + 2e6), 0)
 
-    monkeypatch.setattr("cctkit.data.download._fetch", fetch)
+    monkeypatch.setattr("cctkit.data.sources.download._fetch", fetch)
     with pytest.raises(UserError, match=f"the server sends more than the {catalog.PRETRAINED[name].max_bytes:,} bytes"):
         pretrained_file(name, progress=lambda *_: None)
 
@@ -296,7 +296,7 @@ def test_a_name_is_downloaded_once_and_its_checksum_is_that_of_the_name(
         asked.append(url)
         part.write_bytes(b"weights")
 
-    monkeypatch.setattr("cctkit.data.download._fetch", fetch)
+    monkeypatch.setattr("cctkit.data.sources.download._fetch", fetch)
     with pytest.raises(UserError, match="SHA-256 differs"):
         pretrained_file("vit_b_16", progress=lambda *_: None)
     digest = hashlib.sha256(b"weights").hexdigest()[:8]

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from cctkit.api import SilentReporter, fit
+from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError
-from cctkit.models.attention import PATHS
+from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.training import loop
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
-from cctkit.training.stopping import StopRequest
 from tests.conftest import write_images
 from tests.probes import write_probe
 from tests.training.jobs import lines, sha256
@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "model": "cct_2_3x2", "image_size": 8, "batch_size": 8, "epochs": 2, "optimizer": "adamw",
     "dropout": 0.1, "drop_path": 0.3, "mixup": 0.5, "ema": 0.9, "val_fraction": 0.1, "accumulate": 2,
 }  # fmt: skip
-EVERY = [pytest.param(path, precision, id=f"{path}-{precision}") for path in PATHS for precision in ("float32", "bf16")]
+EVERY = [pytest.param(impl, each, id=f"{impl}-{each}") for impl in ATTENTION_IMPLS for each in ("float32", "bf16")]
 
 
 class Killed(BaseException):

@@ -12,14 +12,14 @@ import torch
 
 from cctkit.catalog.models import named_config
 from cctkit.cli.app import run
-from cctkit.config import TrainConfig
+from cctkit.config.settings import TrainConfig
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import DistContext
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.depth import blocks_of
 from cctkit.models.weights import read_weights
 from cctkit.training.checkpoint import load_checkpoint
-from cctkit.training.device import DevicePolicy
-from cctkit.training.distributed import Ranks
 from cctkit.training.prepare import check_ranks
 from tests.training.jobs import ForkedJob, finish, lines, sha256
 from tests.training.test_distributed import TRAIN
@@ -144,6 +144,6 @@ def test_the_blocks_are_found_in_every_family(name: str) -> None:
 def test_a_scale_of_fp16_that_each_would_find_alone_is_refused() -> None:
     policy = DevicePolicy(device="cuda", precision="fp16", attention="fused", attention_in_evaluation="fused", threads=1)
     with pytest.raises(UserError, match="fp16 does not go with --shard"):
-        check_ranks(TrainConfig(shard=True), policy, Ranks(size=2))
-    check_ranks(TrainConfig(shard=True), policy, Ranks(size=1))
-    check_ranks(TrainConfig(), policy, Ranks(size=2))
+        check_ranks(TrainConfig(shard=True), policy, DistContext(size=2))
+    check_ranks(TrainConfig(shard=True), policy, DistContext(size=1))
+    check_ranks(TrainConfig(), policy, DistContext(size=2))

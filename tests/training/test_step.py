@@ -11,13 +11,13 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from cctkit.catalog.models import named_config
-from cctkit.config import TrainConfig
-from cctkit.data.augment import Batch
+from cctkit.config.settings import TrainConfig
+from cctkit.data.epoch.augment import Batch
+from cctkit.engine.device import DevicePolicy
 from cctkit.errors import UserError
-from cctkit.models.build import build_model, set_path
+from cctkit.models.build import build_model, set_attention_impl
 from cctkit.training import step as step_module
 from cctkit.training.checkpoint import Checkpoint
-from cctkit.training.device import DevicePolicy
 from cctkit.training.optim import make_optimizers, set_lr
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, ema_decay, losses, new_state, step_seed, train_step
@@ -64,7 +64,7 @@ def test_a_step_is_torchs_own_without_randomness() -> None:
     config = TrainConfig.from_flat({"attention_dropout": 0.0, "drop_path": 0.0, "decay_all": True, "lr": 1e-3})
     state = state_of(config, dtype=torch.float64)
     model = copy.deepcopy(state.model)
-    set_path(model, "plain")
+    set_attention_impl(model, "plain")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.03)
     batch = batch_of(dtype=torch.float64)
     for _ in range(3):

@@ -1,0 +1,1 @@
+"""Settings: frozen, validated dataclasses, their fields and files. No torch."""

@@ -1,0 +1,344 @@
+"""What to do, as frozen and validated dataclasses: `TrainConfig` and its groups, and `ModelConfig`, one architecture.
+
+A field carries its own help, flag spellings and range, so that the command line, the TOML file and the checks say the
+same. Outside of the code a configuration is flat: the keys of a TOML file are the names of the flags.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cctkit.config.fields import Validated, checked, flag_name, setting
+from cctkit.config.size import MAX_PIXELS, Size
+from cctkit.errors import UserError
+from cctkit.text import nearest, safe_text
+
+MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation", "Optimizer and schedule", "Run", "Machine"
+MAIN = "Main options"
+
+Positional = Literal["learnable", "sine", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(Validated):
+    """One architecture, complete: what `models.build` needs and what a weights file carries. Built by `catalog.models`."""
+
+    name: str
+    family: Literal["cct", "cvt", "vit_lite", "vit"]
+    num_classes: int = setting(10, "classes K", panel=MODEL, at_least=1)
+    image_size: Size = (32, 32)
+    num_layers: int = setting(2, "transformer blocks", panel=MODEL, at_least=1)
+    embed_dim: int = setting(128, "width D", panel=MODEL, at_least=1)
+    num_heads: int = setting(2, "attention heads H", panel=MODEL, at_least=1)
+    mlp_ratio: float = setting(1.0, "width of the MLP over D", panel=MODEL, above=0)
+    kernel_size: int = setting(3, "kernel of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
+    num_convs: int = setting(1, "convolutions of the tokenizer (CCT)", panel=MODEL, at_least=1)
+    patch_size: int = setting(4, "patch side in pixels (CVT, ViT-Lite, ViT)", panel=MODEL, at_least=1)
+    positional_embedding: Positional = "learnable"
+    dropout: float = setting(0.0, "dropout", panel=MODEL, at_least=0, below=1)
+    attention_dropout: float = setting(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
+    drop_path: float = setting(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
+
+    def __post_init__(self) -> None:
+        Validated.__post_init__(self)
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}", "--embed-dim, --num-heads"
+            )
+        height, width = self.image_size
+        if min(height, width) < 8:
+            raise UserError(f"image size {height}x{width} is too small, expected at least 8 pixels a side", "--image-size")
+        if self.family == "vit" and self.positional_embedding != "learnable":
+            raise UserError(f"the positions of {self.name} are learnable", "--positional-embedding", "leave it out")
+        patch = self.patch_size
+        if self.family != "cct" and (height % patch or width % patch):
+            nearest_sizes = (
+                "x".join(str(max(1, side // patch + more) * patch if side % patch else side) for side in self.image_size)
+                for more in (0, 1)
+            )
+            raise UserError(
+                f"{safe_text(self.name)} cuts {patch}-pixel patches, which do not divide {height}x{width}",
+                "--image-size",
+                f"use {' or '.join(dict.fromkeys(nearest_sizes))}, or a cct model, which takes any size",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(Validated):
+    """The model that a user asks for: a name of the catalog and what to change about it. None: as the name says."""
+
+    model: str = setting("cct_2_3x2", "model name, such as cct_6_3x1, cvt_7_4, vit_lite_6_4", panel=MAIN, flags=("-m",))
+    positional_embedding: Positional | None = setting(None, "positional embedding, in place of the name's", panel=MODEL)
+    num_layers: int | None = setting(None, "transformer blocks, in place of the name's", panel=MODEL, at_least=1)
+    embed_dim: int | None = setting(None, "width, in place of the name's", panel=MODEL, at_least=1)
+    num_heads: int | None = setting(None, "attention heads, in place of the name's", panel=MODEL, at_least=1)
+    mlp_ratio: float | None = setting(None, "width of the MLP over the model's, in place of the name's", panel=MODEL, above=0)
+    patch_size: int | None = setting(
+        None, "patch side in pixels, in place of the name's (CVT, ViT-Lite, ViT)", panel=MODEL, at_least=1
+    )
+    dropout: float = setting(0.0, "dropout after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
+    attention_dropout: float = setting(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
+    drop_path: float = setting(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Validated):
+    """Which images, where they are, and how they are split and brought to one size."""
+
+    dataset: str | None = setting(
+        None, "a folder of images, or a name: digits, cifar10, cifar100, ...", panel=MAIN, flags=("-d",)
+    )
+    data_dir: str | None = setting(
+        None, "where named data sets are kept (default: the user's cache, or CCTKIT_DATA)", panel=DATA, flags=("--data-path",)
+    )
+    image_size: Size | None = setting(None, "pixels: 32, or HEIGHTxWIDTH", panel=DATA)
+    resize_mode: Literal["crop", "squash"] = setting(
+        "crop", "images of another shape: scale the short side and crop the centre, or squash", panel=DATA
+    )
+    val_fraction: float = setting(0.0, "share of the training images kept for validation", panel=DATA, at_least=0, below=1)
+    split_seed: int = setting(0, "seed of the splits that are made here", panel=DATA, at_least=0)
+    skip_bad: bool = setting(False, "leave broken images out, and list them", panel=DATA)
+    max_pixels: int = setting(MAX_PIXELS, "pixels of the largest image that is read", panel=DATA, at_least=1)
+    download: bool = setting(True, "download a named data set that is not there", panel=DATA)
+    stream: bool = setting(
+        False, "decode a folder's images each time they are needed, in the workers: for one too large to pack", panel=DATA
+    )
+    workers: int | None = setting(
+        None,
+        "processes that prepare images ahead of the steps (default: 0; with --stream one a core)",
+        panel=MACHINE,
+        flags=("-j",),
+        at_least=0,
+        may_change=True,
+    )
+
+    def __post_init__(self) -> None:
+        Validated.__post_init__(self)
+        if self.stream and self.skip_bad:
+            raise UserError(
+                "which images are broken is not known before a streamed folder is trained on",
+                "--skip-bad",
+                "leave it out, or leave out --stream: packing finds them first",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig(Validated):
+    """What is done to the training images, in this order: policy, crop, flip, normalise, mix, erase."""
+
+    auto_augment: Literal["cifar10", "rand", "none"] = setting(
+        "cifar10",
+        "AutoAugment's CIFAR-10 policy, RandAugment (m9, std 0.5, increasing), or none",
+        panel=AUGMENT,
+        flags=("--aa",),
+        off="none",
+    )
+    aa_fill: int | None = setting(
+        None,
+        "fill value of AutoAugment and RandAugment, 0 to 255; else 0, for RandAugment the data set's mean",
+        panel=AUGMENT,
+        at_least=0,
+        at_most=255,
+    )
+    aa_interpolation: Literal["nearest", "bilinear"] | None = setting(
+        None,
+        "AutoAugment's and RandAugment's interpolation: nearest or bilinear; else nearest, for RandAugment bilinear",
+        panel=AUGMENT,
+    )
+    crop: Literal["pad", "resized", "none"] = setting(
+        "pad", "random crop: of the padded image, of a part that is resized, or none", panel=AUGMENT, off="none"
+    )
+    crop_padding: int = setting(4, "pixels of padding for `--crop pad`", panel=AUGMENT, at_least=0)
+    crop_scale: float = setting(
+        0.8, "least share of the area for `--crop resized`; 0.08 is usual on ImageNet", panel=AUGMENT, above=0, at_most=1
+    )
+    flip: bool = setting(True, "mirror half of the images", panel=AUGMENT)
+    mixup: float = setting(0.0, "mixup's alpha; 0: off", panel=AUGMENT, at_least=0)
+    cutmix: float = setting(0.0, "cutmix's alpha; 0: off", panel=AUGMENT, at_least=0)
+    mix_switch_prob: float = setting(0.5, "share of cutmix where both are on", panel=AUGMENT, at_least=0, at_most=1)
+    random_erase: float = setting(
+        0.0, "share of the images with a random box of noise", panel=AUGMENT, flags=("--reprob",), at_least=0, at_most=1
+    )
+
+    def __post_init__(self) -> None:
+        Validated.__post_init__(self)
+        for key in ("aa_fill", "aa_interpolation"):
+            if self.auto_augment == "none" and getattr(self, key) is not None:
+                flag = flag_name(key)
+                raise UserError(
+                    f"{flag} has no effect without AutoAugment or RandAugment",
+                    flag,
+                    f"leave out {flag}, or add --auto-augment cifar10 or --auto-augment rand",
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(Validated):
+    """One training run, whole. `flat()` and `from_flat()` are its form outside of the code."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    init: str | None = setting(None, "weights to begin with: a run, a file of any known layout, or a name", panel=MAIN)
+    epochs: int = setting(200, "passes over the training images", panel=MAIN, flags=("-e",), at_least=1)
+    batch_size: int = setting(128, "images a step, over all devices", panel=MAIN, flags=("-b",), at_least=1)
+    lr: float = setting(5e-4, "peak learning rate (AdamW)", panel=MAIN, above=0)
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", "AdamW, or Muon for the blocks' matrices and AdamW beside", panel=OPTIMIZER
+    )
+    muon_lr: float = setting(0.02, "peak learning rate of Muon's matrices", panel=OPTIMIZER, above=0)
+    weight_decay: float = setting(0.03, "decoupled weight decay", panel=OPTIMIZER, flags=("--wd",), at_least=0)
+    decay_all: bool = setting(False, "decay norms, biases and embeddings too, as the published script", panel=OPTIMIZER)
+    decay_embeddings: bool = setting(
+        False, "decay positional and class embeddings too, as timm's script does of the published models", panel=OPTIMIZER
+    )
+    warmup_fraction: float = setting(
+        0.1, "share of the steps with a growing learning rate", panel=OPTIMIZER, at_least=0, below=1
+    )
+    warmup_epochs: float | None = setting(None, "warm-up in epochs, in place of the fraction", panel=OPTIMIZER, at_least=0)
+    min_lr: float = setting(0.0, "learning rate at the end", panel=OPTIMIZER, at_least=0)
+    cooldown_epochs: float = setting(0.0, "epochs at the end spent at the lowest learning rate", panel=OPTIMIZER, at_least=0)
+    label_smoothing: float = setting(0.1, "label smoothing", panel=OPTIMIZER, flags=("--smoothing",), at_least=0, below=1)
+    clip_grad: float | None = setting(None, "largest norm of the gradient", panel=OPTIMIZER, above=0)
+    accumulate: int = setting(1, "parts that a batch is computed in, to save memory", panel=OPTIMIZER, at_least=1)
+    ema: float | None = setting(
+        None,
+        "EMA decay, at most (1 + t) / (10 + t) at step t; the average of the weights then is the result",
+        panel=OPTIMIZER,
+        above=0,
+        below=1,
+    )
+    freeze: Literal["none", "backbone"] = setting(
+        "none", "backbone: train the head alone, on the features of the weights that --init gives", panel=OPTIMIZER
+    )
+    layer_decay: float = setting(
+        1.0,
+        "learning rate of a layer over that of the layer after it; 1: the same for all",
+        panel=OPTIMIZER,
+        above=0,
+        at_most=1,
+    )
+    early_stopping: int | None = setting(
+        None, "stop after so many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
+    )
+    seed: int = setting(0, "seed of everything random", panel=RUN, at_least=0)
+    test_every_epoch: bool = setting(
+        False, "evaluate the test images after every epoch, not only at the end", panel=RUN, may_change=True
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute", panel=MACHINE, may_change=True)
+    precision: Literal["auto", "float32", "bf16", "fp16"] = setting("auto", "number format (auto: the faster)", panel=MACHINE)
+    threads: int | None = setting(None, "threads of the CPU (default: its cores)", panel=MACHINE, at_least=1, may_change=True)
+    compile: bool = setting(False, "compile the model first (worth it on CUDA)", panel=MACHINE, may_change=True)
+    shard: bool = setting(
+        False,
+        "share the weights out over torchrun's processes, for models that outgrow one device (FSDP2)",
+        panel=MACHINE,
+        may_change=True,
+    )
+
+    def __post_init__(self) -> None:
+        Validated.__post_init__(self)
+        if self.accumulate > self.batch_size:
+            raise UserError(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts", "--accumulate")
+        if self.min_lr > self.lr:
+            raise UserError(f"min_lr {self.min_lr} is above lr {self.lr}", "--min-lr")
+        warmup = self.epochs * self.warmup_fraction if self.warmup_epochs is None else self.warmup_epochs
+        if warmup + self.cooldown_epochs > self.epochs + 1e-6:  # 0.675 of 3 is 2.0250000000000004
+            raise UserError(
+                f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
+                "--warmup-epochs, --cooldown-epochs",
+                "shorten them, or raise --epochs",
+            )
+        if self.shard and self.optimizer == "muon":
+            raise UserError(
+                "Muon needs whole matrices, of which each process has a part with --shard", "--shard", "add --optimizer adamw"
+            )
+        if self.freeze != "none" and self.init is None:
+            raise UserError(
+                "a backbone that was never trained is not worth freezing",
+                "--freeze",
+                "say with --init what it was trained to: a weights file, or a name such as vit_b_16",
+            )
+        if self.freeze != "none" and self.layer_decay < 1:
+            raise UserError(
+                "with a frozen backbone the head alone trains, which no layer decay slows",
+                "--layer-decay",
+                "leave out --layer-decay or --freeze",
+            )
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting by its flag's name, as JSON values."""
+        values = {}
+        for key, group in _fields():
+            values[key] = _as_json(getattr(getattr(self, group) if group else self, key))
+        return values
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], where: str | None = None) -> "TrainConfig":
+        """The configuration with these settings and defaults for the rest.
+
+        Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
+        """
+        groups: dict[str, dict[str, Any]] = {"": {}, "model": {}, "data": {}, "augment": {}}
+        known = dict(_fields())
+        check_settings(values, where)
+        for key, value in values.items():
+            groups[known[key]][key] = value
+        try:
+            return cls(
+                model=ModelOptions(**groups["model"]),
+                data=DataConfig(**groups["data"]),
+                augment=AugmentConfig(**groups["augment"]),
+                **groups[""],
+            )
+        except UserError as error:
+            raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
+
+    def replace(self, **changes: Any) -> "TrainConfig":
+        """A copy with some settings, named as their flags, changed."""
+        return TrainConfig.from_flat(self.flat() | changes)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _fields() -> Iterator[tuple[str, str]]:
+    """(key, group) of every setting; the group is "" at the top level."""
+    groups = {"model": ModelOptions, "data": DataConfig, "augment": AugmentConfig}
+    for group, cls in groups.items():
+        yield from ((item.name, group) for item in dataclasses.fields(cls))
+    yield from ((item.name, "") for item in dataclasses.fields(TrainConfig) if item.name not in groups)
+
+
+def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    """(field, annotation) of every setting of a training run, those of the model and the data first."""
+    for cls in (ModelOptions, DataConfig, TrainConfig, AugmentConfig):
+        hints = typing.get_type_hints(cls)
+        yield from ((item, hints[item.name]) for item in dataclasses.fields(cls) if "help" in item.metadata)
+
+
+# Bounded by another setting (lr, batch_size, epochs): whether such a value can be, only all of a run's settings tell.
+BOUNDED = frozenset({"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"})
+
+
+def check_settings(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
+    """Some settings, named as their flags and each checked by itself, as `flat()` has them: they need not be all of a run's.
+
+    Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
+    """
+    known = {item.name: (item, hint) for item, hint in settings()}
+    flat = {}
+    for key, value in values.items():
+        if key not in known:
+            hints = nearest(key, known)
+            remedy = f"did you mean {' or '.join(hints)}?" if hints else None
+            raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
+        item, hint = known[key]
+        try:
+            flat[key] = _as_json(checked(key, value, hint, item.metadata["bounds"]))
+        except UserError as error:
+            raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
+    return flat

@@ -1,0 +1,1 @@
+"""One epoch: its plan, augmentation and batches."""

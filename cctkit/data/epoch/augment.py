@@ -1,0 +1,192 @@
+"""Augmentation as pure functions of images and a plan: a chunk of uint8 images at a time, then batch by batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cctkit.config.settings import AugmentConfig
+from cctkit.config.size import Size
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.policies import Array, Interpolation, apply, groups_by, operations_of, operators
+from cctkit.data.transfer import to_device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """What a step takes: images float (B, 3, H, W), normalised; labels int64 (B,); where images are mixed, the partner's
+    label and the own label's share, float32 (B,). count: what the mean over these images counts in the mean over all ranks,
+    1 where there is one."""
+
+    images: Tensor
+    labels: Tensor
+    partner_labels: Tensor | None = None
+    weight: Tensor | None = None
+    count: float = 1.0
+
+
+def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, mean: Sequence[int] | None = None) -> Tensor:
+    """Policy, crop and flip of uint8 images (n, 3, H, W), position by position as `plan` (of n positions) says.
+
+    A resized crop comes before the policy, as in its recipe's source (timm/data/transforms_factory.py), a padded one after
+    it, as in the report, with a black border. mean: of the data set by channel, 0 to 255: what RandAugment moves in from
+    outside, timm's `img_mean`, unless `config.aa_fill` says otherwise; AutoAugment moves in black. On a CPU each image is,
+    bit for bit, what it would be alone; on CUDA it may be a level off.
+    """
+    size = plan.size or (images.shape[2], images.shape[3])
+    if config.crop == "resized":
+        images = _resized_crop(images, plan, size)
+    if config.auto_augment != "none":
+        operate = partial(apply, fill=_fill_of(config, mean), interpolation=_interpolation_of(config))
+        for slot in (0, 1):
+            groups = operations_of(plan, slot, size)
+            images = _in_groups(images, [(rows, partial(operate, operation=item)) for item, rows in groups])
+    if config.crop == "pad" and config.crop_padding > 0:
+        images = _padded_crop(images, plan, config.crop_padding)
+    if plan.flip is not None:
+        images = _in_groups(images, [(np.flatnonzero(plan.flip), partial(torch.flip, dims=[-1]))])
+    return images
+
+
+def _fill_of(config: AugmentConfig, mean: Sequence[int] | None) -> Sequence[int] | None:
+    if config.aa_fill is not None:
+        return [config.aa_fill] * 3
+    return mean if config.auto_augment == "rand" else None
+
+
+def _interpolation_of(config: AugmentConfig) -> Interpolation:
+    """As asked; else nearest for AutoAugment, as torchvision's, and bilinear where timm takes it or bicubic at random."""
+    return config.aa_interpolation or ("bilinear" if config.auto_augment == "rand" else "nearest")
+
+
+def _in_groups(images: Tensor, groups: Sequence[tuple[Array, Callable[[Tensor], Tensor]]]) -> Tensor:
+    """Each group's rows through its function, one call a group; the other rows as they are.
+
+    The rows are sorted, cut, and sorted back: `index_select` copies an image at a time, indexing a byte at a time.
+    """
+    rest = np.ones(len(images), dtype=bool)
+    for rows, _ in groups:
+        rest[rows] = False
+    order = np.concatenate([*(rows for rows, _ in groups), np.flatnonzero(rest)])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    parts = _select(images, order).split([*(len(rows) for rows, _ in groups), int(rest.sum())])  # type: ignore[no-untyped-call]
+    changed = [function(part) for (_, function), part in zip(groups, parts, strict=False)]
+    return _select(torch.cat([*changed, parts[-1]]), back)
+
+
+def _select(tensor: Tensor, rows: Array) -> Tensor:
+    return tensor.index_select(0, to_device(torch.from_numpy(rows), tensor.device))
+
+
+def _windows(images: Tensor, rows: Array, top: Array, left: Array, *, height: int, width: int) -> Tensor:
+    """For each of `rows`, the window of one size at its own place: (len(rows), C, height, width), one copy a line."""
+    channels, full_height, full_width = images.shape[1:]
+    lines = images.contiguous().as_strided((images.numel() - width + 1, width), (1, 1))  # every run of `width` bytes
+    first = ((rows * channels)[:, None] + np.arange(channels)) * full_height + top[:, None]  # (n, C)
+    starts = (first[..., None] + np.arange(height)) * full_width + left[:, None, None]  # (n, C, height)
+    return _select(lines, starts.reshape(-1)).view(len(rows), channels, height, width)
+
+
+def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
+    """The plan's window of each image with a black border."""
+    assert plan.box is not None
+    box = plan.box.astype(np.int64)
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    height, width = images.shape[2:]
+    return _windows(padded, np.arange(len(images)), box[:, 0], box[:, 1], height=height, width=width)
+
+
+def _resized_crop(images: Tensor, plan: EpochPlan, size: Size) -> Tensor:
+    """The plan's box of each image, brought to `size`: one bicubic, antialiased call for each size of box."""
+    assert plan.box is not None
+    top, left, heights, widths = plan.box.astype(np.int64).T
+    done, order = [], []
+    for code, rows in groups_by(heights * 2**16 + widths):
+        height, width = divmod(code, 2**16)
+        boxes = _windows(images, rows, top[rows], left[rows], height=height, width=width)
+        done.append(operators().resize(boxes, list(size), interpolation="bicubic", antialias=True))
+        order.append(rows)
+    return _select(torch.cat(done), np.argsort(np.concatenate(order)))
+
+
+def finish(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    plan: EpochPlan,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels_last: bool,
+    image_size: Size | None = None,
+    count: float = 1.0,
+) -> Batch:
+    """One batch from its augmented uint8 images: normalised, mixed and erased where the plan says so, then enlarged.
+
+    Erasing comes after mixing, as timm's loader has it: `FastCollateMixup`, then `PrefetchLoader` with `RandomErasing`
+    (timm/data/loader.py).
+
+    To enlarge adds no information, so it comes last: all before is at the images' own size, where a crop's 4 pixels are 4 of
+    theirs, and costs a 49th between 32 and 224 pixels. It commutes with mixup; cutmix's edges are blurred by a pixel.
+    """
+    out = normalise(images, mean=mean, std=std, channels_last=False)
+    partner = weight = None
+    if plan.partner is not None and plan.weight is not None:
+        partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
+        _mix(out, plan, partner)
+        weight = to_device(torch.from_numpy(plan.weight), out.device)
+    if plan.erase_box is not None:
+        _erase(out, plan)
+    return Batch(
+        images=_enlarged(out, image_size, channels_last=channels_last),
+        labels=labels,
+        partner_labels=None if partner is None else _select(labels, partner),
+        weight=weight,
+        count=count,
+    )
+
+
+def normalise(
+    images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool, image_size: Size | None = None
+) -> Tensor:
+    """uint8 (B, 3, H, W) -> float32 `(x / 255 - mean) / std`, by channel, and enlarged to `image_size`."""
+    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1)
+    out = images.float().mul_(to_device(scale, images.device)).sub_(to_device(shift, images.device))
+    return _enlarged(out, image_size, channels_last=channels_last)
+
+
+def _enlarged(images: Tensor, image_size: Size | None, *, channels_last: bool) -> Tensor:
+    """float (B, 3, h, w) at the model's size, as `models.weights.Upsampling` says; as they are where they have it."""
+    if image_size is not None and images.shape[2:] != image_size:
+        images = torch.nn.functional.interpolate(images, size=image_size, mode="bilinear", align_corners=False)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
+def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:
+    """Mixup or cutmix with the partners, in place; the arithmetic of `torchvision.transforms.v2.MixUp` and `CutMix`."""
+    assert plan.weight is not None
+    assert plan.mix_box is not None
+    top, left, height, width = plan.mix_box[0].tolist()
+    own = float(plan.weight[0])
+    if height:
+        box = images[:, :, top : top + height, left : left + width]
+        box.copy_(_select(box, partner))
+    elif own < 1:
+        others = _select(images, partner).mul_(1 - own)
+        images.mul_(own).add_(others)
+
+
+def _erase(images: Tensor, plan: EpochPlan) -> None:
+    """Normal noise in the plan's boxes, in place; an image's noise depends on its own seed alone."""
+    assert plan.erase_box is not None
+    assert plan.noise_seed is not None
+    generator = torch.Generator()
+    for i in np.flatnonzero(plan.erase_box[:, 2]):
+        top, left, height, width = plan.erase_box[i].tolist()
+        generator.manual_seed(int(plan.noise_seed[i]))
+        noise = torch.randn(3, height, width, generator=generator)
+        images[i, :, top : top + height, left : left + width] = to_device(noise, images.device)

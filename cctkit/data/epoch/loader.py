@@ -1,0 +1,139 @@
+"""From a split and a plan to batches on the device: chunks of images are augmented ahead, here or in worker processes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cctkit.config.settings import AugmentConfig
+from cctkit.config.size import Size
+from cctkit.data.epoch.augment import Batch, augment, finish
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.policies import operators
+from cctkit.data.epoch.shard import share_of_batch
+from cctkit.data.reading import Rows, images_at_once, read_ahead
+from cctkit.data.transfer import to_device
+
+CHUNK_IMAGES = 4096
+
+
+class Images(Protocol):
+    """What is read here of a `data.dataset.Split`."""
+
+    @property
+    def labels(self) -> Rows: ...
+
+    def take(self, positions: Rows, /) -> Tensor: ...
+
+
+def train_batches(
+    split: Images,
+    *,
+    plan: EpochPlan,
+    config: AugmentConfig,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str,
+    start_step: int = 0,
+    workers: int = 0,
+    channels_last: bool = True,
+    image_size: Size | None = None,
+    chunk_images: int = CHUNK_IMAGES,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Iterator[Batch]:
+    """The batches of an epoch from `start_step` on; the same ones for any chunk size and number of workers.
+
+    image_size: the model's, where it may be larger than the images'. A chunk (at most `chunk_images`, in whole batches) is
+    read and augmented between two steps, or ahead by workers; on CUDA it is augmented on the device, whoever reads. With
+    several `ranks` a batch is the share of `rank`, each image as it would be with one.
+
+    Raises: ResourceError where a worker dies; UserError where an image is broken that is read for the first time.
+    """
+    room = images_at_once(split.take(plan.order[:1].astype(np.int64)).numel(), workers)
+    chunks = _Chunks(
+        spans=_spans(len(plan), batch_size, start_step, ranks * min(chunk_images, room)),
+        batch_size=batch_size,
+        rank=rank,
+        ranks=ranks,
+    )
+    on_device = torch.device(device).type == "cuda"
+    augmented = _Augmented(plan=plan, config=config, mean=[round(255 * value) for value in mean])
+    read = _Read(split=split, plan=plan, then=None if on_device else augmented)
+    operators()  # imported before the fork, or each worker would do it, every epoch
+    for i, images in enumerate(read_ahead(read, chunks, workers=workers, most=room)):
+        images = to_device(images, device)
+        images = augmented(images, chunks[i]) if on_device else images
+        labels = to_device(torch.from_numpy(split.labels[plan.order[chunks[i]]]), device)
+        last = 0
+        for rows, count in chunks.shares(i):
+            first, last = last, last + len(rows)
+            yield finish(
+                images[first:last],
+                labels[first:last],
+                plan=plan.at(rows),
+                mean=mean,
+                std=std,
+                channels_last=channels_last,
+                image_size=image_size,
+                count=count,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Augmented:
+    """Images (n, 3, H, W) as the plan's n positions `rows` have them."""
+
+    plan: EpochPlan
+    config: AugmentConfig
+    mean: Sequence[int]
+
+    def __call__(self, images: Tensor, rows: Rows) -> Tensor:
+        return augment(images, plan=self.plan.at(rows), config=self.config, mean=self.mean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Read:
+    """The images at some positions of the plan: uint8 (n, 3, H, W), and what is `then` done with them."""
+
+    split: Images
+    plan: EpochPlan
+    then: _Augmented | None
+
+    def __call__(self, rows: Rows) -> Tensor:
+        images = self.split.take(self.plan.order[rows].astype(np.int64))
+        return images if self.then is None else self.then(images, rows)
+
+
+def _spans(number: int, batch_size: int, start_step: int, chunk_images: int) -> list[tuple[int, int]]:
+    """(start, stop) positions of each chunk: whole batches, at least one, about `chunk_images` images."""
+    length = max(1, chunk_images // batch_size) * batch_size
+    return [(start, min(start + length, number)) for start in range(start_step * batch_size, number, length)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Chunks(Sequence[Rows]):
+    """Of chunk i, the positions that this rank computes."""
+
+    spans: list[tuple[int, int]]
+    batch_size: int
+    rank: int
+    ranks: int
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, i: Any) -> Any:
+        return np.concatenate([rows for rows, _ in self.shares(i)])
+
+    def shares(self, i: int) -> list[tuple[Rows, float]]:
+        """Of each batch in chunk i, the positions that this rank computes, and what they count."""
+        start, stop = self.spans[i]
+        return [
+            share_of_batch(first, min(first + self.batch_size, stop), rank=self.rank, ranks=self.ranks)
+            for first in range(start, stop, self.batch_size)
+        ]

@@ -1,0 +1,1 @@
+"""One file of decoded images: written, resumed, read."""

@@ -1,0 +1,209 @@
+"""Every image of a source decoded, in order: alone at first, then on all cores."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cctkit.config.size import Size
+from cctkit.data import preprocess as images
+from cctkit.data.copies import pixel_digest
+from cctkit.data.preprocess import resized, strict_pillow
+from cctkit.data.source import ROLES, BadImageError, Progress, Source
+from cctkit.errors import ResourceError
+
+_READING = "reading images"
+_ALONE_S = 0.5  # what takes no longer is not worth the start of other processes
+_CHUNK = 64
+_CHUNK_BYTES = 2**21
+_CHUNKS_IN_FLIGHT = 3
+_POLL_S = 0.1
+
+ROW = np.dtype(
+    [
+        ("sums", "<f8", 6),
+        ("digest", "S32"),
+        ("pixel_digest", "<i8"),
+        ("checksum", "<u4"),
+        ("size", "<u4", 2),
+        ("peak", "<i4"),
+        ("more_pages", "?"),
+        ("state", "u1"),
+        ("row_checksum", "<u4"),
+    ]
+)
+"""What is known of an image beside its pixels: see `packed.Packed`; of a bad one the state alone.
+
+size: height and width before any resizing; peak, more_pages: as `DecodedImage`'s, no peak being NO_PEAK; row_checksum: of the
+rest of the row, in the journal of a packing.
+"""
+GOOD, BAD = 1, 2
+NO_PEAK = -1
+
+Rows = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Images:
+    """Some images that follow each other: rows (n,) of ROW; pixels: uint8 (3, H, W) of each good one; bad: why, by number
+    in the source."""
+
+    rows: Rows
+    pixels: bytes
+    bad: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Job:
+    source: Source
+    size: Size
+    mode: str
+
+    def images(self, numbers: range, goes_on: Callable[[int], bool]) -> Images:
+        """The images of these numbers, or as many as there are while `goes_on(number)` holds."""
+        rows, pixels, bad = np.zeros(len(numbers), dtype=ROW), [], {}
+        for row, i in zip(rows, numbers, strict=True):
+            if not goes_on(i):
+                break
+            try:
+                pixels.append(self._one(i, row))
+            except BadImageError as error:
+                row["state"] = BAD
+                bad[i] = str(error)
+        return Images(rows=rows, pixels=b"".join(pixels), bad=bad)
+
+    def _one(self, i: int, row: Any) -> bytes:
+        image = self.source.read(i)
+        pixels = np.ascontiguousarray(image.pixels)
+        role, name = ROLES[self.source.roles[i]], self.source.class_names[self.source.labels[i]]
+        digest = hashlib.sha256(json.dumps([role, name, pixels.shape[:2]]).encode())
+        digest.update(pixels.data)
+        small = np.ascontiguousarray(resized(pixels, self.size, self.mode).transpose(2, 0, 1))  # (3, H, W)
+        wide = small.reshape(3, -1).astype(np.float64)
+        row["sums"] = np.concatenate([wide.sum(1), (wide * wide).sum(1)])
+        row["digest"], row["pixel_digest"] = digest.digest(), pixel_digest(pixels)
+        row["size"], row["more_pages"] = pixels.shape[:2], image.more_pages
+        row["peak"], row["state"] = NO_PEAK if image.peak is None else image.peak, GOOD
+        stored = small.tobytes()
+        row["checksum"] = zlib.crc32(stored)
+        return stored
+
+
+def decoded(source: Source, *, start: int, size: Size, mode: str, progress: Progress) -> Iterator[Images]:
+    """Every image from number `start` on, at `size`. `progress` is called ten times a second, and may raise to stop.
+
+    Raises: ResourceError where a reading process dies.
+    """
+    job, total = _Job(source=source, size=size, mode=mode), len(source.ids)
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (3 * size[0] * size[1])))
+    chunks = (range(i, min(i + chunk, total)) for i in range(start, total, chunk))
+    cores = available_cores()
+    end_s = time.perf_counter() + _ALONE_S
+    next_s = 0.0
+
+    def told(i: int) -> bool:
+        nonlocal next_s
+        if time.perf_counter() >= next_s:
+            progress(_READING, i, total)
+            next_s = time.perf_counter() + _POLL_S
+        return True
+
+    with strict_pillow():
+        for numbers in chunks:
+            yield job.images(numbers, told)
+            if cores > 1 and time.perf_counter() > end_s:
+                yield from _ahead(job, chunks, cores, numbers.stop, progress)
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: Progress) -> Iterator[Images]:
+    """The images of all chunks, in order, decoded ahead."""
+    total = len(job.source.ids)
+    waiting: deque[Future[Images]] = deque()
+    with _pool(job, cores) as submit:
+        while True:
+            while len(waiting) < _CHUNKS_IN_FLIGHT * cores and (numbers := next(chunks, None)) is not None:
+                waiting.append(submit(numbers))
+            if not waiting:
+                return
+            progress(_READING, done, total)
+            with contextlib.suppress(NotYet):
+                found = waiting[0].result(timeout=_POLL_S)
+                waiting.popleft()
+                done += len(found.rows)
+                yield found
+
+
+@contextlib.contextmanager
+def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[Images]]]:
+    """Starts the work on a chunk. Processes where they can be forked, since a source cannot be sent to them; else threads,
+    which wait for each other where images are small. What has begun ends within an image."""
+    pool: ProcessPoolExecutor | ThreadPoolExecutor
+    if sys.platform == "linux":
+        context = multiprocessing.get_context("fork")
+        stopped: Any = context.Event()
+        beginning = (job, stopped, context.Lock(), os.getpid())
+        pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_begin, initargs=beginning)
+        work: Callable[[range], Images] = _in_process
+    else:
+        stopped = threading.Event()
+        pool = ThreadPoolExecutor(cores)
+
+        def work(numbers: range) -> Images:
+            return job.images(numbers, lambda _: not stopped.is_set())
+
+    try:
+        yield lambda numbers: pool.submit(work, numbers)
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a process that reads images died, most likely for want of memory",
+            job.source.place,
+            "run it again: it goes on from there",
+        ) from error
+    finally:
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
+
+
+_of_process: Callable[[range], Images]
+
+
+def _in_process(numbers: range) -> Images:
+    return _of_process(numbers)
+
+
+def _begin(job: _Job, stopped: Any, large: Any, parent: int) -> None:
+    """Make this process a reader. Signals to the whole group are its parent's to answer; without the parent it ends."""
+    global _of_process
+    os.setpgid(0, 0)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    images.share_large(large)
+    _of_process = lambda numbers: job.images(numbers, lambda _: not stopped.is_set())  # noqa: E731
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -1,0 +1,153 @@
+"""A packed file in the making, with which another start goes on: its images, and a journal of what is known of them."""
+
+import contextlib
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from cctkit.data.packed.decode import GOOD, ROW, Images, Rows
+from cctkit.data.source import Progress
+from cctkit.files import sync_directory, write_synced
+from cctkit.locking import locked, locked_if_free
+
+_COMMIT_EVERY_S = 5.0
+_KEPT_S = 7 * 24 * 3600
+_KEY_BYTES = 64  # of a SHA-256, in hexadecimal digits, with which the journal begins
+
+
+class Partial:
+    """Images and rows that one process writes.
+
+    Rows go into the journal once their images are on the disk, so the journal is true at every instant: whoever comes after a
+    kill or a power failure drops what images it does not know of, and goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images, self._journal = _opened(path), _opened(_files(path)[1])
+        self._pending: list[bytes] = []
+        self._next_s = 0.0
+
+    def matches(self, key: str) -> bool:
+        """Whether what is there was begun under this key (a SHA-256 of what is packed, and how)."""
+        self._journal.seek(0)
+        return self._journal.read(_KEY_BYTES) == key.encode()
+
+    def begin(self, key: str, *, offset: int, image_bytes: int, total: int) -> int:
+        """The number of images that are there already: those of `key`, of which the file holds all at `offset`; else none."""
+        rows = self.rows() if self.matches(key) else np.zeros(0, dtype=ROW)
+        written = (rows["state"] != 0) & (rows["row_checksum"] == _checksums(rows))
+        rows = rows[: len(rows) if written.all() else int(written.argmin())]
+        end = offset + image_bytes * int(np.count_nonzero(rows["state"] == GOOD))
+        if len(rows) > total or os.fstat(self.images.fileno()).st_size < end:
+            rows, end = rows[:0], offset
+        number = len(rows)
+        del rows  # no file is cut, or replaced, while it is mapped
+        if number == 0:
+            self._begin_journal(key)
+        self._journal.truncate(_KEY_BYTES + number * ROW.itemsize)
+        self._journal.seek(0, os.SEEK_END)
+        self.images.truncate(end)
+        self.images.seek(end)
+        self._next_s = time.monotonic() + _COMMIT_EVERY_S
+        return number
+
+    def _begin_journal(self, key: str) -> None:
+        """Put an empty journal in the place of the old one, whole and at once: the new key never stands over old rows."""
+        _, path, beside = _files(self.path)
+        write_synced(beside, key.encode())
+        self._journal.close()
+        os.replace(beside, path)
+        sync_directory(path.parent)  # before the first of the new images takes the place of an old one
+        self._journal = _opened(path)
+
+    def add(self, found: Images) -> None:
+        """Write some images. Within a few seconds they are safe."""
+        self.images.write(found.pixels)
+        found.rows["row_checksum"] = _checksums(found.rows)
+        self._pending.append(found.rows.tobytes())
+        if time.monotonic() >= self._next_s:
+            self.commit()
+
+    def commit(self) -> None:
+        """Bring all that was added to the disk."""
+        self.images.flush()
+        os.fsync(self.images.fileno())
+        self._journal.write(b"".join(self._pending))
+        self._journal.flush()
+        self._pending.clear()
+        self._next_s = time.monotonic() + _COMMIT_EVERY_S
+
+    def rows(self) -> Rows:
+        """What the journal holds, mapped: (n,) of ROW."""
+        number = (os.fstat(self._journal.fileno()).st_size - _KEY_BYTES) // ROW.itemsize
+        if number <= 0:
+            return np.zeros(0, dtype=ROW)
+        return np.memmap(self._journal, dtype=ROW, mode="r", offset=_KEY_BYTES, shape=(number,))
+
+    def finish(self, path: Path) -> None:
+        """Let the images, to which the rest of the file was added, become `path`."""
+        self.close()  # what is open has to keep its name on Windows
+        os.replace(self.path, path)
+        self.remove()
+
+    def close(self) -> None:
+        self.images.close()
+        self._journal.close()
+
+    def remove(self) -> None:
+        """Leave nothing."""
+        self.close()
+        for path in _files(self.path):
+            path.unlink(missing_ok=True)
+
+
+def _checksums(rows: Rows) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """The CRC-32 of each of `rows` (n,) without its last column, which is where it is kept."""
+    facts = rows.view(np.uint8).reshape(len(rows), ROW.itemsize)[:, : ROW.fields["row_checksum"][1]]  # type: ignore[index]
+    return np.fromiter(map(zlib.crc32, facts), dtype=np.uint32, count=len(rows))
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """The images, the journal, and the journal that takes its place."""
+    return path, path.with_name(path.name + ".rows"), path.with_name(path.name + ".rows.new")
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def partial_path(path: Path) -> Path:
+    """Where the images of `path` are while it is in the making."""
+    return path.with_name(path.name + ".part")
+
+
+@contextlib.contextmanager
+def hold(path: Path, progress: Progress) -> Iterator[Partial]:
+    """The partial file `path`, for this process alone; while another has it, that is waited for."""
+    with locked(_lock_of(path), lambda: progress("waiting for another start that reads these images", 0, 1)):
+        begun = Partial(path)
+        try:
+            yield begun
+        finally:
+            begun.close()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file to read and write, as it is, or new."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
+
+
+def remove_stale(folder: Path) -> None:
+    """What was begun more than a week ago, and nobody is at."""
+    for path in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _KEPT_S:
+                with locked_if_free(_lock_of(path)) as free:
+                    for each in _files(path) if free else ():
+                        each.unlink(missing_ok=True)

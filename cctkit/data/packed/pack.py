@@ -1,0 +1,150 @@
+"""Making a packed file: its images come from all cores, as far as they are not there yet; the file is whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cctkit.config.size import Size
+from cctkit.data.packed.decode import BAD, ROW, decoded
+from cctkit.data.packed.journal import Partial, hold, partial_path
+from cctkit.data.packed.read import SCHEMA, Packed, open_packed
+from cctkit.data.packed.write import header_of, images_at, write_rest
+from cctkit.data.preprocess import stored_size, strict_pillow
+from cctkit.data.report.faults import BROKEN_REMEDY
+from cctkit.data.source import BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
+from cctkit.errors import StoppedError, UserError
+from cctkit.files import full_disk_named, sync_directory
+from cctkit.text import safe_text
+
+_TRIED = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """How to pack: size in pixels; mode "crop" or "squash"; key: names the images, as `Origin.key`."""
+
+    key: str
+    size: Size
+    mode: str
+    skip_bad: bool
+
+
+def pack(source: Source, path: Path, *, how: Packing, progress: Progress, partial: Path | None = None) -> Packed:
+    """Decode every image of `source`, bring it to a size, write the packed file, and map it.
+
+    What another start has begun, in `partial` or beside `path`, is gone on with. Where all images have one size, smaller
+    and of the same shape, they stay as they are (`stored_size`): 50,000 images of 32 x 32 for a model of 224 x 224 would
+    take 7.5 GB.
+
+    Raises: UserError naming broken images, unless they may be skipped; ResourceError where the disk is full; StoppedError.
+    """
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with hold(partial or partial_path(path), progress) as begun:
+            if path.exists():  # damaged, or another start was faster
+                with contextlib.suppress(UserError):
+                    packed = open_packed(path)
+                    begun.remove()
+                    return packed
+            try:
+                packed = _filled(begun, source, how, progress)
+                begun.finish(path)
+            except OSError:
+                begun.remove()
+                raise
+        sync_directory(path.parent)
+    return replace(packed, path=path)
+
+
+class _OtherSizeError(Exception):
+    """An image has another size than the first."""
+
+
+def _filled(begun: Partial, source: Source, how: Packing, progress: Progress) -> Packed:
+    """As the images are, where all are like the first and it is small; else, as shows at the first other one, at `how.size`."""
+    native = _first_size(source)
+
+    def read(i: int) -> DecodedImage:
+        image = source.read(i)
+        if image.pixels.shape[:2] != native:
+            raise _OtherSizeError
+        return image
+
+    small = None if native is None else stored_size(native, how.size)
+    if small is not None and small != how.size and not begun.matches(_key(how, how.size)):
+        with contextlib.suppress(_OtherSizeError):
+            return _at_size(begun, replace(source, read=read), how, small, progress)
+    return _at_size(begun, source, how, how.size, progress)
+
+
+def _first_size(source: Source) -> Size | None:
+    """The size of the first image that can be read, if it is among the first few."""
+    with strict_pillow():
+        for i in range(min(_TRIED, len(source.ids))):
+            with contextlib.suppress(BadImageError):
+                height, width = source.read(i).pixels.shape[:2]
+                return height, width
+    return None
+
+
+def _key(how: Packing, size: Size) -> str:
+    return digest_of(SCHEMA, ROW.descr, how.key, size, how.mode)
+
+
+def _at_size(begun: Partial, source: Source, how: Packing, size: Size, progress: Progress) -> Packed:
+    header = header_of(source, size, how.mode)
+    total, image_bytes = len(source.ids), 3 * size[0] * size[1]
+    start = begun.begin(_key(how, size), offset=images_at(header), image_bytes=image_bytes, total=total)
+    reasons = _decode_rest(begun, source, how, size, start, progress)
+    rows = begun.rows()
+    bad = [
+        f"{safe_text(source.ids[int(i)])}: {safe_text(_reason(source, int(i), reasons))}"
+        for i in np.flatnonzero(rows["state"] == BAD)
+    ]
+    _check_broken(bad, source, kept=total - len(bad), skip_bad=how.skip_bad)
+    write_rest(begun.images, source, rows, header=header, skipped="\n".join(bad))
+    begun.images.flush()
+    os.fsync(begun.images.fileno())
+    return open_packed(begun.path)  # before it is renamed: nobody can remove it in between
+
+
+def _decode_rest(begun: Partial, source: Source, how: Packing, size: Size, start: int, progress: Progress) -> dict[int, str]:
+    """Every image from `start` on; what is bad, by number, and why."""
+    reasons: dict[int, str] = {}
+    done = start
+    try:
+        for found in decoded(source, start=start, size=size, mode=how.mode, progress=progress):
+            begun.add(found)
+            reasons |= found.bad
+            done += len(found.rows)
+    except StoppedError as stop:
+        raise StoppedError(
+            stop.signal_number,
+            f"stopped; {done:,} of {len(source.ids):,} images are read, and the next start goes on from there",
+        ) from stop
+    finally:
+        begun.commit()
+    return reasons
+
+
+def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
+    """Why image `i` is bad, which an earlier start may have found."""
+    if i not in reasons:
+        try:
+            with strict_pillow():
+                source.read(i)
+        except BadImageError as error:
+            return str(error)
+    return reasons.get(i, "it could not be read the first time")
+
+
+def _check_broken(bad: list[str], source: Source, *, kept: int, skip_bad: bool) -> None:
+    where = safe_text(source.place or source.name)
+    if not skip_bad:
+        check_broken(bad, where, remedy=BROKEN_REMEDY)
+    if not kept:
+        raise UserError("no image can be read", where)

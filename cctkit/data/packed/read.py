@@ -1,0 +1,233 @@
+"""The packed file: every image decoded once, at one size, in one safetensors file that is then mapped into memory.
+
+A data set's *fingerprint* is the SHA-256 of the sorted digests of its images, each of role, class name, height, width and RGB
+pixels as decoded, before any resizing. So it does not depend on file names, formats without loss, order or place. The role is
+that of the source: train, val and test, or `all` where the split is made here (it is then not part of what the data is).
+"""
+
+import contextlib
+import json
+import os
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cctkit.config.size import Size
+from cctkit.data.copies import Digests
+from cctkit.data.packed.mapped import announce
+from cctkit.data.report.seen import Seen
+from cctkit.data.source import ROLES, Labels, Roles
+from cctkit.data.transfer import to_device
+from cctkit.digests import check_digest
+from cctkit.errors import DamagedError, UserError
+from cctkit.runs.runfiles import in_utf8
+from cctkit.text import safe_text
+
+KEY = "cctkit.packed"
+SCHEMA = 3
+OLDEST_SCHEMA = 2
+_CHECKED_AT_ONCE = 4096
+DTYPES = {
+    "labels": "int64",
+    "id_offsets": "int64",
+    "order": "int64",
+    "pixel_digests": "int64",
+    "sums": "float64",
+    "checksums": "uint32",
+    "roles": "int8",
+    "ids": "uint8",
+    "skipped": "uint8",
+    "seen": "uint8",
+}
+"""The tensors beside the images, in the order of the file: the wide ones first, so that each is aligned."""
+SINCE = {"checksums": 3, "pixel_digests": 3, "seen": 3}
+"""The schema version that first had a tensor, where that is not the oldest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packed:
+    """A packed file, mapped: what is not used stays on the disk.
+
+    images: uint8 (M, 3, H, W); labels, roles (M,); sums: float64 (M, 6), of each image's channels and of their squares, values
+    in 0 to 255; order: int64 (M,), the head of each image's digest, by which splits are made; checksums: uint32 (M,), the
+    CRC-32 of each image's bytes as they are stored, and pixel_digests: int64 (M,), by which copies are found, see
+    `pixel_digest`; seen: what only packing sees: all None in files of earlier versions; id_offsets (M + 1,).
+    file: what the file was when it was opened; is_cached: it is ours to remove where it is damaged.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    fingerprint: str
+    image_size: Size
+    resize_mode: Literal["crop", "squash"]
+    images: torch.Tensor
+    labels: Labels
+    roles: Roles
+    sums: np.ndarray[Any, np.dtype[np.float64]]
+    order: np.ndarray[Any, np.dtype[np.int64]]
+    checksums: np.ndarray[Any, np.dtype[np.uint32]] | None
+    pixel_digests: Digests | None
+    id_blob: np.ndarray[Any, np.dtype[np.uint8]]
+    id_offsets: np.ndarray[Any, np.dtype[np.int64]]
+    skipped: tuple[str, ...]
+    seen: Seen | None
+    path: Path
+    file: os.stat_result
+    is_cached: bool = False
+
+    def take(self, rows: Labels) -> torch.Tensor:
+        """These images: uint8 (b, 3, H, W), a copy, on the device where the images are.
+
+        Raises: DamagedError where they are read from the file, and are not those that were written.
+        """
+        if self.images.device.type != "cpu":
+            return self.images.index_select(0, to_device(torch.from_numpy(rows), self.images.device))
+        self._check_length()
+        announce(self.images, rows)
+        images = self.images.index_select(0, torch.from_numpy(rows))
+        self._check(images, rows)
+        return images
+
+    def on(self, device: str) -> "Packed":
+        """The same with all images in the memory of `device`, from where they are not checked again.
+
+        Raises: DamagedError, as `take`.
+        """
+        self._check_length()
+        for start in range(0, len(self.images), _CHECKED_AT_ONCE):
+            rows = np.arange(start, min(start + _CHECKED_AT_ONCE, len(self.images)))
+            self._check(self.images[start : start + _CHECKED_AT_ONCE], rows)
+        return replace(self, images=self.images.to(device))
+
+    def _check_length(self) -> None:
+        """What is read of a mapped file behind its end ends the process. Another file in its place is not what is mapped."""
+        with contextlib.suppress(OSError):
+            facts = os.stat(self.path)
+            if facts.st_size != self.file.st_size and os.path.samestat(facts, self.file):
+                raise self._damaged(f"the packed file has {facts.st_size:,} bytes, expected {self.file.st_size:,}")
+
+    def _check(self, images: torch.Tensor, rows: Labels) -> None:
+        """Images (b, 3, H, W) of these rows against their checksums, at about 2 microseconds for one of 32 x 32."""
+        if self.checksums is None:
+            return
+        found = np.fromiter(map(zlib.crc32, images.flatten(1).numpy()), dtype=np.uint32, count=len(rows))
+        wrong = rows[found != self.checksums[rows]]
+        if len(wrong):
+            others = f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
+            raise self._damaged(f"the packed pixels of {safe_text(self.ids(wrong[:1])[0])}{others} are damaged")
+
+    def _damaged(self, what: str) -> DamagedError:
+        """The error for a damaged file, which is removed where it is the cache's."""
+        where = safe_text(self.path)
+        if not self.is_cached:
+            return DamagedError(what, where, "make the file again: cctkit pack")
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                if os.path.samestat(os.stat(self.path), self.file):  # else another start was faster
+                    self.path.unlink()
+            except PermissionError:  # of others; or of Windows, which removes nothing that is mapped
+                return DamagedError(what, where, "remove the file")
+        return DamagedError(what, where, "the file was removed: run it again, and the images are packed anew", dropped=True)
+
+    def ids(self, rows: Labels) -> list[str]:
+        """The ids of some images."""
+        return [
+            self.id_blob[self.id_offsets[i] : self.id_offsets[i + 1]].tobytes().decode("utf-8", "surrogateescape") for i in rows
+        ]
+
+
+def open_packed(path: Path, *, is_cached: bool = False) -> Packed:
+    """Map a packed file, whose images are checked when they are taken, and all else here.
+
+    Raises: UserError where it is damaged, or no packed file.
+    """
+    try:
+        facts = os.stat(path)
+        with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise ValueError("it is of another program")
+            header = json.loads(metadata[KEY])
+            there = [name for name in DTYPES if header["schema_version"] >= SINCE.get(name, OLDEST_SCHEMA)]
+            arrays = {name: file.get_tensor(name).numpy() for name in there}
+            packed = _checked(header, file.get_tensor("images"), arrays, path, facts)
+        if not check_digest(path, KEY, without="images") and "checksums" in there:
+            raise ValueError("its header has no digest")
+        return replace(packed, is_cached=is_cached)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"this is no packed data set, or a damaged one: {safe_text(error)}",
+            safe_text(path),
+            "give --dataset a folder, a name, or a file made by cctkit pack",
+        ) from error
+
+
+def _checked(
+    header: dict[str, Any],
+    images: torch.Tensor,
+    arrays: dict[str, np.ndarray[Any, Any]],
+    path: Path,
+    facts: os.stat_result,
+) -> Packed:
+    """The packed file, where all holds that later code relies on.
+
+    Raises: ValueError, KeyError or TypeError.
+    """
+    if not OLDEST_SCHEMA <= header["schema_version"] <= SCHEMA:
+        raise ValueError(f"it is of version {header['schema_version']}, expected {OLDEST_SCHEMA} to {SCHEMA}")
+    class_names, size = header["class_names"], tuple(header["image_size"])
+    _check_texts([header["name"], header["fingerprint"], *class_names], class_names)
+    if (
+        header["resize_mode"] not in ("crop", "squash")
+        or images.dtype != torch.uint8
+        or images.shape != (len(images), 3, *size)
+    ):
+        raise ValueError("its images are not of the size that it says")
+    _check_arrays(arrays, len(images), len(class_names))
+    skipped = arrays["skipped"].tobytes().decode()
+    return Packed(
+        name=header["name"],
+        class_names=tuple(class_names),
+        fingerprint=header["fingerprint"],
+        image_size=(size[0], size[1]),
+        resize_mode=header["resize_mode"],
+        images=images,
+        labels=arrays["labels"],
+        roles=arrays["roles"],
+        sums=arrays["sums"],
+        order=arrays["order"],
+        checksums=arrays.get("checksums"),
+        pixel_digests=arrays.get("pixel_digests"),
+        id_blob=arrays["ids"],
+        id_offsets=arrays["id_offsets"],
+        skipped=tuple(skipped.split("\n")) if skipped else (),
+        seen=Seen.from_json(arrays["seen"].tobytes().decode()) if "seen" in arrays else None,
+        path=path,
+        file=facts,
+    )
+
+
+def _check_texts(texts: list[Any], class_names: list[Any]) -> None:
+    if not all(isinstance(text, str) for text in texts) or len(set(class_names)) < len(class_names):
+        raise ValueError("its names are no text, or not distinct")
+
+
+def _check_arrays(arrays: dict[str, np.ndarray[Any, Any]], number: int, num_classes: int) -> None:
+    shapes = {"sums": (number, 6), "id_offsets": (number + 1,)}
+    shapes |= dict.fromkeys(("labels", "roles", "order", "checksums", "pixel_digests"), (number,))
+    if any(each.dtype != DTYPES[name] or each.shape != shapes.get(name, (each.size,)) for name, each in arrays.items()):
+        raise ValueError("its tensors do not fit each other")
+    labels, roles, offsets = arrays["labels"], arrays["roles"], arrays["id_offsets"]
+    if number == 0 or labels.min() < 0 or labels.max() >= num_classes or roles.min() < 0 or roles.max() >= len(ROLES):
+        raise ValueError("a label or role is out of range")
+    if not any((roles == ROLES.index(role)).any() for role in ("train", "all")):
+        raise ValueError("it has no images to train on")
+    if offsets[0] != 0 or offsets[-1] != arrays["ids"].size or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError("its ids do not fit each other")
+    if not np.isfinite(arrays["sums"]).all():
+        raise ValueError("its statistics are not finite")

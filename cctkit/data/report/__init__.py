@@ -1,0 +1,1 @@
+"""What was found in a data set: findings, faults and the report before training."""

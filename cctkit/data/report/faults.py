@@ -1,0 +1,53 @@
+"""All that is wrong with a folder, told at once."""
+
+import time
+
+from cctkit.data.packed.decode import decoded
+from cctkit.data.report.findings import FaultsError, Finding, broken_images
+from cctkit.data.source import Origin, Progress
+from cctkit.errors import StoppedError
+from cctkit.text import safe_text
+
+_LONGEST_S = 60.0
+BROKEN_REMEDY = "mend or remove what is broken, or leave it out with --skip-bad"
+
+
+class _EnoughError(Exception):
+    """The images have been looked through for long enough."""
+
+
+def refuse_faulty(origin: Origin, *, read: bool, progress: Progress) -> None:
+    """Nothing where the folder has no fault that its names tell. Else its images are looked through too, for a minute at most:
+    who mends the one fault should not meet the next only then.
+
+    read: whether a broken image is a fault as well.
+
+    Raises: FaultsError with all that were found; StoppedError.
+    """
+    if not origin.faults:
+        return
+    where = safe_text(origin.address)
+    try:
+        found = _broken(origin, progress) if read else []
+    except StoppedError as stop:
+        so_far = "; ".join(fault.in_short() for fault in origin.faults)
+        raise StoppedError(stop.signal_number, f"stopped; so far found in {where}: {so_far}") from stop
+    warnings = [finding for finding in origin.findings if finding.level == "warning"]
+    raise FaultsError([*origin.faults, *found], where, warnings)
+
+
+def _broken(origin: Origin, progress: Progress) -> list[Finding]:
+    source, end_s = origin.load(progress), time.monotonic() + _LONGEST_S
+    bad: list[str] = []
+
+    def told(what: str, done: int, total: int) -> None:
+        progress(f"{what} too, since there are faults", done, total)
+        if time.monotonic() > end_s:
+            raise _EnoughError
+
+    try:
+        for images in decoded(source, start=0, size=(8, 8), mode="squash", progress=told):
+            bad += [f"{safe_text(source.ids[i])}: {safe_text(why)}" for i, why in images.bad.items()]
+    except _EnoughError:
+        pass
+    return [broken_images(bad, level="fault", remedy=BROKEN_REMEDY)] if bad else []

@@ -1,0 +1,137 @@
+"""What packing sees of images that the stored pixels no longer show: their sizes, deep grey, further pages."""
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cctkit.config.size import Size
+from cctkit.data.packed.decode import GOOD, NO_PEAK, Rows
+from cctkit.data.preprocess import peek, strict_pillow
+from cctkit.data.report.findings import NAMED, Finding, Level
+from cctkit.data.source import BadImageError, Ids, Source
+from cctkit.text import counted, safe_text
+
+_COMMON = 5
+_PEEKED = 64
+_SHALLOW = 2**14 - 1
+"""The largest value of 14 bits: grey of 16 bits that stays below it comes out nearly black."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Some:
+    """How many images have something, and the ids of the first of them."""
+
+    number: int = 0
+    ids: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Some":
+        if not all(isinstance(name, str) for name in values["ids"]):
+            raise ValueError("what was seen has ids that are no names")
+        return cls(number=int(values["number"]), ids=tuple(values["ids"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """num_images: good ones that were looked at; sizes: (height, width, images) of the most common, num_sizes: of all;
+    deep: images with more than 8 bits of grey; shallow: those of them that use 14 bits or fewer, with values up to `peak`;
+    paged: with further pages or frames.
+    """
+
+    num_images: int
+    num_sizes: int
+    sizes: tuple[tuple[int, int, int], ...]
+    smallest: Size
+    largest: Size
+    deep: int = 0
+    shallow: Some = Some()
+    peak: int = 0
+    paged: Some = Some()
+
+    @classmethod
+    def of_rows(cls, rows: Rows, ids: Ids) -> "Seen":
+        """What is known after packing: rows, of decoding.ROW, of every image."""
+        kept = np.flatnonzero(rows["state"] == GOOD)
+        return cls._of(rows["size"][kept], rows["peak"][kept], rows["more_pages"][kept], kept, ids)
+
+    @classmethod
+    def of_some(cls, place: str, source: Source) -> "Seen | None":
+        """What a few images of a folder tell, most of them by their headers alone; None where none can be read."""
+        numbers, sizes, peaks, paged = [], [], [], []
+        with strict_pillow():
+            for i in np.unique(np.linspace(0, len(source.ids) - 1, _PEEKED).astype(np.int64)):
+                with contextlib.suppress(BadImageError):
+                    size, is_special = peek(os.path.join(place, source.ids[int(i)]))
+                    image = source.read(int(i)) if is_special else None
+                    peaks.append(NO_PEAK if image is None or image.peak is None else image.peak)
+                    paged.append(image is not None and image.more_pages)
+                    sizes.append(size)
+                    numbers.append(i)
+        return cls._of(np.array(sizes), np.array(peaks), np.array(paged), np.array(numbers), source.ids) if numbers else None
+
+    @classmethod
+    def _of(cls, sizes: Any, peaks: Any, paged: Any, numbers: Any, ids: Ids) -> "Seen":
+        def some(chosen: Any) -> Some:
+            return Some(number=int(chosen.sum()), ids=tuple(safe_text(ids[int(i)]) for i in numbers[chosen][:NAMED]))
+
+        each, counts = np.unique(sizes.astype(np.uint64) @ np.array([2**32, 1], dtype=np.uint64), return_counts=True)
+        height, width = (each >> np.uint64(32)).astype(np.int64), (each & np.uint64(2**32 - 1)).astype(np.int64)
+        common = np.argsort(-counts, kind="stable")[:_COMMON]
+        areas = height * width
+        shallow = (peaks >= 0) & (peaks <= _SHALLOW)
+        return cls(
+            num_images=len(numbers),
+            num_sizes=len(each),
+            sizes=tuple((int(height[i]), int(width[i]), int(counts[i])) for i in common),
+            smallest=(int(height[areas.argmin()]), int(width[areas.argmin()])),
+            largest=(int(height[areas.argmax()]), int(width[areas.argmax()])),
+            deep=int((peaks >= 0).sum()),
+            shallow=some(shallow),
+            peak=int(peaks[shallow].max(initial=0)),
+            paged=some(paged),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Seen":
+        """What `as_json` gave.
+
+        Raises: ValueError, KeyError or TypeError.
+        """
+        values = json.loads(text)
+        smallest, largest = ((int(height), int(width)) for height, width in (values["smallest"], values["largest"]))
+        return cls(
+            num_images=int(values["num_images"]),
+            num_sizes=int(values["num_sizes"]),
+            sizes=tuple((int(height), int(width), int(number)) for height, width, number in values["sizes"]),
+            smallest=smallest,
+            largest=largest,
+            deep=int(values["deep"]),
+            shallow=Some.from_json(values["shallow"]),
+            peak=int(values["peak"]),
+            paged=Some.from_json(values["paged"]),
+        )
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def findings(self) -> list[Finding]:
+        """What a user should know of it."""
+        found = []
+        if self.shallow.number * 2 > self.deep:  # else they are the dark ones of images that use their range
+            text = (
+                f"{counted(self.shallow.number, 'image')} of 16 bits with no value above {self.peak:,} of 65,535: nearly black"
+            )
+            remedy = "scale the values to 0 to 65,535, or save them with 8 bits"
+            found.append(_finding("shallow", "warning", text, self.shallow, remedy))
+        if self.paged.number:
+            text = f"{counted(self.paged.number, 'file')} with further pages or frames: the first of each is read"
+            found.append(_finding("pages", "ignored", text, self.paged, None))
+        return found
+
+
+def _finding(kind: str, level: Level, text: str, some: Some, remedy: str | None) -> Finding:
+    return Finding.of(kind, level, text, some.ids, number=some.number, remedy=remedy)

@@ -1,0 +1,176 @@
+"""A download that can be cut off: continued where the server lets it, checked before anything reads it."""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from cctkit.data.source import Progress
+from cctkit.errors import UserError
+from cctkit.files import full_disk_named, sync_directory, unwritable
+from cctkit.locking import locked
+from cctkit.text import safe_text
+
+_CONNECT_S = 10.0
+_POLL_S = 0.1
+_BLOCK = 1 << 18
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    md5: str | None = None,
+    sha256: str | None = None,
+    max_bytes: int | None = None,
+    progress: Progress,
+) -> Path:
+    """Load `url` to `path`, which appears only when its checksum is right. What a broken download left is continued.
+
+    md5, sha256: one of them, in hexadecimal, or as many first digits of it as are published; max_bytes: a longer file is
+    not it.
+
+    Raises: UserError where the server cannot be reached within 10 s, or gives something else; ResourceError where the disk is
+    full.
+    """
+    part, lock_file = (path.with_name(f"{path.name}.{end}") for end in ("part", "lock"))
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                locked(lock_file, lambda: progress(f"waiting for another process to download {path.name}", 0, 1))
+            )
+        except OSError as error:
+            raise unwritable("cannot write the download", error, path.parent) from error
+        if not path.exists():  # another process may have just brought it
+            _fetch(url, part, _capped(progress, url, part, max_bytes))
+            _check(url, part, md5=md5, sha256=sha256)
+            with full_disk_named(path):
+                with open(part, "r+b") as file:
+                    os.fsync(file.fileno())
+                part.replace(path)
+                sync_directory(path.parent)
+    return path
+
+
+def _capped(progress: Progress, url: str, part: Path, max_bytes: int | None) -> Progress:
+    """`progress`, which also stops a server that announces or sends more than `max_bytes`."""
+
+    def capped(what: str, done: int, total: int) -> None:
+        if max_bytes is not None and max(done, total) > max_bytes:
+            part.unlink(missing_ok=True)
+            raise UserError(f"the server sends more than the {max_bytes:,} bytes that are expected", url, "try again")
+        progress(what, done, total)
+
+    return capped
+
+
+def _fetch(url: str, part: Path, progress: Progress) -> None:
+    """Bring `part` to its full length, in a thread, so that `progress` can stop a server that keeps us waiting."""
+    transfer = _Transfer(url, part)
+    transfer.start()
+    deadline_s = time.monotonic() + _CONNECT_S
+    try:
+        alive = True
+        while alive:
+            transfer.join(_POLL_S)
+            alive = transfer.is_alive()
+            progress(f"downloading {part.stem} (bytes)", transfer.done, transfer.total)
+            if alive and not transfer.connected and time.monotonic() > deadline_s:
+                raise UserError(f"the download failed: no answer within {_CONNECT_S:.0f} s", url, "check the network")
+    finally:
+        transfer.stop()
+    error = transfer.error
+    if error is not None:
+        if isinstance(error, UserError) or not isinstance(error, (OSError, http.client.HTTPException, ValueError)):
+            raise error
+        http_error = isinstance(error, urllib.error.HTTPError)  # its `reason` lacks the code
+        reason = error.reason if isinstance(error, urllib.error.URLError) and not http_error else error
+        raise UserError(
+            f"the download failed: {safe_text(reason)}",
+            url,
+            "try again: it goes on where it was",
+        ) from error
+
+
+class _Transfer(threading.Thread):
+    """Appends to `part` what is missing, or begins anew where the server does not continue.
+
+    done, total: bytes; connected: the server has answered; error: why it ended early.
+    """
+
+    def __init__(self, url: str, part: Path) -> None:
+        super().__init__(daemon=True)
+        self.url, self.part = url, part
+        self.done = self.total = 0
+        self.connected = False
+        self.error: Exception | None = None
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        try:
+            self._fetch()
+        except Exception as error:  # raised again, or put into words, where `progress` is called
+            self.error = error
+
+    def _fetch(self) -> None:
+        have = self.part.stat().st_size if self.part.exists() else 0
+        request = urllib.request.Request(self.url, headers={"Range": f"bytes={have}-"} if have else {})
+        try:
+            reply: Any = urllib.request.build_opener(_Redirects).open(request, timeout=_CONNECT_S)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416 and have:  # nothing is missing: the checksum decides
+                return
+            raise
+        with reply:
+            self.connected = True
+            continues = reply.status == 206
+            if continues and not reply.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
+                self.part.unlink()
+                raise UserError("the server does not continue where it was asked to", self.url, "try again, from the beginning")
+            self.done = have if continues else 0
+            self.total = int(reply.headers.get("Content-Length") or 0) + self.done
+            self._copy(reply, "ab" if continues else "wb")
+        if self.done < self.total and not self._stopped.is_set():
+            raise ConnectionError(f"the connection broke after {self.done:,} of {self.total:,} bytes")
+
+    def _copy(self, reply: Any, mode: str) -> None:
+        if self._stopped.is_set():  # the answer came too late: the file may be another attempt's by now
+            return
+        with open(self.part, mode) as file:
+            while not self._stopped.is_set() and (block := reply.read1(_BLOCK)):
+                with full_disk_named(self.part):
+                    file.write(block)
+                    file.flush()
+                self.done += len(block)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows where the server sends us, but from https only to https."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise UserError(f"the server redirects from https to {safe_text(newurl)}, which is not followed", req.full_url)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check(url: str, part: Path, *, md5: str | None, sha256: str | None) -> None:
+    kind, expected = ("SHA-256", sha256) if sha256 else ("MD5", md5)
+    assert expected, "a download without a checksum"
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, hashlib.sha256 if sha256 else lambda: hashlib.md5(usedforsecurity=False))
+    if not digest.hexdigest().startswith(expected):
+        part.unlink()
+        raise UserError(f"the download is not the published file: its {kind} differs; it was removed", url, "try again")

@@ -1,0 +1,1 @@
+"""Devices, processes and signals: what a run computes on."""

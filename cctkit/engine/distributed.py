@@ -1,0 +1,251 @@
+"""Several processes that train one model: who they are, and what they tell each other.
+
+`torchrun` starts them and `torch.distributed` connects them: gloo between the hosts, NCCL beside it between CUDA devices.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import platform
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from cctkit.engine.device import DevicePolicy, choose_device, take_device
+from cctkit.engine.signals import StopRequest
+from cctkit.errors import ElsewhereError, StoppedError, UserError
+
+_LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
+_POLL_S = 0.02
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistContext:
+    """This process among the `size` of its job, and how it talks to the others. Alone it talks to nobody.
+
+    rank: 0 is the one that writes and reports; local_rank: on its machine, of local_size; restarts: how often torchrun has
+    started the job anew. Whoever calls a method, all have to call it, in the same order.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restarts: int = 0
+    cpu_group: Any = None  # the process group of host tensors, where it is not the default one
+    device_group: Any = None  # that of the devices' tensors
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """The JSON value of every rank."""
+        return [json.loads(data) for data in self.bytes_of_all(json.dumps(value).encode())]
+
+    def bytes_of_all(self, data: bytes) -> list[bytes]:
+        """The bytes of every rank."""
+        if self.size == 1:
+            return [data]
+        own = torch.tensor([len(data)])
+        lengths = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(lengths, own, group=self.cpu_group)
+        longest = max(int(length) for length in lengths)
+        padded = torch.frombuffer(bytearray(data.ljust(max(1, longest), b"\0")), dtype=torch.uint8)
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded, group=self.cpu_group)
+        return [each[: int(length)].numpy().tobytes() for each, length in zip(found, lengths, strict=True)]
+
+    def bytes_of_first(self, data: bytes) -> bytes:
+        """What rank 0 gives; what others give is not looked at."""
+        if self.size == 1:
+            return data
+        length = torch.tensor([len(data)])
+        dist.broadcast(length, group_src=0, group=self.cpu_group)
+        sent = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.first and data else None
+        tensor = torch.empty(int(length), dtype=torch.uint8) if sent is None else sent
+        if len(tensor):
+            dist.broadcast(tensor, group_src=0, group=self.cpu_group)
+        return tensor.numpy().tobytes()
+
+    @contextlib.contextmanager
+    def sync_errors(self) -> Iterator[None]:
+        """A part without talk between ranks: what the user has caused on one of them ends it on all.
+
+        The first rank that has an error raises it; the others raise ElsewhereError, which is not printed.
+        """
+        error: UserError | StoppedError | None = None
+        try:
+            yield
+        except (UserError, StoppedError) as caught:
+            error = caught
+        codes = self.all_gather_object(error.exit_code if error else 0)
+        guilty = next((rank for rank, code in enumerate(codes) if code), None)
+        if guilty == self.rank and error is not None:
+            raise error
+        if guilty is not None:
+            raise ElsewhereError(codes[guilty])
+
+    def run_on_rank0(self, work: Callable[[], _T]) -> _T:
+        """Let rank 0 alone do it, the others wait; all return its JSON value, and its error ends all."""
+        value = None
+        with self.sync_errors():
+            if self.first:
+                value = work()
+        if self.size == 1:
+            return value  # type: ignore[return-value]
+        return json.loads(self.bytes_of_first(json.dumps(value).encode()))  # type: ignore[no-any-return]
+
+    def first_of_machine_first(self, work: Callable[[], _T]) -> _T:
+        """Let one process of each machine do it before the others: what it has downloaded is there for them."""
+        with self.sync_errors():
+            value = work() if self.local_rank == 0 else None
+        with self.sync_errors():
+            return work() if value is None else value
+
+    def all_reduce_max(self, *values: int) -> list[int]:
+        """By place, the largest of all ranks' whole numbers: what any of them asks for."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.cpu_group)
+        return [int(value) for value in tensor]
+
+    def check(self, stop: StopRequest) -> None:
+        """Stop where any of the ranks was asked to, all at the same place.
+
+        Raises: StoppedError.
+        """
+        (number,) = self.all_reduce_max(stop.signal_number or 0)
+        if number:
+            raise StoppedError(number)
+
+    def summed(self, sums: Tensor, ok: Tensor) -> tuple[Tensor, Tensor]:
+        """`sums` (n,) float64 over all ranks, and whether all are `ok` (bool); on the device, without waiting for it."""
+        if self.size == 1:
+            return sums, ok
+        together = torch.cat([sums, (~ok).to(sums.dtype).view(1)])
+        dist.all_reduce(together, group=self.device_group)
+        return together[:-1], together[-1] == 0
+
+    def share(self, items: Sequence[_T]) -> Sequence[_T]:
+        """Every rank's own stretch of `items`; together and in order they are all of them."""
+        first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+        return items[first:last]
+
+    def joined(self, parts: list[Tensor], *, total: int) -> Tensor:
+        """Every rank's parts, float32 (n, K), one below the other: (total, K), of several ranks on the CPU."""
+        if self.size == 1:
+            return torch.cat(parts)
+        data = b"".join(self.bytes_of_all(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)))
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(total, -1)
+
+    def device(self, choose: Callable[[], str]) -> str:
+        """The device that rank 0 chooses; each of several ranks takes one of its machine's.
+
+        Raises: UserError where this machine has not the device, or not one for each of its ranks.
+        """
+        device = self.run_on_rank0(choose)
+        with self.sync_errors():
+            choose_device(device=device)
+            if self.size > 1:
+                take_device(device, self.local_rank, self.local_size)
+        return device
+
+    def on(self, policy: DevicePolicy) -> "DistContext":
+        """The same ranks with a way to talk between their devices."""
+        if self.size == 1 or self.device_group is not None or policy.device != "cuda":
+            return self
+        return replace(self, device_group=dist.new_group(backend="nccl"))
+
+
+ALONE = DistContext()
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[DistContext]:
+    """The ranks that the launcher's environment names, connected; alone where there is none.
+
+    Raises: ElsewhereError where another rank is lost.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    rank, size, local_rank, local_size, restarts = (
+        int(os.environ.get(name, "1" if "WORLD" in name else "0")) for name in names
+    )
+    ranks = DistContext(rank=rank, size=size, local_rank=local_rank, local_size=local_size, restarts=restarts)
+    if size == 1:
+        yield ranks
+        return
+    store, _, _ = next(rendezvous("env://"))
+    store = PrefixStore(_name_of_start(store, rank, size), store)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
+    try:
+        (restarts,) = ranks.all_reduce_max(restarts)  # each machine counts its own
+        yield replace(ranks, restarts=restarts)
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        message = f"rank {rank} has lost another process of the job: {error}" if local_rank == 0 else ""
+        raise ElsewhereError(1, message) from error
+    except (UserError, StoppedError, ElsewhereError) as error:
+        traceback.clear_frames(error.__traceback__)
+        _disconnect()
+        raise
+    _disconnect()
+
+
+def _disconnect() -> None:
+    """End gloo's threads, which live as long as anything that holds a process group; DDP is such a thing, in a cycle.
+
+    A thread that frees a tensor while the interpreter ends would wait for it, and abort the process.
+    """
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def _name_of_start(store: Store, rank: int, size: int) -> str:
+    """A name for this start of the job, from rank 0, the same on all ranks.
+
+    torchrun's store outlives a start, and what an earlier one has left there, torch would take for addresses of this one.
+    So each rank asks under a name of its own, until rank 0 has answered it; whatever else is in the store is not looked at.
+    """
+    own = secrets.token_hex(8)
+    if rank > 0:
+        store.set(f"cctkit/asks/{rank}", own)
+        store.wait([f"cctkit/answer/{own}"])
+        name: str = store.get(f"cctkit/answer/{own}").decode()
+        store.set(f"cctkit/heard/{name}/{rank}", "")
+        return name
+    waiting = set(range(1, size))
+    while waiting:
+        for other in sorted(waiting):
+            if store.check([f"cctkit/heard/{own}/{other}"]):
+                waiting.remove(other)
+            elif store.check([f"cctkit/asks/{other}"]):
+                store.set(f"cctkit/answer/{store.get(f'cctkit/asks/{other}').decode()}", own)
+        time.sleep(_POLL_S)
+    return own
+
+
+def launch_of_job() -> list[Any] | None:
+    """What tells this start of torchrun, with all of its restarts, from every other; None where it is not torchrun's."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return [os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid(), sys.argv[1:]]
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -1,0 +1,95 @@
+"""What the exactness of a resumed run depends on: versions, processor, device policy; and how two of them differ."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import cctkit
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import launch_of_job
+from cctkit.engine.probe import cpu_id, cpu_name
+from cctkit.models.attention import ATTENTION_IMPLS
+from cctkit.runs.runfiles import NUMBER, Shape, read_object
+
+_ARITHMETIC = 2  # 1: the head, dropout and drop path of bf16 and fp16 in these, the moving average with one decay throughout
+_PIXELS: Shape = ({"mean": None, "std": None}, {"mean": [NUMBER] * 3, "std": [NUMBER] * 3})
+_SHAPE: dict[str, Shape] = {
+    "policy": {
+        "device": ("cpu", "cuda", "mps"),
+        "precision": ("float32", "bf16", "fp16"),
+        "attention": tuple(ATTENTION_IMPLS),
+        "attention_in_evaluation": tuple(ATTENTION_IMPLS),
+        "threads": int,
+    },
+    "dataset": {"fingerprint": str},
+    "init": (None, _PIXELS),
+    "torch": str,
+    "cpu": str,
+    "gpu": (str, None),
+}
+"""What is read again of `env.json`."""
+
+
+def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> dict[str, Any]:
+    """What the exactness of a resumed run depends on."""
+    return {
+        "cctkit": cctkit.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cpu_id": cpu_id(),
+        "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
+        "policy": asdict(policy),
+        "arithmetic": _ARITHMETIC,
+        "ranks": ranks,
+        "sharded": sharded,
+        "launch": launch_of_job(),
+        "command": sys.argv[1:],
+    }
+
+
+def read_environment(path: Path) -> dict[str, Any]:
+    """What `environment` was when the run began, with the data set and the weights it began from, from its `env.json`.
+
+    Raises: UserError.
+    """
+    return read_object(path, _SHAPE)
+
+
+def differences(
+    env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False, ema: bool = False
+) -> list[str]:
+    """In words, what differs from the machine, and the version of cctkit, that the run began on."""
+    now = environment(policy, ranks=ranks)
+    pairs = {name: (env[name], now[name]) for name in ("torch", "gpu")}
+    exactly = type(env.get("cpu_id")) is str
+    pairs["cpu"] = _cpu(env, exactly=exactly), _cpu(now, exactly=exactly)
+    pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
+    pairs["compile"] = env["policy"].get("compile", False), policy.compile
+    kept = env.get("ranks")
+    pairs["number of processes"] = kept if type(kept) is int else 1, ranks
+    pairs["--shard"] = _on(env.get("sharded")), _on(sharded)
+    found = [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
+    if env.get("arithmetic", 1) != _ARITHMETIC:  # what a newer cctkit computes otherwise
+        if policy.precision != "float32":
+            found.append(f"the head and the scale of dropout are computed in float32, they were in {policy.precision}")
+        if ema:
+            found.append("the EMA decay grows with the steps, it was the same throughout")
+    return found
+
+
+def _cpu(env: Mapping[str, Any], *, exactly: bool) -> str:
+    """The processor; by its name alone where the run is older than what tells those of one name apart."""
+    return f"{env['cpu']} ({env['cpu_id']})" if exactly else str(env["cpu"])
+
+
+def _on(value: object) -> str:
+    return "on" if value is True else "off"

@@ -1,0 +1,154 @@
+"""From a model and a split to logits, metrics, and the result that `train` and `eval` report alike."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cctkit.config.size import Size
+from cctkit.data.epoch.augment import normalise
+from cctkit.data.reading import images_at_once, read_ahead
+from cctkit.data.splits import Split
+from cctkit.data.transfer import to_device
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import ALONE, DistContext
+from cctkit.engine.parallel import is_sharded
+from cctkit.evaluation.metrics import Metrics, compute_metrics, is_correct
+from cctkit.models.depth import is_embedding
+
+# Fixed, so that `eval` repeats the figures of training to the last digit.
+BATCH_SIZE = 250
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evaluation:
+    """Metrics of one split, the logits (n, K) behind them, and the speed."""
+
+    metrics: Metrics
+    logits: Tensor
+    labels: Tensor
+    images_per_s: float
+
+    @property
+    def is_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether each image is classified rightly (n,)."""
+        return is_correct(self.logits, self.labels).numpy()
+
+
+def evaluate_split(
+    model: nn.Module,
+    split: Split,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    policy: DevicePolicy,
+    image_size: Size | None = None,
+    labels: np.ndarray | None = None,
+    label_smoothing: float = 0.0,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+    ranks: DistContext = ALONE,
+    workers: int = 0,
+) -> Evaluation:
+    """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
+
+    image_size: the model's, where it may be larger than the images'; labels: int64 (n,) in place of the split's, where the
+    model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop. With several
+    ranks each evaluates its share of the batches, and all have the whole result. workers: processes that read ahead.
+    """
+    start = time.perf_counter()
+    logits = logits_of(
+        model,
+        split,
+        mean=mean,
+        std=std,
+        policy=policy,
+        image_size=image_size,
+        on_batch=on_batch,
+        ranks=ranks,
+        workers=workers,
+    ).cpu()
+    seconds = time.perf_counter() - start
+    targets = torch.from_numpy(split.labels if labels is None else labels)
+    metrics = compute_metrics(logits, targets, label_smoothing=label_smoothing)
+    return Evaluation(metrics=metrics, logits=logits, labels=targets, images_per_s=len(split) / seconds)
+
+
+def logits_of(
+    model: nn.Module,
+    split: Split,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    policy: DevicePolicy,
+    image_size: Size | None = None,
+    on_batch: Callable[[int, int], None] = lambda *_: None,
+    ranks: DistContext = ALONE,
+    workers: int = 0,
+) -> Tensor:
+    """The logits of every image of `split`, float32 (n, K) on the device; with one rank nothing here waits for it."""
+    parts: list[Tensor] = []
+    total = len(split)
+    firsts = ranks.share(range(0, total, BATCH_SIZE))  # of whole batches, so that the logits are those of one rank
+    mine = [np.arange(first, min(first + BATCH_SIZE, total)) for first in firsts]
+    most = images_at_once(3 * math.prod(split.image_size), workers) if workers else BATCH_SIZE
+    sharded = is_sharded(model)
+
+    def forward(images: Tensor) -> Tensor:
+        images = to_device(images, policy.device)
+        images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
+        return model(images).float()  # type: ignore[no-any-return]
+
+    stream = read_ahead(split.take, mine, workers=workers, most=most)
+    with policy.evaluating(model, keeps_weights=not sharded), contextlib.closing(stream):
+        for stop in range(BATCH_SIZE * ranks.size, total + BATCH_SIZE * ranks.size, BATCH_SIZE * ranks.size):
+            if len(parts) < len(mine):
+                parts.append(forward(next(stream)))
+            elif sharded:
+                forward(split.take(np.arange(1)))  # to give the others this rank's part of the weights
+            on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
+    return ranks.joined(parts, total=total)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Weights of the model: all, and without its position and class embeddings (what torchsummary sees of these models)."""
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    embeddings = sum(size for name, size in sizes.items() if is_embedding(name))
+    return {"total": sum(sizes.values()), "without_embeddings": sum(sizes.values()) - embeddings}
+
+
+def result_of(
+    evaluation: Evaluation, *, model: str, dataset: str, split: str, params: Mapping[str, int], class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The contract of `eval --json` and `result.json`, schema version 1; others may be added, these stay."""
+    metrics = evaluation.metrics
+    worst = sorted(
+        (each for each in metrics.per_class if each.n), key=lambda each: (each.correct / max(each.n, 1), each.index)
+    )[:10]
+    return {
+        "schema_version": 1,
+        "model": model,
+        "dataset": dataset,
+        "split": split,
+        "num_images": metrics.num_images,
+        "top1_percent": metrics.top1_percent,
+        "top1_interval_percent": list(metrics.top1_interval_percent),
+        "top5_percent": metrics.top5_percent,
+        "loss": metrics.loss,
+        "ece": metrics.ece,
+        "params": dict(params),
+        "images_per_s": evaluation.images_per_s,
+        "worst_classes": [
+            {"class": class_names[each.index], "num_images": each.n, "top1_percent": 100 * each.correct / max(each.n, 1)}
+            for each in worst
+        ],
+        "confusions": [
+            {"class": class_names[true], "predicted": class_names[found], "count": count}
+            for true, found, count in metrics.confusions
+        ],
+    }

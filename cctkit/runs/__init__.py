@@ -1,0 +1,1 @@
+"""The run directory: its files, predictions and the comparison of runs."""

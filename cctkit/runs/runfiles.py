@@ -1,0 +1,154 @@
+"""The files of a run as they are read: JSON of the expected shape, or an error that names the file and its fault."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cctkit.config.settings import TrainConfig
+from cctkit.config.toml import read_toml
+from cctkit.errors import UserError
+from cctkit.text import safe_text
+
+_LARGEST_BYTES = 16 * 2**20
+_FIGURES = ("_loss", "_loss_smoothed", "_top1_percent")
+_LARGEST_FIGURE = 1e30  # what can be drawn; false for what is not finite
+
+Shape: TypeAlias = "type | str | tuple[Shape, ...] | list[Shape] | Mapping[str, Shape] | None"
+"""A type or a value as it is, alternatives as a tuple, a list's items as a list, an object's keys as a mapping."""
+
+NUMBER: Shape = (int, float)
+
+
+def fault(value: Any, shape: Shape, name: str = "it") -> str | None:
+    """What is wrong with `value`, called `name`; None where it has the shape. An object may have other keys too."""
+    if isinstance(shape, tuple):
+        faults = [fault(value, each, name) for each in shape]
+        return None if None in faults else faults[-1]
+    if isinstance(shape, Mapping):
+        if not isinstance(value, dict):
+            return f"{name} is no JSON object"
+        missing = sorted(shape.keys() - value.keys())
+        if missing:
+            return f"{name} lacks {', '.join(missing)}"
+        return next((found for key, part in shape.items() if (found := fault(value[key], part, key))), None)
+    if isinstance(shape, list):
+        fits = isinstance(value, list) and len(value) == len(shape) and not any(map(fault, value, shape))
+    else:
+        fits = type(value) is shape if isinstance(shape, type) else value == shape
+    return None if fits else f"{name} is {safe_text(repr(value), 40)}"
+
+
+def read_object(path: Path, shape: Mapping[str, Shape] | None = None) -> dict[str, Any]:
+    """A JSON object from a file of the user's.
+
+    Raises: UserError where it cannot be read, is none, or has not the shape.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise malformed(path, "too large")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {safe_text(path.name)}: {error.strerror}", safe_text(path)) from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise malformed(path, "no JSON") from error
+    if problem := fault(value, shape or {}):
+        raise malformed(path, problem)
+    return dict(value)
+
+
+def malformed(path: Path, problem: str) -> UserError:
+    """The error for a file whose content is not what it should be."""
+    return UserError(f"{safe_text(path.name)} is malformed: {safe_text(problem)}", safe_text(path))
+
+
+@contextlib.contextmanager
+def in_utf8(path: Path) -> Iterator[str]:
+    """A name of this file that safetensors takes, also where the path is not UTF-8, which it refuses: that of a descriptor."""
+    name = os.fspath(path)
+    if not any("\udc80" <= character <= "\udcff" for character in name):
+        yield name
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def read_settings(path: Path) -> tuple[TrainConfig, str | None]:
+    """The settings and the recipe's name, from a run's `config.json`.
+
+    Raises: UserError.
+    """
+    stored = read_object(path, {"values": dict, "recipe": (str, None)})
+    values = {"test_every_epoch": True} | stored["values"]  # as runs did before there was the setting
+    return TrainConfig.from_flat(values, where=str(path)), stored["recipe"]
+
+
+def read_config(path: Path | None, *, recipe: str | None) -> tuple[dict[str, Any], str | None]:
+    """The settings of a config file, flat, and the recipe: `recipe` where that is given, else the file's.
+
+    path: TOML, a run's `config.json`, or the run directory; None: no settings.
+
+    Raises: UserError where the file cannot be read or is neither; or where `recipe` would change nothing, as the `config.json`
+    of a run has a value for every setting.
+    """
+    if path is None:
+        return {}, recipe
+    if path.is_dir() or path.suffix == ".json":
+        file = path / "config.json" if path.is_dir() else path
+        stored = read_object(file, {"values": dict, "recipe": (str, None)})
+        if recipe not in (None, stored["recipe"]):
+            raise UserError(
+                f"--recipe {safe_text(recipe)} would change nothing: a run's config.json has every setting",
+                safe_text(file),
+                "leave out --recipe, or give the settings that are to differ as flags",
+            )
+        return stored["values"], stored["recipe"]
+    values = read_toml(path)
+    named = values.pop("recipe", None)
+    return values, recipe or (None if named is None else str(named))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, one for each epoch from the first on; none without the file. A torn last line is dropped.
+
+    Raises: UserError where the file cannot be read, lines are missing, or a line is no epoch of a run.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read the metrics: {error.strerror}", safe_text(path)) from error
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                break
+            raise UserError(f"line {number} is no JSON", safe_text(path)) from error
+        if problem := _epoch_fault(record, records[-1]["epoch"] if records else 0):
+            raise UserError(f"line {number} is no epoch of a run: {problem}", safe_text(path))
+        records.append(record)
+    return records
+
+
+def _epoch_fault(record: Any, epoch_before: int) -> str | None:
+    if problem := fault(record, {}):
+        return problem
+    epoch = record.get("epoch")
+    if type(epoch) is not int or epoch != epoch_before + 1:
+        return f"its epoch is {safe_text(repr(epoch), 40)}, expected {epoch_before + 1}"
+    for key, value in record.items():
+        if key.endswith(_FIGURES) and value is not None and (fault(value, NUMBER) or not abs(value) < _LARGEST_FIGURE):
+            return f"{safe_text(key, 40)} is {safe_text(repr(value), 40)}, expected a number or null"
+    return None

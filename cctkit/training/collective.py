@@ -1,0 +1,73 @@
+"""What one process reads or chooses for all processes of a job: the data set, the device policy, the checkpoint."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+
+from cctkit.config.settings import DataConfig
+from cctkit.data.dataset import load_dataset, load_packed
+from cctkit.data.source import Notify, Progress
+from cctkit.data.splits import Dataset
+from cctkit.engine.device import DevicePolicy, apply_policy
+from cctkit.engine.distributed import DistContext
+from cctkit.errors import UserError
+from cctkit.models.weights import stored
+from cctkit.text import safe_text
+from cctkit.training.checkpoint import Checkpoint
+
+
+def load_once(
+    ranks: DistContext, config: DataConfig, *, progress: Progress, notify: Notify, split_rule: int | None = None
+) -> Dataset:
+    """`load_dataset`, by one process of each machine; the others wait, and map the same packed file, or list the same folder.
+
+    Raises: UserError where the machines' images differ.
+    """
+    dataset = None
+    with ranks.sync_errors():
+        if ranks.local_rank == 0:
+            dataset = load_dataset(config, progress=progress, notify=notify, split_rule=split_rule)
+    found = (dataset.packed_file, dataset.source, dataset.fingerprint) if dataset is not None else None
+    everywhere = ranks.all_gather_object(found)
+    with ranks.sync_errors():
+        if dataset is None:
+            path, place, _ = everywhere[ranks.rank - ranks.local_rank]
+            dataset = (
+                load_packed(Path(path), config, place=place, split_rule=split_rule)
+                if path
+                else load_dataset(config, progress=progress, split_rule=split_rule)
+            )
+        if dataset.fingerprint != everywhere[0][2]:
+            raise UserError(f"the images of {dataset.name} differ from the first machine's", safe_text(platform.node()))
+    return dataset
+
+
+def policy_for_all(ranks: DistContext, choose: Callable[[], DevicePolicy]) -> DevicePolicy:
+    """What rank 0 chooses, applied here: a CPU is measured once, and all compute alike.
+
+    Raises: UserError where this machine has not the device, or not one for each of its ranks.
+    """
+    policy = DevicePolicy(**ranks.run_on_rank0(lambda: asdict(choose())))
+    ranks.device(lambda: policy.device)
+    if not ranks.first:
+        apply_policy(policy)
+    return policy
+
+
+def checkpoint_of_first(ranks: DistContext, found: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that rank 0 gives."""
+    if ranks.size == 1:
+        return found
+    facts: list[Any] = ranks.run_on_rank0(
+        lambda: [] if found is None else [str(found.path), found.step, found.state, list(found.tensors)]
+    )
+    if not facts:
+        return None
+    path, step, state, names = facts
+    parts = ((name, save(stored(found.tensors[name])) if found else b"") for name in names)
+    tensors = {name: load(ranks.bytes_of_first(data)) for name, data in parts}
+    return Checkpoint(path=Path(path), step=step, tensors=tensors, state=state)
