@@ -85,9 +85,20 @@ def test_every_picture_of_a_page_is_there() -> None:
     assert all(picture.stat().st_size > 1000 for picture in pictures)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_has_a_row_for_every_command(name: str) -> None:
+    assert f"\n| `cctkit {name}` | " in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs"])
 @pytest.mark.parametrize("name", [*COMMANDS, *RECIPES, *DATASETS])
-def test_no_command_recipe_or_data_set_is_forgotten(name: str) -> None:
-    assert re.search(rf"`(cctkit )?{name}\b[^`\n]*`", ALL) or f"cctkit {name}" in ALL
+def test_no_command_recipe_or_data_set_is_forgotten(name: str, page: str) -> None:
+    text = "\n".join(text for path, text in PAGES.items() if path.startswith(page))
+    assert re.search(rf"`(cctkit )?{name}\b[^`\n]*`", text) or f"\ncctkit {name} " in text
+
+
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= 180
 
 
 def test_the_predicted_hours_follow_from_the_counted_macs_and_the_stated_assumptions() -> None:
