@@ -1,5 +1,6 @@
 """README.md and docs are true: outputs are what the commands print; commands, flags and links exist; none is forgotten."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -99,6 +100,27 @@ def test_no_command_recipe_or_data_set_is_forgotten(name: str, page: str) -> Non
 
 def test_the_readme_is_short() -> None:
     assert README.count("\n") <= 180
+
+
+def files_of_the_map() -> set[str]:
+    found: set[str] = set()
+    for part in PAGES["docs/map.md"].split("\n### ")[1:]:
+        folder = part.split("`")[1]
+        found |= {f"{folder}{name}" for name in re.findall(r"^\| `([^`]+)` \| \S", part, re.MULTILINE)}
+    return found
+
+
+def test_the_map_has_a_line_for_every_file_and_for_no_other() -> None:
+    files = {path for folder in ("cctkit", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
+    has_code = {path for path in files if len(ast.parse(path.read_text(encoding="utf-8")).body) > 1}
+    assert files_of_the_map() == {path.relative_to(ROOT).as_posix() for path in has_code}
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    text = re.sub(r"^```console.*?^```", "", ALL, flags=re.MULTILINE | re.DOTALL)  # outputs name other repositories' files
+    named = set(re.findall(r"(?<![\w/])(?:cctkit|benchmarks|tests|docs|examples)/[\w/.-]+\.(?:py|md|png|svg)\b", text))
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_predicted_hours_follow_from_the_counted_macs_and_the_stated_assumptions() -> None:
