@@ -16,6 +16,7 @@ from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
 from cctkit.catalog.recipes import RECIPES
 from cctkit.cli.app import app
+from tests.test_floors import FLOORS
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,6 +115,17 @@ def test_the_map_has_a_line_for_every_file_and_for_no_other() -> None:
     files = {path for folder in ("cctkit", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
     has_code = {path for path in files if len(ast.parse(path.read_text(encoding="utf-8")).body) > 1}
     assert files_of_the_map() == {path.relative_to(ROOT).as_posix() for path in has_code}
+
+
+def test_the_map_has_the_order_of_the_imports() -> None:
+    assert "\n" + "; ".join(", ".join(f"`{part}`" for part in sorted(parts)) for parts in FLOORS) + "\n" in PAGES["docs/map.md"]
+
+
+def test_what_the_map_says_to_touch_is_in_the_file_named_after_it() -> None:
+    found = re.findall(r"`([\w.]+)(?:\(\.*\))?` in `([\w/]+\.py)`", PAGES["docs/map.md"])
+    assert len(found) > 10
+    for name, file in found:
+        assert name.split(".")[-1] in (ROOT / file).read_text(encoding="utf-8"), (name, file)
 
 
 def test_every_file_that_a_page_names_is_there() -> None:
