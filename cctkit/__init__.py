@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cctkit.api import evaluate, fit
     from cctkit.config.settings import TrainConfig
     from cctkit.errors import UserError
-    from cctkit.evaluation.inference import load
+    from cctkit.evaluation.load import load
     from cctkit.models.build import create_model
     from cctkit.summary.summary import summarize
 
@@ -23,7 +23,7 @@ _HOME = {
     "create_model": "cctkit.models.build",
     "evaluate": "cctkit.api",
     "fit": "cctkit.api",
-    "load": "cctkit.evaluation.inference",
+    "load": "cctkit.evaluation.load",
     "summarize": "cctkit.summary.summary",
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 from cctkit.config.settings import DataConfig
 from cctkit.engine.distributed import connected
 from cctkit.engine.signals import StopRequest
-from cctkit.evaluation.inference import EvalConfig, evaluate_source
+from cctkit.evaluation.source import EvalConfig, evaluate_source
 from cctkit.training.loop import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import start_run
@@ -56,5 +56,5 @@ def evaluate(
 
     Raises: UserError.
     """
-    wish = EvalConfig(data=DataConfig(dataset=dataset), split=split, device=device, include_seen=include_seen)
-    return evaluate_source(Path(source), wish, notify=lambda _: None, progress=lambda *_: None)
+    config = EvalConfig(data=DataConfig(dataset=dataset), split=split, device=device, include_seen=include_seen)
+    return evaluate_source(Path(source), config, notify=lambda _: None, progress=lambda *_: None)

@@ -22,7 +22,7 @@ _SERVER.set_forkserver_preload(
     [
         *(
             "cctkit.cli.app",
-            "cctkit.evaluation.inference",
+            "cctkit.evaluation.source",
             "cctkit.training.run",
             "matplotlib.backends.backend_agg",
             "matplotlib.figure",

@@ -80,7 +80,7 @@ def evaluate(
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, print_wide
     from cctkit.engine.signals import StopRequest
-    from cctkit.evaluation.inference import EvalConfig, evaluate_source
+    from cctkit.evaluation.source import EvalConfig, evaluate_source
 
     with StopRequest() as stop:
         reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
@@ -89,7 +89,7 @@ def evaluate(
             stop.check()
             reporter.data(what, done, total)
 
-        wish = EvalConfig(
+        config = EvalConfig(
             data=data,
             split=split,
             device=device,
@@ -99,7 +99,7 @@ def evaluate(
             include_seen=include_seen,
         )
         try:
-            result = evaluate_source(source, wish, notify=reporter.notice, progress=on_progress)
+            result = evaluate_source(source, config, notify=reporter.notice, progress=on_progress)
         finally:
             reporter.close()
         stop.check()  # asked to while the predictions were written

@@ -8,7 +8,7 @@ import torch
 from cctkit.catalog.models import named_config
 from cctkit.cli.import_weights import import_weights
 from cctkit.errors import UserError
-from cctkit.evaluation.inference import load
+from cctkit.evaluation.load import load
 from cctkit.models.build import build_model
 
 

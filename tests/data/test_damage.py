@@ -20,7 +20,7 @@ from cctkit.data.packed.read import KEY, Packed, open_packed
 from cctkit.data.splits import Dataset, Split
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, UserError
-from cctkit.evaluation.inference import EvalConfig, evaluate_source
+from cctkit.evaluation.source import EvalConfig, evaluate_source
 from cctkit.training.loop import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
@@ -117,11 +117,11 @@ def test_zeroed_test_images_are_found_in_evaluation(whole: Path, tmp_path: Path)
     shutil.copytree(whole, tmp_path / "run")
     file = packed_digits()
     zero(file)
-    wish = EvalConfig(data=DataConfig(), device="cpu")
+    config = EvalConfig(data=DataConfig(), device="cpu")
     with pytest.raises(DamagedError, match="run it again, and the images are packed anew"):
-        evaluate_source(tmp_path / "run", wish, notify=lambda _: None, progress=lambda *_: None)
+        evaluate_source(tmp_path / "run", config, notify=lambda _: None, progress=lambda *_: None)
     assert not file.exists()
-    result = evaluate_source(tmp_path / "run", wish, notify=lambda _: None, progress=lambda *_: None)
+    result = evaluate_source(tmp_path / "run", config, notify=lambda _: None, progress=lambda *_: None)
     assert result["top1_percent"] == json.loads((tmp_path / "run" / "result.json").read_text())["top1_percent"]
 
 

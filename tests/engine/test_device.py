@@ -48,15 +48,17 @@ def test_what_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("asked", "message"),
     [
         ({"device": "gpu"}, "unknown device 'gpu', expected one of: auto, cuda, mps, cpu"),
         ({"device": "cpu", "precision": "fp32"}, "unknown precision 'fp32', expected one of: auto, float32, bf16, fp16"),
     ],
 )
-def test_a_word_that_is_no_device_or_precision_is_refused_by_naming_those_there_are(wish: dict[str, str], message: str) -> None:
+def test_a_word_that_is_no_device_or_precision_is_refused_by_naming_those_there_are(
+    asked: dict[str, str], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        choose_policy(**wish)
+        choose_policy(**asked)
 
 
 @pytest.mark.parametrize("dropout", [False, True])

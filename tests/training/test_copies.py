@@ -94,13 +94,13 @@ def test_the_result_has_the_accuracy_on_the_images_that_are_not_in_train(run: Pa
 
 def evaluated(source: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], list[str], set[str]]:
     """The result of an evaluation, what it says, and the images it is of."""
-    from cctkit.evaluation.inference import EvalConfig, evaluate_source
+    from cctkit.evaluation.source import EvalConfig, evaluate_source
 
     said: list[str] = []
     predictions = source.parent / "other-predictions.safetensors"
     predictions.unlink(missing_ok=True)
-    wish = EvalConfig(data=DataConfig(dataset=str(folder)), device="cpu", save_predictions=predictions, **options)
-    result = evaluate_source(source, wish, notify=said.append, progress=lambda *_: None)
+    config = EvalConfig(data=DataConfig(dataset=str(folder)), device="cpu", save_predictions=predictions, **options)
+    result = evaluate_source(source, config, notify=said.append, progress=lambda *_: None)
     return result, said, set(read_predictions(predictions).ids)
 
 
@@ -207,11 +207,11 @@ def test_a_start_that_fails_leaves_no_list_behind(run: Path, tmp_path: Path, mon
 
 
 def test_where_the_classes_differ_that_is_said_and_nothing_of_copies(run: Path, tmp_path: Path) -> None:
-    from cctkit.evaluation.inference import EvalConfig, evaluate_source
+    from cctkit.evaluation.source import EvalConfig, evaluate_source
 
     write_images(tmp_path / "pets", {"cat": 3, "wolf": 3}, size=(8, 8))
     said: list[str] = []
-    wish = EvalConfig(data=DataConfig(dataset=str(tmp_path / "pets")), split="all", device="cpu")
+    config = EvalConfig(data=DataConfig(dataset=str(tmp_path / "pets")), split="all", device="cpu")
     with pytest.raises(UserError, match="wolf"):
-        evaluate_source(run / "weights.safetensors", wish, notify=said.append, progress=lambda *_: None)
+        evaluate_source(run / "weights.safetensors", config, notify=said.append, progress=lambda *_: None)
     assert said == []

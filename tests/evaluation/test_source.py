@@ -17,7 +17,7 @@ from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset, pack_dataset
 from cctkit.data.packed.read import open_packed
 from cctkit.errors import UserError
-from cctkit.evaluation.inference import EvalConfig, evaluate_source
+from cctkit.evaluation.source import EvalConfig, evaluate_source
 from cctkit.models.build import build_model
 from cctkit.models.weights import WeightsInfo, save_weights
 from cctkit.runs.predictions import read_predictions
@@ -51,10 +51,10 @@ def images_of(
     """The ids of the images that an evaluation looks at."""
     predictions = weights.with_name(".predictions.safetensors")
     predictions.unlink(missing_ok=True)
-    wish = EvalConfig(
+    config = EvalConfig(
         data=DataConfig(dataset=str(folder), skip_bad=skip_bad), split=split, device="cpu", save_predictions=predictions
     )
-    evaluate_source(weights, wish, notify=(said if said is not None else []).append, progress=lambda *_: None)
+    evaluate_source(weights, config, notify=(said if said is not None else []).append, progress=lambda *_: None)
     return set(read_predictions(predictions).ids)
 
 
@@ -166,8 +166,8 @@ def test_classes_that_other_images_lack_are_named_and_left_out(tmp_path: Path) -
     write_images(tmp_path / "b" / "train", {"bee": 1, "cat": 1}, seed=2)
     weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
     said: list[str] = []
-    wish = EvalConfig(data=DataConfig(dataset=str(tmp_path / "b")), device="cpu", save_predictions=tmp_path / "p")
-    result = evaluate_source(weights, wish, notify=said.append, progress=lambda *_: None)
+    config = EvalConfig(data=DataConfig(dataset=str(tmp_path / "b")), device="cpu", save_predictions=tmp_path / "p")
+    result = evaluate_source(weights, config, notify=said.append, progress=lambda *_: None)
     assert said[-1] == "not in the images, and left out: ant; an image that is taken for one of them counts as wrong"
     assert (result["missing_classes"], result["num_images"]) == (["ant"], 7)
     assert {row["class"] for row in result["worst_classes"]} == {"bee", "cat"}
@@ -182,8 +182,8 @@ def test_predictions_are_csv_where_the_name_says_so_without_formulas(tmp_path: P
     write_images(tmp_path / "a", {"=1+1": 5, "caf\udce9\u202e": 5})
     weights = weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "weights.safetensors")
     for name in ("p.csv", "p"):
-        wish = EvalConfig(data=DataConfig(dataset=str(tmp_path / "a")), device="cpu", save_predictions=tmp_path / name)
-        evaluate_source(weights, wish, notify=lambda _: None, progress=lambda *_: None)
+        config = EvalConfig(data=DataConfig(dataset=str(tmp_path / "a")), device="cpu", save_predictions=tmp_path / name)
+        evaluate_source(weights, config, notify=lambda _: None, progress=lambda *_: None)
     expected = read_predictions(tmp_path / "p")
     text = (tmp_path / "p.csv").read_bytes().decode()
     assert text.replace("\n", "").isprintable()
@@ -203,9 +203,9 @@ def test_a_place_for_predictions_that_is_taken_is_refused_before_anything_is_don
     (tmp_path / "folder").mkdir()
     for taken in ("p", "p.csv"):
         (tmp_path / taken).write_text("precious")
-    wish = EvalConfig(data=DataConfig(), save_predictions=tmp_path / name)
+    config = EvalConfig(data=DataConfig(), save_predictions=tmp_path / name)
     with pytest.raises(UserError, match=r"nothing is overwritten|there is no directory"):
-        evaluate_source(tmp_path / "no weights", wish, notify=lambda _: None, progress=lambda *_: None)
+        evaluate_source(tmp_path / "no weights", config, notify=lambda _: None, progress=lambda *_: None)
     assert {(tmp_path / taken).read_text() for taken in ("p", "p.csv")} == {"precious"}
 
 

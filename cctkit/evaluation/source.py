@@ -1,0 +1,184 @@
+"""The evaluation of a run or a weights file, on the images that it was made for or on others."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cctkit.config.settings import DataConfig
+from cctkit.data.copies import Digests
+from cctkit.data.overlap import copy_figures, read_seen
+from cctkit.data.splits import Dataset, Split
+from cctkit.digests import not_verified
+from cctkit.engine.device import DevicePolicy, choose_policy
+from cctkit.engine.environment import read_environment
+from cctkit.errors import UserError
+from cctkit.evaluation.evaluate import Evaluation, count_parameters, evaluate_split, result_of
+from cctkit.evaluation.images import class_order, default_split, leave_out_seen, listed, load_images, split_named
+from cctkit.evaluation.load import load
+from cctkit.models.weights import WeightsInfo
+from cctkit.runs.predictions import check_new, write_csv, write_predictions
+from cctkit.runs.rundir import RunPaths, newest_run, weights_file
+from cctkit.runs.runfiles import read_settings
+from cctkit.text import safe_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig:
+    """The options of an evaluation.
+
+    split: None: the test images, or all images of a folder without a test part that the model was not trained with.
+    precision: None: as the run was trained.
+    save_predictions: the file to write image ids, labels and logits to.
+    include_seen: on another data set, keep the images that the run was trained on.
+    """
+
+    data: DataConfig
+    split: str | None = None
+    device: str = "auto"
+    precision: str | None = None
+    threads: int | None = None
+    save_predictions: Path | None = None
+    include_seen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A weights file, and what its run directory says if it is in one.
+
+    policy: the device policy that the run was trained with.
+    seen: digests of the training images.
+    predictions: where a finished run keeps its predictions.
+    """
+
+    weights: Path
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    seen: Digests | None = None
+    predictions: Path | None = None
+    is_finished: bool | None = None
+
+
+def evaluate_source(
+    source: Path | None, config: EvalConfig, *, notify: Callable[[str], None], progress: Callable[[str, int, int], None]
+) -> dict[str, Any]:
+    """Evaluate a run (None: the newest) or a weights file; a finished run keeps its predictions.
+
+    Raises: UserError.
+    """
+    if config.save_predictions is not None:
+        check_new(config.save_predictions)
+    found = _find(source, notify)
+    model, info = load(found.weights)
+    if info.digest is None:
+        notify(not_verified(found.weights))
+    policy = _policy(config, found.policy)
+    dataset = load_images(info, config.data, found.data, notify=notify, progress=progress)
+    if dataset.unverified:
+        notify(dataset.unverified)
+    name = config.split or default_split(dataset, info, notify)
+    split = split_named(dataset, name)
+    order = class_order(dataset, info.class_names, config.data.dataset)
+    is_own = dataset.fingerprint == info.dataset["fingerprint"]
+    split, figures = _unseen(split, config, found.seen, dataset, notify, is_own=is_own)
+    missing = [each for each in info.class_names if each not in dataset.class_names]
+    if missing:
+        notify(f"not in the images, and left out: {listed(missing)}; an image that is taken for one of them counts as wrong")
+    evaluation = evaluate_split(
+        policy.prepare(model),
+        split,
+        mean=info.mean,
+        std=info.std,
+        policy=policy,
+        image_size=info.model.image_size,
+        labels=order[split.labels],
+        on_batch=lambda done, total: progress(f"evaluating on {name}", done, total),
+        workers=dataset.workers(None),
+    )
+    if predictions := _predictions_path(config, found):
+        _save(predictions, evaluation, split, dataset, info, name)
+    if is_own and split in (dataset.test, dataset.val):
+        figures = copy_figures(split, dataset.train, evaluation.is_correct)
+    result = figures | result_of(
+        evaluation,
+        model=info.model.name,
+        dataset=dataset.name,
+        split=name,
+        params=count_parameters(model),
+        class_names=info.class_names,
+    )
+    trained = dict.fromkeys(("epoch", "planned_epochs", "chosen_by")) if info.trained is None else asdict(info.trained)
+    return result | {"missing_classes": missing, **trained, "finished": found.is_finished}
+
+
+def _find(source: Path | None, notify: Callable[[str], None]) -> _Source:
+    """The weights to evaluate: of a run directory (None: the newest), or a file."""
+    if source is None:
+        source = newest_run(Path("runs"))
+        notify(f"evaluating the newest run, {safe_text(source)}")
+    if not source.is_dir():
+        return _Source(weights=source)
+    run = RunPaths(source)
+    if not run.config.is_file():
+        raise UserError(
+            "this is no run directory: it has no config.json", safe_text(source), "images are named by --dataset FOLDER"
+        )
+    return _Source(
+        weights=weights_file(source),
+        data=read_settings(run.config)[0].data,
+        policy=read_environment(run.env)["policy"],
+        seen=read_seen(run.seen),
+        predictions=run.predictions,
+        is_finished=run.result.is_file(),
+    )
+
+
+def _predictions_path(config: EvalConfig, found: _Source) -> Path | None:
+    """Where the predictions are written: as asked, else into a finished run if its own test images are evaluated."""
+    if found.is_finished and config.data.dataset is None and config.split in (None, "test"):
+        return config.save_predictions or found.predictions
+    return config.save_predictions
+
+
+def _policy(config: EvalConfig, trained: Mapping[str, Any]) -> DevicePolicy:
+    """The policy that the run was trained with, so that its figures repeat; without a run, this machine's choice."""
+    precision = config.precision or trained.get("precision", "auto")
+    policy = choose_policy(device=config.device, precision=precision, threads=config.threads)
+    if trained and policy.device == trained["device"]:
+        policy = replace(policy, attention_in_evaluation=trained["attention_in_evaluation"])
+    return policy
+
+
+def _unseen(
+    split: Split,
+    config: EvalConfig,
+    seen: Digests | None,
+    dataset: Dataset,
+    notify: Callable[[str], None],
+    *,
+    is_own: bool,
+) -> tuple[Split, dict[str, Any]]:
+    """On another data set than the model's own: without the images that it was trained on."""
+    if not is_own:
+        name = config.data.dataset or dataset.name
+        return leave_out_seen(split, seen, include_seen=config.include_seen, name=name, notify=notify)
+    if config.include_seen:
+        raise UserError("these are the images that the run itself was made with", "--include-seen", "leave it out")
+    return split, {}
+
+
+def _save(path: Path, evaluation: Evaluation, split: Split, dataset: Dataset, info: WeightsInfo, name: str) -> None:
+    ids, labels, logits = split.ids(), evaluation.labels.numpy(), evaluation.logits.numpy()
+    if path.suffix.lower() == ".csv":
+        write_csv(path, ids=ids, labels=labels, logits=logits, class_names=info.class_names)
+        return
+    write_predictions(
+        path,
+        ids=ids,
+        labels=labels,
+        logits=logits,
+        class_names=info.class_names,
+        split=name,
+        fingerprint=dataset.fingerprint,
+        split_fingerprint=split.fingerprint(),
+    )
