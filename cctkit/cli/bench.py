@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cctkit.cli import completion
+from cctkit.cli.options import Json, Quiet, option
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -27,25 +28,23 @@ def bench(
         typer.Option(
             "--model",
             "-m",
-            help="model of the catalog; may be repeated (default: six of 32 pixels)",
+            help="model of the catalog; may be repeated (default: six models for 32 x 32 images)",
             show_default=False,
             autocompletion=completion.models,
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images per step", min=1)] = 128,
-    image_size: Annotated[
-        str | None, typer.Option("--image-size", help="pixels: 32, or HEIGHTxWIDTH", show_default=False)
-    ] = None,
+    batch_size: Annotated[int, option("batch_size", default=128)] = 128,
+    image_size: Annotated[str | None, option("image_size", default="the model's")] = None,
     num_classes: Annotated[int, typer.Option("--num-classes", help="classes", min=1)] = 100,
     num_images: Annotated[
-        int, typer.Option("--num-images", help="training images of the run whose duration is predicted", min=1)
+        int, typer.Option("--num-images", help="training images of the run whose duration is estimated", min=1)
     ] = 50_000,
-    epochs: Annotated[int, typer.Option("--epochs", "-e", help="epochs of that run", min=1)] = 30,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads", min=1, show_default=False)] = None,
+    epochs: Annotated[int, option("epochs", text="epochs of that run", default=30)] = 30,
+    device: Annotated[str, option("device", text="auto, cpu or cuda", default="auto")] = "auto",
+    threads: Annotated[int | None, option("threads")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one short round per model")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure this machine: images per second in training and inference, memory, and how long a run would take."""
     if device not in _DEVICES:

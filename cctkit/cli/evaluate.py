@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cctkit.cli import completion
+from cctkit.cli.options import Json, Quiet, option
 from cctkit.config.size import MAX_PIXELS
 
 
@@ -14,60 +14,42 @@ def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS", help="a run directory or a weights file; default: the newest run", show_default=False
+            metavar="RUN_OR_WEIGHTS", help="a run directory or a weights file (default: the newest run)", show_default=False
         ),
     ] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            "-d",
-            help="other images than the model's: a folder or a name",
-            show_default=False,
-            autocompletion=completion.datasets,
-        ),
+        str | None, option("dataset", text="a folder of images or a name", default="the data set of the run")
     ] = None,
-    data_dir: Annotated[
-        str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
-    ] = None,
+    data_dir: Annotated[str | None, option("data_dir")] = None,
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
-            help="test, val, train or all; default: test, all of other images without a test part",
+            help="test, val, train or all (default: test, or all if --dataset has no test split)",
             show_default=False,
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="leave broken images out, as where the run was trained so")
-    ] = False,
-    max_pixels: Annotated[
-        int, typer.Option("--max-pixels", help="pixels of the largest image that is read", min=1)
-    ] = MAX_PIXELS,
+    skip_bad: Annotated[bool, option("skip_bad", default="off")] = False,
+    max_pixels: Annotated[int, option("max_pixels", default=MAX_PIXELS)] = MAX_PIXELS,
     include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="with other images: keep those on which the run was trained")
+        bool, typer.Option("--include-seen", help="with --dataset: keep the images that the run was trained on")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps")] = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option("--precision", help="auto, float32, bf16 or fp16; default: as the run was trained", show_default=False),
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="threads of the CPU", min=1, show_default=False)] = None,
+    device: Annotated[str, option("device", default="auto")] = "auto",
+    precision: Annotated[str | None, option("precision", default="the precision of the run")] = None,
+    threads: Annotated[int | None, option("threads")] = None,
     save_predictions: Annotated[
         Path | None,
         typer.Option(
             "--save-predictions",
-            help="write image ids, labels and logits here: a new file, as CSV where it ends in .csv",
+            help="write image ids, labels and logits to this new file (CSV if it ends in .csv)",
             show_default=False,
         ),
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download/--no-download", help="download a named data set that is not there")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    download: Annotated[bool, option("download", default="on")] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Evaluate a run or a weights file: accuracy with its interval, loss, calibration, what is confused with what."""
+    """Evaluate a run or a weights file: accuracy with a confidence interval, loss, calibration error, confused classes."""
     from cctkit.config.settings import DataConfig
     from cctkit.data.sources.places import check_place
 

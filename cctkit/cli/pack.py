@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
+from cctkit.cli.options import Json, Quiet, option
 from cctkit.config.size import MAX_PIXELS
 
 
@@ -20,28 +21,18 @@ def pack(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="the packed file, for train --dataset FILE", show_default=False)
     ],
-    image_size: Annotated[
-        str | None, typer.Option("--image-size", help="pixels: 224, or HEIGHTxWIDTH (default: 32)", show_default=False)
-    ] = None,
-    resize_mode: Annotated[
-        str, typer.Option("--resize-mode", help="crop the middle, or squash, images of another shape")
-    ] = "crop",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="leave broken images out, and list them")] = False,
-    max_pixels: Annotated[
-        int, typer.Option("--max-pixels", help="pixels of the largest image that is read", min=1)
-    ] = MAX_PIXELS,
-    data_dir: Annotated[
-        str | None, typer.Option("--data-dir", "--data-path", help="where named data sets are kept", show_default=False)
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download/--no-download", help="download a named data set that is not there")
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="print what was packed as JSON")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    image_size: Annotated[str | None, option("image_size", default=32)] = None,
+    resize_mode: Annotated[str, option("resize_mode", default="crop")] = "crop",
+    skip_bad: Annotated[bool, option("skip_bad", default="off")] = False,
+    max_pixels: Annotated[int, option("max_pixels", default=MAX_PIXELS)] = MAX_PIXELS,
+    data_dir: Annotated[str | None, option("data_dir")] = None,
+    download: Annotated[bool, option("download", default="on")] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Decode a data set once, on all cores, into one file: with it training starts at once, however many images there are.
+    """Decode a data set once, on all cores, into one file from which training starts immediately, whatever its size.
 
-    What is stopped or killed goes on where it stopped when the same command is given again.
+    Rerun the same command to resume packing.
     """
     from cctkit.config.settings import TrainConfig
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cctkit.cli import completion
-from cctkit.cli.options import RECIPE_HELP
+from cctkit.cli.options import config_option, option, recipe_option
 from cctkit.cli.tables import print_text
 from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
@@ -21,44 +20,26 @@ _POINTS = 800  # of a drawn line
 
 
 def plot_lr(
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", "-e", help="passes over the training images", show_default=False)
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            help=f"{RECIPE_HELP} (default: report)",
-            show_default=False,
-            autocompletion=completion.recipes,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="settings from a TOML file, or of a run: RUN/config.json", show_default=False),
-    ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="peak learning rate", show_default=False)] = None,
-    warmup_epochs: Annotated[
-        float | None, typer.Option("--warmup-epochs", help="warm-up in epochs", show_default=False)
-    ] = None,
-    warmup_fraction: Annotated[
-        float | None, typer.Option("--warmup-fraction", help="warm-up as a share of the steps", show_default=False)
-    ] = None,
-    min_lr: Annotated[float | None, typer.Option("--min-lr", help="learning rate at the end", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "-b", help="images a step", show_default=False)] = None,
+    epochs: Annotated[int | None, option("epochs")] = None,
+    recipe: Annotated[str | None, recipe_option(default="report")] = None,
+    config: Annotated[Path | None, config_option()] = None,
+    lr: Annotated[float | None, option("lr")] = None,
+    warmup_epochs: Annotated[float | None, option("warmup_epochs")] = None,
+    warmup_fraction: Annotated[float | None, option("warmup_fraction")] = None,
+    min_lr: Annotated[float | None, option("min_lr")] = None,
+    batch_size: Annotated[int | None, option("batch_size")] = None,
     num_images: Annotated[int, typer.Option("--num-images", help="training images", min=1)] = 50_000,
     compare: Annotated[
         str | None,
-        typer.Option("--compare", help="overlay what others do: shi, timm, or both with a comma", show_default=False),
+        typer.Option("--compare", help="overlay the schedule of other scripts: shi, timm, or shi,timm", show_default=False),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="draw it too: a .png, .svg or .pdf file", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="save the plot as a .png, .svg or .pdf file", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the values by epoch and step as JSON")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print the values by step as CSV")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the values per epoch and per step as JSON")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print the values per step as CSV")] = False,
 ) -> None:
-    """Draw a run's learning rate, by the function that training uses."""
+    """Plot the learning rate of a run, computed by the function that training uses."""
     if as_json and as_csv:
         raise UserError("--json and --csv exclude each other", "command line", "choose one")
     flags = {"epochs": epochs, "lr": lr, "warmup_epochs": warmup_epochs, "warmup_fraction": warmup_fraction}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cctkit.cli import completion
-from cctkit.cli.options import with_settings
+from cctkit.cli.options import Json, option, with_settings
 from cctkit.config.fields import flag_name
-from cctkit.config.settings import MODEL, ModelConfig
+from cctkit.config.settings import MODEL, PRECISION_ALIASES, ModelConfig
 from cctkit.config.size import Size, parse_size
 from cctkit.digests import not_verified
 from cctkit.errors import UserError
@@ -40,49 +40,50 @@ def summarize(
         typer.Option(
             "--model",
             "-m",
-            help="layer by layer, of torchvision's models too; several stand side by side; default: the catalog",
+            help="model of the catalog or of torchvision, layer by layer; may be repeated (default: the catalog)",
             show_default=False,
             autocompletion=completion.models,
         ),
     ] = None,
     weights: Annotated[
         list[Path] | None,
-        typer.Option("--weights", help="the model of a weights file; may be repeated", show_default=False),
+        typer.Option("--weights", help="weights file whose model is shown; may be repeated", show_default=False),
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option("--num-classes", help="classes (default: 100)", min=1, show_default=False)
+        int | None, typer.Option("--num-classes", help="number of classes (default: 100)", min=1, show_default=False)
     ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option("--image-size", help="pixels: 48 or 48x32 (default: the model's)", show_default=False),
-    ] = None,
+    image_size: Annotated[str | None, option("image_size", default="the model's")] = None,
     depth: Annotated[
-        int | None, typer.Option("--depth", help="fold layers that lie deeper than this", min=1, show_default=False)
+        int | None, typer.Option("--depth", help="largest depth of the layers that are shown", min=1, show_default=False)
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="images of a training step", min=1)] = 128,
+    batch_size: Annotated[int, option("batch_size", default=128)] = 128,
     dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bf16 or fp16")] = "auto",
-    optimizer: Annotated[str, typer.Option("--optimizer", help="adamw or muon")] = "adamw",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps; it need not be there")] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="threads of the CPU in training (default: its cores)", min=1, show_default=False),
-    ] = None,
+    optimizer: Annotated[str, option("optimizer", default="adamw")] = "adamw",
+    device: Annotated[
+        str, option("device", text="auto, cpu, cuda or mps; this machine need not have it", default="auto")
+    ] = "auto",
+    threads: Annotated[int | None, option("threads")] = None,
     attention: Annotated[str, typer.Option("--attention", help="auto, plain, fused or chunked")] = "auto",
     fit: Annotated[
         str | None,
-        typer.Option("--fit", metavar="SIZE", help="find the largest batch that fits: 8GB (of 2^30 bytes)", show_default=False),
+        typer.Option(
+            "--fit",
+            metavar="SIZE",
+            help="find the largest batch size that fits into this memory, such as 8GB (of 2^30 bytes)",
+            show_default=False,
+        ),
     ] = None,
     memory: Annotated[bool, typer.Option("--memory/--no-memory", help="predict the memory of a training step")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Summarize models: layers and sizes as torchsummary counts them, and the true parameters, MACs and memory.
 
-    No model runs: a training step's memory is predicted for any batch, number format, optimizer and device. Where they are
-    not given, number format, attention and dropout are what `cctkit train` takes on this machine with the same model.
+    No model runs: the memory of a training step is predicted for any batch size, precision, optimizer and device. By
+    default precision, attention and dropout are those of `cctkit train` on this machine with the same model.
     """
     limit = None if fit is None else parse_bytes(fit)
     if limit is not None and not memory:
-        raise UserError("--fit needs the memory that --no-memory leaves out", "command line", "leave one of them out")
+        raise UserError("--fit cannot be used with --no-memory", "command line", "leave one of them out")
     chosen = _models(model, weights, flags, num_classes=num_classes, image_size=image_size)
 
     from cctkit.cli.tables import print_json, print_wide
@@ -99,7 +100,12 @@ def summarize(
     ]
     if memory:
         of_files, kind = len(chosen) - len(weights or ()), memory_device(device)
-        wishes: Any = {"device": device, "dtype": dtype, "attention": attention, "threads": threads}
+        wishes: Any = {
+            "device": device,
+            "dtype": PRECISION_ALIASES.get(dtype, dtype),
+            "attention": attention,
+            "threads": threads,
+        }
         policies: dict[bool, DevicePolicy] = {}
         for i, (_, each, size) in enumerate(chosen):
             trained = _as_trained(each, flags, kind) if i < of_files else each

@@ -12,8 +12,8 @@ import typer
 
 from cctkit.cli import completion
 from cctkit.cli.early import check_early
-from cctkit.cli.options import RECIPE_HELP, with_settings
-from cctkit.config.settings import MAIN, RUN
+from cctkit.cli.options import config_option, recipe_option, with_settings
+from cctkit.config.settings import MACHINE, MAIN, RUN
 from cctkit.errors import ElsewhereError, UserError
 from cctkit.runs.rundir import check_run
 from cctkit.runs.runfiles import read_config
@@ -27,27 +27,8 @@ def train(
         str | None,
         typer.Argument(metavar="DATASET", help="same as --dataset", show_default=False, autocompletion=completion.datasets),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            help=RECIPE_HELP,
-            rich_help_panel=MAIN,
-            show_default=False,
-            autocompletion=completion.recipes,
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="settings from a TOML file, or of a run: RUN/config.json",
-            rich_help_panel=MAIN,
-            show_default=False,
-        ),
-    ] = None,
+    recipe: Annotated[str | None, recipe_option(panel=MAIN)] = None,
+    config: Annotated[Path | None, config_option(panel=MAIN)] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -55,12 +36,12 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="go on with this run, exactly", rich_help_panel=MAIN, show_default=False)
+        Path | None, typer.Option("--resume", help="continue this run exactly", rich_help_panel=MAIN, show_default=False)
     ] = None,
     amp: Annotated[
         bool | None,
         typer.Option(
-            "--amp/--no-amp", help="--no-amp: same as --precision float32", rich_help_panel="Machine", show_default=False
+            "--amp/--no-amp", help="--no-amp: same as --precision float32", rich_help_panel=MACHINE, show_default=False
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON", rich_help_panel=RUN)] = False,

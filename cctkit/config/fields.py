@@ -36,17 +36,27 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    aliases: Mapping[str, str] = types.MappingProxyType({}),
     off: object = None,
     may_change: bool = False,
 ) -> Any:
     """A field with its help `text`, further `flags`, range, and `panel` of the help.
 
-    off: the value that `--no-NAME` stands for; may_change: a resumed run accepts another value.
+    aliases: other spellings of a choice, with the choice that is stored.
+    off: the value that `--no-NAME` stands for.
+    may_change: whether a resumed run accepts another value.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
-    metadata = {"help": text, "panel": panel, "flags": flags, "off": off, "may_change": may_change}
+    metadata = {"help": text, "panel": panel, "flags": flags, "aliases": aliases, "off": off, "may_change": may_change}
     return dataclasses.field(
         default=default, metadata=metadata | {"bounds": {name: bound for name, bound in bounds.items() if bound is not None}}
+    )
+
+
+def like(field: dataclasses.Field[Any], default: Any = dataclasses.MISSING) -> Any:
+    """Another class's field with the same help, range and, unless one is given, the same default."""
+    return dataclasses.field(
+        default=field.default if default is dataclasses.MISSING else default, metadata=dict(field.metadata)
     )
 
 
@@ -66,8 +76,8 @@ def base_type(hint: Any) -> type:
     return hint if isinstance(hint, type) else tuple
 
 
-def checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> Any:
-    """`value` as the field's type, within its bounds.
+def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
+    """`value` as the field's type, within the bounds of its `metadata`, and a choice as it is stored.
 
     Raises: UserError naming the flag, what was expected and what was got.
     """
@@ -87,10 +97,11 @@ def checked(name: str, value: Any, hint: Any, bounds: Mapping[str, float]) -> An
         raise UserError(f"{name} is {value}, expected a finite number", flag)
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{name} is {safe_text(repr(value))}, in which a NUL is no character of a name", flag)
+    value = metadata.get("aliases", {}).get(value, value)
     choices = choices_of(hint)
     if choices and value not in choices:
-        raise UserError(f"{name} is {safe_text(repr(value))}, expected one of: {', '.join(choices)}", flag)
-    for words, bound in bounds.items():
+        raise UserError(f"{name} is '{safe_text(value)}', expected one of: {', '.join(choices)}", flag)
+    for words, bound in metadata.get("bounds", {}).items():
         if not _HOLDS[words](value, bound):  # also false for a NaN
             raise UserError(f"{name} is {value}, expected {words} {bound}", flag)
     return value
@@ -105,5 +116,5 @@ class Validated:
         hints = typing.get_type_hints(type(self))
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             if not issubclass(base_type(hints[item.name]), Validated):
-                value = checked(item.name, getattr(self, item.name), hints[item.name], item.metadata.get("bounds", {}))
+                value = checked(item.name, getattr(self, item.name), hints[item.name], item.metadata)
                 object.__setattr__(self, item.name, value)

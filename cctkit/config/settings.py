@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cctkit.config.fields import Validated, checked, flag_name, setting
+from cctkit.config.fields import Validated, checked, flag_name, like, setting
 from cctkit.config.size import MAX_PIXELS, Size
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
@@ -19,6 +19,35 @@ MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation",
 MAIN = "Main options"
 
 Positional = Literal["learnable", "sine", "none"]
+PRECISION_ALIASES: Mapping[str, str] = {"fp32": "float32"}
+_OVERRIDES = "(overrides the model's default)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(Validated):
+    """The model that a user asks for: a name of the catalog and what to change about it. None: the model's default."""
+
+    model: str = setting("cct_2_3x2", "model name, such as cct_6_3x1, cvt_7_4, vit_lite_6_4", panel=MAIN, flags=("-m",))
+    positional_embedding: Positional | None = setting(
+        None, f"positional embedding: learnable, sine or none {_OVERRIDES}", panel=MODEL
+    )
+    num_layers: int | None = setting(None, f"number of transformer blocks {_OVERRIDES}", panel=MODEL, at_least=1)
+    embed_dim: int | None = setting(None, f"embedding width {_OVERRIDES}", panel=MODEL, at_least=1)
+    num_heads: int | None = setting(None, f"number of attention heads {_OVERRIDES}", panel=MODEL, at_least=1)
+    mlp_ratio: float | None = setting(
+        None, f"hidden width of the MLP divided by the embedding width {_OVERRIDES}", panel=MODEL, above=0
+    )
+    patch_size: int | None = setting(
+        None, f"patch size in pixels, for CVT, ViT-Lite and ViT {_OVERRIDES}", panel=MODEL, at_least=1
+    )
+    dropout: float = setting(0.0, "dropout rate after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
+    attention_dropout: float = setting(0.1, "dropout rate of the attention weights", panel=MODEL, at_least=0, below=1)
+    drop_path: float = setting(
+        0.1, "drop path rate of the last block; it increases linearly from 0 at the first", panel=MODEL, at_least=0, below=1
+    )
+
+
+_OPTIONS = {item.name: item for item in dataclasses.fields(ModelOptions)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +56,19 @@ class ModelConfig(Validated):
 
     name: str
     family: Literal["cct", "cvt", "vit_lite", "vit"]
-    num_classes: int = setting(10, "classes K", panel=MODEL, at_least=1)
+    num_classes: int = setting(10, "number of classes", panel=MODEL, at_least=1)
     image_size: Size = (32, 32)
-    num_layers: int = setting(2, "transformer blocks", panel=MODEL, at_least=1)
-    embed_dim: int = setting(128, "width D", panel=MODEL, at_least=1)
-    num_heads: int = setting(2, "attention heads H", panel=MODEL, at_least=1)
-    mlp_ratio: float = setting(1.0, "width of the MLP over D", panel=MODEL, above=0)
-    kernel_size: int = setting(3, "kernel of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
-    num_convs: int = setting(1, "convolutions of the tokenizer (CCT)", panel=MODEL, at_least=1)
-    patch_size: int = setting(4, "patch side in pixels (CVT, ViT-Lite, ViT)", panel=MODEL, at_least=1)
+    num_layers: int = like(_OPTIONS["num_layers"], 2)
+    embed_dim: int = like(_OPTIONS["embed_dim"], 128)
+    num_heads: int = like(_OPTIONS["num_heads"], 2)
+    mlp_ratio: float = like(_OPTIONS["mlp_ratio"], 1.0)
+    kernel_size: int = setting(3, "kernel size of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
+    num_convs: int = setting(1, "number of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
+    patch_size: int = like(_OPTIONS["patch_size"], 4)
     positional_embedding: Positional = "learnable"
-    dropout: float = setting(0.0, "dropout", panel=MODEL, at_least=0, below=1)
-    attention_dropout: float = setting(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
-    drop_path: float = setting(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
+    dropout: float = like(_OPTIONS["dropout"])
+    attention_dropout: float = like(_OPTIONS["attention_dropout"])
+    drop_path: float = like(_OPTIONS["drop_path"])
 
     def __post_init__(self) -> None:
         Validated.__post_init__(self)
@@ -66,24 +95,6 @@ class ModelConfig(Validated):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions(Validated):
-    """The model that a user asks for: a name of the catalog and what to change about it. None: as the name says."""
-
-    model: str = setting("cct_2_3x2", "model name, such as cct_6_3x1, cvt_7_4, vit_lite_6_4", panel=MAIN, flags=("-m",))
-    positional_embedding: Positional | None = setting(None, "positional embedding, in place of the name's", panel=MODEL)
-    num_layers: int | None = setting(None, "transformer blocks, in place of the name's", panel=MODEL, at_least=1)
-    embed_dim: int | None = setting(None, "width, in place of the name's", panel=MODEL, at_least=1)
-    num_heads: int | None = setting(None, "attention heads, in place of the name's", panel=MODEL, at_least=1)
-    mlp_ratio: float | None = setting(None, "width of the MLP over the model's, in place of the name's", panel=MODEL, above=0)
-    patch_size: int | None = setting(
-        None, "patch side in pixels, in place of the name's (CVT, ViT-Lite, ViT)", panel=MODEL, at_least=1
-    )
-    dropout: float = setting(0.0, "dropout after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
-    attention_dropout: float = setting(0.1, "dropout of the attention weights", panel=MODEL, at_least=0, below=1)
-    drop_path: float = setting(0.1, "drop path of the last block, growing linearly from 0", panel=MODEL, at_least=0, below=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig(Validated):
     """Which images, where they are, and how they are split and brought to one size."""
 
@@ -93,21 +104,23 @@ class DataConfig(Validated):
     data_dir: str | None = setting(
         None, "where named data sets are kept (default: the user's cache, or CCTKIT_DATA)", panel=DATA, flags=("--data-path",)
     )
-    image_size: Size | None = setting(None, "pixels: 32, or HEIGHTxWIDTH", panel=DATA)
+    image_size: Size | None = setting(None, "image size in pixels: 32, or HEIGHTxWIDTH", panel=DATA)
     resize_mode: Literal["crop", "squash"] = setting(
-        "crop", "images of another shape: scale the short side and crop the centre, or squash", panel=DATA
+        "crop", "for images of another shape: crop (resize the short side, crop the centre) or squash", panel=DATA
     )
-    val_fraction: float = setting(0.0, "share of the training images kept for validation", panel=DATA, at_least=0, below=1)
-    split_seed: int = setting(0, "seed of the splits that are made here", panel=DATA, at_least=0)
-    skip_bad: bool = setting(False, "leave broken images out, and list them", panel=DATA)
-    max_pixels: int = setting(MAX_PIXELS, "pixels of the largest image that is read", panel=DATA, at_least=1)
-    download: bool = setting(True, "download a named data set that is not there", panel=DATA)
+    val_fraction: float = setting(
+        0.0, "fraction of the training images held out for validation", panel=DATA, at_least=0, below=1
+    )
+    split_seed: int = setting(0, "seed of the validation and test splits", panel=DATA, at_least=0)
+    skip_bad: bool = setting(False, "skip broken images and list them", panel=DATA)
+    max_pixels: int = setting(MAX_PIXELS, "largest number of pixels of an image that is read", panel=DATA, at_least=1)
+    download: bool = setting(True, "download a named data set if it is missing", panel=DATA)
     stream: bool = setting(
-        False, "decode a folder's images each time they are needed, in the workers: for one too large to pack", panel=DATA
+        False, "decode the images of a folder anew in every epoch, in the workers; for folders too large to pack", panel=DATA
     )
     workers: int | None = setting(
         None,
-        "processes that prepare images ahead of the steps (default: 0; with --stream one a core)",
+        "worker processes that load images (default: 0; with --stream one per core)",
         panel=MACHINE,
         flags=("-j",),
         at_least=0,
@@ -137,30 +150,30 @@ class AugmentConfig(Validated):
     )
     aa_fill: int | None = setting(
         None,
-        "fill value of AutoAugment and RandAugment, 0 to 255; else 0, for RandAugment the data set's mean",
+        "fill value of AutoAugment and RandAugment, 0 to 255; otherwise 0, or the data set's mean for RandAugment",
         panel=AUGMENT,
         at_least=0,
         at_most=255,
     )
     aa_interpolation: Literal["nearest", "bilinear"] | None = setting(
         None,
-        "AutoAugment's and RandAugment's interpolation: nearest or bilinear; else nearest, for RandAugment bilinear",
+        "interpolation of AutoAugment and RandAugment: nearest or bilinear; otherwise nearest, or bilinear for RandAugment",
         panel=AUGMENT,
     )
     crop: Literal["pad", "resized", "none"] = setting(
-        "pad", "random crop: of the padded image, of a part that is resized, or none", panel=AUGMENT, off="none"
+        "pad", "random crop: pad (RandomCrop with padding), resized (RandomResizedCrop) or none", panel=AUGMENT, off="none"
     )
-    crop_padding: int = setting(4, "pixels of padding for `--crop pad`", panel=AUGMENT, at_least=0)
+    crop_padding: int = setting(4, "padding in pixels for `--crop pad`", panel=AUGMENT, at_least=0)
     crop_scale: float = setting(
-        0.8, "least share of the area for `--crop resized`; 0.08 is usual on ImageNet", panel=AUGMENT, above=0, at_most=1
+        0.8, "smallest fraction of the area for `--crop resized`; 0.08 is usual on ImageNet", panel=AUGMENT, above=0, at_most=1
     )
-    flip: bool = setting(True, "mirror half of the images", panel=AUGMENT)
-    mixup: float = setting(0.0, "mixup's alpha; 0: off", panel=AUGMENT, at_least=0)
-    cutmix: float = setting(0.0, "cutmix's alpha; 0: off", panel=AUGMENT, at_least=0)
-    mix_switch_prob: float = setting(0.5, "share of cutmix where both are on", panel=AUGMENT, at_least=0, at_most=1)
-    random_erase: float = setting(
-        0.0, "share of the images with a random box of noise", panel=AUGMENT, flags=("--reprob",), at_least=0, at_most=1
+    flip: bool = setting(True, "flip images horizontally with probability 0.5", panel=AUGMENT)
+    mixup: float = setting(0.0, "mixup alpha (0: off)", panel=AUGMENT, at_least=0)
+    cutmix: float = setting(0.0, "CutMix alpha (0: off)", panel=AUGMENT, at_least=0)
+    mix_switch_prob: float = setting(
+        0.5, "probability of CutMix if mixup and CutMix are both on", panel=AUGMENT, at_least=0, at_most=1
     )
+    random_erase: float = setting(0.0, "random erasing probability", panel=AUGMENT, flags=("--reprob",), at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
         Validated.__post_init__(self)
@@ -181,59 +194,63 @@ class TrainConfig(Validated):
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    init: str | None = setting(None, "weights to begin with: a run, a file of any known layout, or a name", panel=MAIN)
+    init: str | None = setting(None, "pretrained weights: a run, a weights file of any known layout, or a name", panel=MAIN)
     epochs: int = setting(200, "passes over the training images", panel=MAIN, flags=("-e",), at_least=1)
-    batch_size: int = setting(128, "images a step, over all devices", panel=MAIN, flags=("-b",), at_least=1)
+    batch_size: int = setting(128, "images per step, over all devices", panel=MAIN, flags=("-b",), at_least=1)
     lr: float = setting(5e-4, "peak learning rate (AdamW)", panel=MAIN, above=0)
     optimizer: Literal["adamw", "muon"] = setting(
-        "adamw", "AdamW, or Muon for the blocks' matrices and AdamW beside", panel=OPTIMIZER
+        "adamw", "adamw, or muon for the blocks' matrices with adamw for the other weights", panel=OPTIMIZER
     )
-    muon_lr: float = setting(0.02, "peak learning rate of Muon's matrices", panel=OPTIMIZER, above=0)
+    muon_lr: float = setting(0.02, "peak learning rate of Muon", panel=OPTIMIZER, above=0)
     weight_decay: float = setting(0.03, "decoupled weight decay", panel=OPTIMIZER, flags=("--wd",), at_least=0)
-    decay_all: bool = setting(False, "decay norms, biases and embeddings too, as the published script", panel=OPTIMIZER)
+    decay_all: bool = setting(
+        False, "apply weight decay to norms, biases and embeddings too, as the published script does", panel=OPTIMIZER
+    )
     decay_embeddings: bool = setting(
-        False, "decay positional and class embeddings too, as timm's script does of the published models", panel=OPTIMIZER
+        False, "apply weight decay to positional and class embeddings too, as timm does for these models", panel=OPTIMIZER
     )
-    warmup_fraction: float = setting(
-        0.1, "share of the steps with a growing learning rate", panel=OPTIMIZER, at_least=0, below=1
+    warmup_fraction: float = setting(0.1, "fraction of steps used for linear warm-up", panel=OPTIMIZER, at_least=0, below=1)
+    warmup_epochs: float | None = setting(None, "warm-up in epochs (overrides --warmup-fraction)", panel=OPTIMIZER, at_least=0)
+    min_lr: float = setting(0.0, "final learning rate", panel=OPTIMIZER, at_least=0)
+    cooldown_epochs: float = setting(
+        0.0, "epochs at the end with the learning rate at its minimum", panel=OPTIMIZER, at_least=0
     )
-    warmup_epochs: float | None = setting(None, "warm-up in epochs, in place of the fraction", panel=OPTIMIZER, at_least=0)
-    min_lr: float = setting(0.0, "learning rate at the end", panel=OPTIMIZER, at_least=0)
-    cooldown_epochs: float = setting(0.0, "epochs at the end spent at the lowest learning rate", panel=OPTIMIZER, at_least=0)
     label_smoothing: float = setting(0.1, "label smoothing", panel=OPTIMIZER, flags=("--smoothing",), at_least=0, below=1)
-    clip_grad: float | None = setting(None, "largest norm of the gradient", panel=OPTIMIZER, above=0)
-    accumulate: int = setting(1, "parts that a batch is computed in, to save memory", panel=OPTIMIZER, at_least=1)
+    clip_grad: float | None = setting(None, "maximum norm of the gradient (clipping)", panel=OPTIMIZER, above=0)
+    accumulate: int = setting(1, "gradient accumulation steps", panel=OPTIMIZER, flags=("--grad-accum-steps",), at_least=1)
     ema: float | None = setting(
         None,
-        "EMA decay, at most (1 + t) / (10 + t) at step t; the average of the weights then is the result",
+        "EMA decay, at most (1 + t) / (10 + t) at step t; the EMA weights are evaluated and saved",
         panel=OPTIMIZER,
         above=0,
         below=1,
     )
-    freeze: Literal["none", "backbone"] = setting(
-        "none", "backbone: train the head alone, on the features of the weights that --init gives", panel=OPTIMIZER
-    )
+    freeze: Literal["none", "backbone"] = setting("none", "backbone: train only the head; needs --init", panel=OPTIMIZER)
     layer_decay: float = setting(
         1.0,
-        "learning rate of a layer over that of the layer after it; 1: the same for all",
+        "layer-wise learning-rate decay (1: off)",
         panel=OPTIMIZER,
         above=0,
         at_most=1,
     )
     early_stopping: int | None = setting(
-        None, "stop after so many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
+        None, "stop after this many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
     )
-    seed: int = setting(0, "seed of everything random", panel=RUN, at_least=0)
+    seed: int = setting(0, "random seed", panel=RUN, at_least=0)
     test_every_epoch: bool = setting(
         False, "evaluate the test images after every epoch, not only at the end", panel=RUN, may_change=True
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute", panel=MACHINE, may_change=True)
-    precision: Literal["auto", "float32", "bf16", "fp16"] = setting("auto", "number format (auto: the faster)", panel=MACHINE)
-    threads: int | None = setting(None, "threads of the CPU (default: its cores)", panel=MACHINE, at_least=1, may_change=True)
-    compile: bool = setting(False, "compile the model first (worth it on CUDA)", panel=MACHINE, may_change=True)
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps", panel=MACHINE, may_change=True)
+    precision: Literal["auto", "float32", "bf16", "fp16"] = setting(
+        "auto", "auto (the faster), float32, bf16 or fp16", panel=MACHINE, aliases=PRECISION_ALIASES
+    )
+    threads: int | None = setting(
+        None, "CPU threads (default: the number of cores)", panel=MACHINE, at_least=1, may_change=True
+    )
+    compile: bool = setting(False, "compile the model with torch.compile (worthwhile on CUDA)", panel=MACHINE, may_change=True)
     shard: bool = setting(
         False,
-        "share the weights out over torchrun's processes, for models that outgrow one device (FSDP2)",
+        "shard the model over the processes of torchrun with FSDP2, if it does not fit on one device",
         panel=MACHINE,
         may_change=True,
     )
@@ -257,13 +274,13 @@ class TrainConfig(Validated):
             )
         if self.freeze != "none" and self.init is None:
             raise UserError(
-                "a backbone that was never trained is not worth freezing",
+                "--freeze backbone needs --init",
                 "--freeze",
-                "say with --init what it was trained to: a weights file, or a name such as vit_b_16",
+                "pass pretrained weights with --init: a weights file, or a name such as vit_b_16",
             )
         if self.freeze != "none" and self.layer_decay < 1:
             raise UserError(
-                "with a frozen backbone the head alone trains, which no layer decay slows",
+                "--layer-decay has no effect with --freeze backbone",
                 "--layer-decay",
                 "leave out --layer-decay or --freeze",
             )
@@ -320,7 +337,7 @@ def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
         yield from ((item, hints[item.name]) for item in dataclasses.fields(cls) if "help" in item.metadata)
 
 
-# Bounded by another setting (lr, batch_size, epochs): whether such a value can be, only all of a run's settings tell.
+# Bounded by another setting (lr, batch_size, epochs): validated once all settings are known.
 BOUNDED = frozenset({"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"})
 
 
@@ -338,7 +355,7 @@ def check_settings(values: Mapping[str, Any], where: str | None = None) -> dict[
             raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
         item, hint = known[key]
         try:
-            flat[key] = _as_json(checked(key, value, hint, item.metadata["bounds"]))
+            flat[key] = _as_json(checked(key, value, hint, item.metadata))
         except UserError as error:
             raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
     return flat

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from cctkit.catalog.counts import grid_size, has_class_token
 from cctkit.config.settings import ModelConfig
-from cctkit.models.dropout import Dropout
+from cctkit.models.dropout import Dropout, drop_path_rates
 from cctkit.models.encoder import TransformerEncoderLayer
 from cctkit.models.head import float32_logits
 from cctkit.models.tokenizer import Tokenizer, check_size
@@ -31,10 +31,7 @@ class TransformerClassifier(nn.Module):
         elif config.positional_embedding == "sine":
             self.positional_emb = nn.Parameter(sinusoidal_embedding(tokens, width), requires_grad=False)
         self.dropout = Dropout(config.dropout)
-        last = max(config.num_layers - 1, 1)
-        self.blocks = nn.ModuleList(
-            TransformerEncoderLayer(config, drop_path=config.drop_path * i / last) for i in range(config.num_layers)
-        )
+        self.blocks = nn.ModuleList(TransformerEncoderLayer(config, drop_path=rate) for rate in drop_path_rates(config))
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, config.num_classes)
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cctkit.config.settings import ModelConfig
+
 
 def byte_threshold(p: float) -> int:
     """The bytes under which an element is dropped: p in 256ths, from 1 for p > 0 to 255, so that some are kept."""
@@ -99,6 +101,12 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def drop_path_rates(config: ModelConfig) -> list[float]:
+    """Drop path's rate per block: from 0 at the first block linearly to `config.drop_path` at the last."""
+    last = max(config.num_layers - 1, 1)
+    return [config.drop_path * i / last for i in range(config.num_layers)]
 
 
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: nn.Module) -> Tensor:

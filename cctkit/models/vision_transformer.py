@@ -10,7 +10,7 @@ from torchvision.models import vision_transformer as torchvision_vit
 from cctkit.catalog.counts import grid_size
 from cctkit.config.settings import ModelConfig
 from cctkit.models.attention import HasAttentionImpl, attend
-from cctkit.models.dropout import Dropout, DropPath
+from cctkit.models.dropout import Dropout, DropPath, drop_path_rates
 from cctkit.models.head import float32_logits
 from cctkit.models.tokenizer import check_size
 
@@ -51,9 +51,8 @@ class VisionTransformer(torchvision_vit.VisionTransformer):  # type: ignore[misc
         self.seq_length = rows * columns + 1
         self.encoder.pos_embedding = nn.Parameter(torch.empty(1, self.seq_length, config.embed_dim).normal_(std=0.02))
         self.encoder.dropout = Dropout(config.dropout)
-        last = max(config.num_layers - 1, 1)
-        for i, block in enumerate(self.encoder.layers):
-            drop_path = DropPath(config.drop_path * i / last)
+        for block, rate in zip(self.encoder.layers, drop_path_rates(config), strict=True):
+            drop_path = DropPath(rate)
             block.self_attention = SelfAttention(config)
             block.dropout = nn.Sequential(Dropout(config.dropout), drop_path)
             block.mlp[2], block.mlp[4] = Dropout(config.dropout), nn.Sequential(Dropout(config.dropout), drop_path)

@@ -22,7 +22,7 @@ BAD = [
     (["train", "--dataset", "digits", "-o", "EMPTY/.."], "nothing is overwritten"),
     (["train", "--dataset", "digits", "--early-stopping", "2"], "validation images"),
     (["train", "--dataset", "digits", "--recipe", "fats"], "did you mean fast"),
-    (["train", "--dataset", "digits", "--freeze", "backbone"], "say with --init"),
+    (["train", "--dataset", "digits", "--freeze", "backbone"], "pass pretrained weights with --init"),
     (["train", "--dataset", "digits", "--epochs", "3", "--warmup-epochs", "4"], "do not fit into 3"),
     (["train", "--dataset", "cifar100", "--no-download"], "--data-dir"),
     (["train", "--dataset", "digits", "--flip", "--image-size", "4"], "at least 8 pixels"),

@@ -206,6 +206,11 @@ def test_the_threads_of_training_are_those_that_the_cpu_is_measured_with(
         assert row["memory"]["dtype"] == dtype
 
 
+def test_fp32_is_float32(capsys: pytest.CaptureFixture[str]) -> None:
+    (model,) = as_json(capsys, "-m", "cct_2_3x2", "--dtype", "fp32", "--attention", "plain", "-b", "2")["models"]
+    assert model["memory"]["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("8GB", 8 * 2**30), ("8 gib", 8 * 2**30), ("500M", 500 * 2**20), ("1.5k", 1536), ("77 b", 77)]
 )
@@ -254,7 +259,7 @@ def test_the_image_size_of_a_model_of_torchvisions_can_be_given(capsys: pytest.C
         (["-m", "xyzzy"], "'xyzzy', here and in torchvision"),
         (["-m", "resnet18", "--embed-dim", "64"], "--embed-dim is of the models of cctkit"),
         (["-m", "vit_lite_6_4", "--image-size", "30"], "do not divide"),
-        (["--device", "tpu"], "none of auto, cpu, cuda, mps"),
+        (["--device", "tpu"], "expected one of: auto, cpu, cuda, mps"),
         (["--optimizer", "sgd"], "sgd"),
         (["--fit", "8GB", "--no-memory"], "--no-memory"),
         (["--batch-size", "0"], "--batch-size"),

@@ -3,12 +3,16 @@
 import dataclasses
 import math
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from cctkit.cli.options import with_settings
 from cctkit.config.fields import base_type, flag_name
-from cctkit.config.settings import TrainConfig, settings
+from cctkit.config.settings import TrainConfig, check_settings, settings
+from cctkit.config.toml import read_toml
 from cctkit.errors import UserError
 
 SETTINGS = {item.name: (item, hint) for item, hint in settings()}
@@ -212,8 +216,8 @@ def test_a_text_is_told_from_a_number() -> None:
         ({"accumulate": 129}, "a batch of 128 cannot be computed in 129 parts", "--accumulate"),
         ({"min_lr": 0.01}, "min_lr 0.01 is above lr 0.0005", "--min-lr"),
         ({"shard": True, "optimizer": "muon"}, "Muon needs whole matrices", "--shard"),
-        ({"freeze": "backbone"}, "a backbone that was never trained", "--freeze"),
-        ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "with a frozen backbone the head alone", "--layer-decay"),
+        ({"freeze": "backbone"}, "--freeze backbone needs --init", "--freeze"),
+        ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "--layer-decay has no effect with --freeze backbone", "--layer-decay"),
         ({"stream": True, "skip_bad": True}, "which images are broken is not known", "--skip-bad"),
         ({"layer_decay": 0}, "layer_decay is 0.0, expected above 0", "--layer-decay"),
         ({"layer_decay": 1.1}, "layer_decay is 1.1, expected at most 1", "--layer-decay"),
@@ -298,3 +302,22 @@ def test_each_choice_is_taken_and_any_other_refused_with_the_list(name: str) -> 
         assert error.what.endswith(f", expected one of: {', '.join(choices(name))}")
         assert error.what.isprintable()
         assert error.where == flag_name(name)
+
+
+# --- other spellings
+
+
+def test_fp32_is_stored_as_float32(tmp_path: Path) -> None:
+    assert TrainConfig(precision="fp32").precision == "float32"  # type: ignore[arg-type]
+    assert check_settings({"precision": "fp32"}) == {"precision": "float32"}
+    (tmp_path / "c.toml").write_text('precision = "fp32"\n')
+    assert TrainConfig.from_flat(read_toml(tmp_path / "c.toml")).flat()["precision"] == "float32"
+
+
+@pytest.mark.parametrize("spelling", ["--accumulate", "--grad-accum-steps"])
+def test_gradient_accumulation_has_two_flags_and_one_setting(spelling: str) -> None:
+    given: list[Any] = []
+    app = typer.Typer()
+    app.command()(with_settings(lambda flags: given.append(flags)))
+    app([spelling, "2", "--precision", "fp32"], standalone_mode=False)
+    assert given == [{"accumulate": 2, "precision": "fp32"}]
