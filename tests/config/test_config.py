@@ -217,7 +217,11 @@ def test_a_text_is_told_from_a_number() -> None:
         ({"min_lr": 0.01}, "min_lr 0.01 is above lr 0.0005", "--min-lr"),
         ({"shard": True, "optimizer": "muon"}, "Muon needs whole matrices", "--shard"),
         ({"freeze": "backbone"}, "--freeze backbone needs --init", "--freeze"),
-        ({"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9}, "--layer-decay has no effect with --freeze backbone", "--layer-decay"),
+        (
+            {"freeze": "backbone", "init": "w.pth", "layer_decay": 0.9},
+            "--layer-decay has no effect with --freeze backbone",
+            "--layer-decay",
+        ),
         ({"stream": True, "skip_bad": True}, "which images are broken is not known", "--skip-bad"),
         ({"layer_decay": 0}, "layer_decay is 0.0, expected above 0", "--layer-decay"),
         ({"layer_decay": 1.1}, "layer_decay is 1.1, expected at most 1", "--layer-decay"),
