@@ -19,6 +19,7 @@ from cctkit.bench.images import MEAN, STD, SyntheticImages
 from cctkit.config.settings import AugmentConfig
 from cctkit.data.epoch.loader import CHUNK_IMAGES, train_batches
 from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.preprocess import Preprocess
 from cctkit.engine.allocator import keep_memory
 
 SIZE = (32, 32)
@@ -46,10 +47,7 @@ def batched(images: SyntheticImages, config: AugmentConfig, chunk_images: int) -
         return train_batches(
             images,
             plan=plan,
-            config=config,
-            batch_size=BATCH_SIZE,
-            mean=MEAN,
-            std=STD,
+            preprocess=Preprocess(stored_size=SIZE, mean=MEAN, std=STD),
             device="cpu",
             chunk_images=chunk_images,
         )

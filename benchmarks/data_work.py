@@ -123,21 +123,26 @@ def opening(path: Path) -> dict[str, float]:
     """Seconds, imports aside, until the data is ready, those of the processor, and until the first batch is there."""
     from cctkit.config.settings import DataConfig, TrainConfig
     from cctkit.data.dataset import load_dataset
-    from cctkit.data.epoch.batches import epoch_batches
+    from cctkit.data.epoch.loader import train_batches
+    from cctkit.data.epoch.plan import EpochPlan
     from cctkit.data.epoch.policies import operators
 
     operators()
     start, processor = time.perf_counter(), time.process_time()
     dataset, config = load_dataset(DataConfig(dataset=str(path))), TrainConfig()
     ready_s, processor_s = time.perf_counter() - start, time.process_time() - processor
-    batches = epoch_batches(
-        dataset.train,
-        config=config,
+    plan = EpochPlan.draw(
+        seed=config.seed,
         epoch=0,
         num_images=len(dataset.train),
-        stored_size=dataset.stored_size,
-        mean=dataset.mean,
-        std=dataset.std,
+        batch_size=config.batch_size,
+        image_size=dataset.stored_size,
+        config=config.augment,
+    )
+    batches = train_batches(
+        dataset.train,
+        plan=plan,
+        preprocess=dataset.preprocess,
         device="cpu",
     )
     next(batches)
@@ -154,7 +159,8 @@ def turns(path: Path, model: str, batch_size: int) -> None:
     from cctkit.config.settings import DataConfig, TrainConfig
     from cctkit.data.dataset import load_dataset
     from cctkit.data.epoch.augment import Batch
-    from cctkit.data.epoch.batches import epoch_batches
+    from cctkit.data.epoch.loader import train_batches
+    from cctkit.data.epoch.plan import EpochPlan
     from cctkit.engine.device import choose_policy
     from cctkit.models.build import build_model
     from cctkit.training.optim import make_optimizers
@@ -165,14 +171,18 @@ def turns(path: Path, model: str, batch_size: int) -> None:
 
     def stream() -> Iterator[Batch]:
         for epoch in itertools.count():
-            yield from epoch_batches(
-                dataset.train,
-                config=config,
+            plan = EpochPlan.draw(
+                seed=config.seed,
                 epoch=epoch,
                 num_images=len(dataset.train),
-                stored_size=dataset.stored_size,
-                mean=dataset.mean,
-                std=dataset.std,
+                batch_size=config.batch_size,
+                image_size=dataset.stored_size,
+                config=config.augment,
+            )
+            yield from train_batches(
+                dataset.train,
+                plan=plan,
+                preprocess=dataset.preprocess,
                 device=policy.device,
             )
 

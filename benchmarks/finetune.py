@@ -28,8 +28,9 @@ from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config.settings import AugmentConfig, DataConfig, TrainConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.epoch.augment import normalise
-from cctkit.data.epoch.batches import epoch_batches
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.splits import Dataset, Split
 from cctkit.engine.device import DevicePolicy, choose_policy
 from cctkit.models.build import build_model
@@ -82,14 +83,18 @@ def pretrain(dataset: Dataset, policy: DevicePolicy, args: argparse.Namespace) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=args.lr, total_steps=steps, pct_start=0.1)
     for epoch in range(args.pretrain_epochs):
         start, losses = time.perf_counter(), []
-        for batch in epoch_batches(
-            dataset.train,
-            config=config,
+        plan = EpochPlan.draw(
+            seed=config.seed,
             epoch=epoch,
             num_images=len(dataset.train),
-            stored_size=dataset.image_size,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            batch_size=config.batch_size,
+            image_size=dataset.image_size,
+            config=config.augment,
+        )
+        for batch in train_batches(
+            dataset.train,
+            plan=plan,
+            preprocess=Preprocess(stored_size=dataset.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
             device=policy.device,
         ):
             with policy.autocast():
@@ -108,7 +113,7 @@ def pretrain(dataset: Dataset, policy: DevicePolicy, args: argparse.Namespace) -
 def images_of(split: Split, number: int) -> Tensor:
     """The first images (n, 3, H, W) of a split, normalised as the pretrained weights expect."""
     positions = torch.arange(min(number, len(split))).numpy()
-    return normalise(split.take(positions), mean=IMAGENET_MEAN, std=IMAGENET_STD, channels_last=False)
+    return Preprocess(stored_size=split.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD).normalize(split.take(positions))
 
 
 @torch.inference_mode()

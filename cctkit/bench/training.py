@@ -9,7 +9,9 @@ from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
 from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.data.epoch.augment import Batch
-from cctkit.data.epoch.batches import epoch_batches
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.preprocess import Preprocess
 from cctkit.engine.device import DevicePolicy
 from cctkit.models.build import build_model
 from cctkit.training import prepare
@@ -77,14 +79,18 @@ class TaskTraining(Training):
             self._data = SyntheticImages(images, self.size, num_classes=self.task.num_classes)
         while number > 0:
             part = min(images, number * batch_size)
-            yield from epoch_batches(
-                self._data,
-                config=self.config,
+            plan = EpochPlan.draw(
+                seed=self.config.seed,
                 epoch=self._epoch,
                 num_images=part,
-                stored_size=self.size,
-                mean=MEAN,
-                std=STD,
+                batch_size=batch_size,
+                image_size=self.size,
+                config=self.config.augment,
+            )
+            yield from train_batches(
+                self._data,
+                plan=plan,
+                preprocess=Preprocess(stored_size=self.size, mean=MEAN, std=STD),
                 device=self.policy.device,
                 channels_last=self.policy.channels_last,
             )

@@ -14,9 +14,9 @@ from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config.settings import DataConfig
 from cctkit.config.size import Size
 from cctkit.data.packed.journal import partial_path, remove_stale
-from cctkit.data.packed.pack import Packing, pack
+from cctkit.data.packed.pack import PackConfig, pack
 from cctkit.data.packed.read import SCHEMA, Packed, open_packed
-from cctkit.data.preprocess import enlarges
+from cctkit.data.preprocess import Preprocess, enlarges
 from cctkit.data.report.faults import refuse_faulty
 from cctkit.data.report.findings import FaultsError
 from cctkit.data.report.report import DataReport, fault_lines, left_out, numbers_of
@@ -89,10 +89,9 @@ def _streamed(config: DataConfig, progress: Progress) -> tuple[Origin, Streamed]
     Raises: UserError where it is none, or has faults.
     """
     folder = streamed_folder(config)
-    size = config.image_size or DEFAULT_SIZE
     origin = folder_origin(folder, progress, max_pixels=config.max_pixels)
     refuse_faulty(origin, read=False, progress=progress)
-    return origin, open_streamed(origin, size=size, mode=config.resize_mode, max_pixels=config.max_pixels, progress=progress)
+    return origin, open_streamed(origin, _preprocess(config), progress)
 
 
 def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
@@ -106,7 +105,7 @@ def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
         remove_stale(path.parent)
         # Of one name whatever is done with bad images: what was read goes on when --skip-bad is added.
         begun = partial_path(path.with_name(digest_of(origin.address, size, config.resize_mode)[:16]))
-        packed = pack(origin.load(progress), path, how=_packing(origin, config), progress=progress, partial=begun)
+        packed = pack(origin.load(progress), path, config=_pack_config(origin, config), progress=progress, partial=begun)
     for older in path.parent.glob(f"{place}-*"):
         if older != path:
             with contextlib.suppress(OSError):  # of Windows, which removes nothing that is mapped
@@ -114,8 +113,14 @@ def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
     return replace(packed, is_cached=True)
 
 
-def _packing(origin: Origin, config: DataConfig) -> Packing:
-    return Packing(key=origin.key, size=config.image_size or DEFAULT_SIZE, mode=config.resize_mode, skip_bad=config.skip_bad)
+def _preprocess(config: DataConfig) -> Preprocess:
+    return Preprocess(
+        stored_size=config.image_size or DEFAULT_SIZE, resize_mode=config.resize_mode, max_pixels=config.max_pixels
+    )
+
+
+def _pack_config(origin: Origin, config: DataConfig) -> PackConfig:
+    return PackConfig(key=origin.key, preprocess=_preprocess(config), skip_bad=config.skip_bad)
 
 
 def pack_dataset(config: DataConfig, path: Path, *, progress: Progress | None = None, notify: Notify | None = None) -> Packed:
@@ -131,7 +136,7 @@ def pack_dataset(config: DataConfig, path: Path, *, progress: Progress | None = 
         raise UserError("this is a file, expected a folder or the name of a data set", safe_text(file))
     try:
         origin = _origin(config, progress, notify)
-        packed = pack(origin.load(progress), path, how=_packing(origin, config), progress=progress)
+        packed = pack(origin.load(progress), path, config=_pack_config(origin, config), progress=progress)
     except FaultsError as error:
         if not error.is_short:
             notify("\n".join(fault_lines(error)))

@@ -1,4 +1,4 @@
-"""One image file to RGB pixels, and pixels to another size. Only common formats, and none that is too large."""
+"""From an image file to a model's input: decode, orient, convert to RGB, resize and crop; then normalize and upsample."""
 
 import contextlib
 import functools
@@ -7,6 +7,8 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
@@ -15,6 +17,9 @@ from cctkit.config.size import MAX_PIXELS, Size
 from cctkit.data.png import lacks_rows
 from cctkit.data.source import BadImageError, DecodedImage, Pixels
 from cctkit.text import safe_text
+
+if TYPE_CHECKING:  # torch is imported by the first batch: folders are looked through without it
+    from torch import Tensor
 
 _WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa", "La"}
 _WITH_PAGES = {"TIFF", "GIF", "WEBP", "PNG", "AVIF"}  # the second frame of a phone's JPEG is no page
@@ -59,6 +64,65 @@ def strict_pillow() -> Iterator[None]:
             yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """The fixed steps from an image file to a model's input. Augmentation comes between `load` and `to_input`.
+
+    stored_size: (height, width) of an image after `load`.
+    resize_mode: "crop" resizes the short side and crops the center, "squash" ignores the aspect ratio.
+    max_pixels: a larger image is an error.
+    reduce_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough: faster, with slightly other pixels.
+    mean, std: per channel, of values in 0 to 1.
+    image_size: (height, width) of the model's input; None: `stored_size`.
+    """
+
+    stored_size: Size
+    resize_mode: Literal["crop", "squash"] = "crop"
+    max_pixels: int = MAX_PIXELS
+    reduce_jpeg: bool = False
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    image_size: Size | None = None
+
+    def load(self, path: str) -> Pixels:
+        """Decode and resize an image file: uint8 (3, H, W).
+
+        Raises: BadImageError.
+        """
+        least_side = max(self.stored_size) if self.reduce_jpeg else None
+        return self.resize(decode(path, least_side=least_side, max_pixels=self.max_pixels).pixels)
+
+    def resize(self, pixels: Pixels) -> Pixels:
+        """uint8 (height, width, 3) -> uint8 (3, H, W) of `stored_size`, bilinear with antialiasing."""
+        height, width = self.stored_size
+        if pixels.shape[:2] != self.stored_size:
+            box = _centre(pixels.shape[0], pixels.shape[1], self.stored_size) if self.resize_mode == "crop" else None
+            pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box))
+        return pixels.transpose(2, 0, 1)
+
+    def to_input(self, images: "Tensor", *, channels_last: bool) -> "Tensor":
+        """Normalize and upsample a batch: uint8 (B, 3, h, w) -> float32 (B, 3, H, W), on the device of the images."""
+        return self.upsample(self.normalize(images), channels_last=channels_last)
+
+    def normalize(self, images: "Tensor") -> "Tensor":
+        """uint8 (B, 3, h, w) -> float32 `(x / 255 - mean) / std`, per channel."""
+        import torch
+
+        from cctkit.data.transfer import to_device
+
+        scale = torch.tensor([1 / (255 * s) for s in self.std]).view(1, 3, 1, 1)
+        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std, strict=True)]).view(1, 3, 1, 1)
+        return images.float().mul_(to_device(scale, images.device)).sub_(to_device(shift, images.device))
+
+    def upsample(self, images: "Tensor", *, channels_last: bool) -> "Tensor":
+        """float (B, 3, h, w) -> (B, 3, H, W) of `image_size`, as `models.weights.Upsampling` says; unchanged if equal."""
+        import torch
+
+        if self.image_size is not None and images.shape[2:] != self.image_size:
+            images = torch.nn.functional.interpolate(images, size=self.image_size, mode="bilinear", align_corners=False)
+        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PIXELS) -> DecodedImage:
@@ -140,15 +204,6 @@ def _rgb(image: Image.Image) -> Pixels:
         image = Image.new("RGB", layer.size, "white")
         image.paste(layer, mask=layer.getchannel("A"))
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def resized(pixels: Pixels, size: Size, mode: str) -> Pixels:
-    """An image at (height, width): as it is, squashed, or scaled by its short side and cropped. Bilinear, antialiased."""
-    height, width = size
-    if pixels.shape[:2] == size:
-        return pixels
-    box = _centre(pixels.shape[0], pixels.shape[1], size) if mode == "crop" else None
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def stored_size(native: Size, size: Size) -> Size:

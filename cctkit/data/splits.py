@@ -12,6 +12,7 @@ from cctkit.data.copies import Digests
 from cctkit.data.epoch.loader import CHUNK_IMAGES
 from cctkit.data.packed.decode import available_cores
 from cctkit.data.packed.read import Packed
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.report.report import DataReport
 from cctkit.data.source import Labels
 from cctkit.data.splitting import Channels
@@ -89,6 +90,17 @@ class Dataset:
     split_rule: int
     skipped: tuple[str, ...]
     report: DataReport
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The steps from an image of this data set to the model's input."""
+        return Preprocess(
+            stored_size=self.stored_size,
+            resize_mode=self.resize_mode,
+            mean=self.mean,
+            std=self.std,
+            image_size=self.image_size,
+        )
 
     @property
     def is_enlarged(self) -> bool:

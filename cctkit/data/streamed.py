@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.config.size import MAX_PIXELS, Size
-from cctkit.data.preprocess import decode, resized, strict_pillow
+from cctkit.config.size import Size
+from cctkit.data.preprocess import Preprocess, strict_pillow
 from cctkit.data.report.seen import Seen
 from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
 from cctkit.text import safe_text
@@ -27,29 +27,36 @@ _MARGIN = 8 / 7  # 256 pixels for 224: a crop of 80% of the area, the least by d
 class Streamed:
     """M images of a folder, none of them read yet.
 
-    image_size: what `take` brings them to; labels, roles (M,); order: int64 (M,), the head of the digest of each id, by which
-    splits are made; seen: what a few of them tell; may_reduce: a JPEG may be decoded at a half, a quarter or an eighth where
-    that is large enough.
+    preprocess: how `take` reads an image.
+    labels, roles: (M,).
+    order: int64 (M,), the first 8 bytes of the digest of each id, by which splits are made.
+    seen: what a sample of the files shows.
     """
 
     name: str
     place: str
     class_names: tuple[str, ...]
     fingerprint: str
-    image_size: Size
-    resize_mode: Literal["crop", "squash"]
+    preprocess: Preprocess
     labels: Labels
     roles: Roles
     order: np.ndarray[Any, np.dtype[np.int64]]
     all_ids: Ids
-    max_pixels: int = MAX_PIXELS
-    may_reduce: bool = False
     skipped: tuple[str, ...] = ()
     pixel_digests: None = None  # nothing is read before training
     seen: Seen | None = None
 
+    @property
+    def image_size(self) -> Size:
+        """(height, width) of what `take` gives."""
+        return self.preprocess.stored_size
+
+    @property
+    def resize_mode(self) -> Literal["crop", "squash"]:
+        return self.preprocess.resize_mode
+
     def take(self, rows: Labels) -> Tensor:
-        """These images: uint8 (b, 3, H, W), as packing would store them, but for `may_reduce`.
+        """These images: uint8 (b, 3, H, W), as packing would store them, except for `reduce_jpeg`.
 
         Raises: UserError naming those that are broken.
         """
@@ -58,18 +65,13 @@ class Streamed:
         with strict_pillow():
             for image, i in zip(images, rows, strict=True):
                 try:
-                    image[:] = self._read(self.all_ids[int(i)])
+                    image[:] = self.preprocess.load(os.path.join(self.place, self.all_ids[int(i)]))
                 except BadImageError as error:
                     bad.append(f"{safe_text(self.all_ids[int(i)])}: {safe_text(error)}")
         check_broken(
             bad, self.place, remedy="mend or remove what is broken, and begin anew; packing, without --stream, finds all"
         )
         return torch.from_numpy(images)
-
-    def _read(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        least_side = max(self.image_size) if self.may_reduce else None
-        pixels = decode(os.path.join(self.place, name), least_side=least_side, max_pixels=self.max_pixels).pixels
-        return resized(pixels, self.image_size, self.resize_mode).transpose(2, 0, 1)
 
     def ids(self, rows: Labels) -> list[str]:
         """The ids of some images."""
@@ -78,13 +80,11 @@ class Streamed:
     def for_training(self, *, margin: bool) -> "Streamed":
         """The same images read as fast as may be; with a margin around the model's size, for a random crop that is resized."""
         height, width = (round(side * _MARGIN) if margin else side for side in self.image_size)
-        return replace(self, image_size=(height, width), may_reduce=True)
+        return replace(self, preprocess=replace(self.preprocess, stored_size=(height, width), reduce_jpeg=True))
 
 
-def open_streamed(
-    origin: Origin, *, size: Size, mode: Literal["crop", "squash"], max_pixels: int = MAX_PIXELS, progress: Progress
-) -> Streamed:
-    """The images of a folder, to be read at `size`."""
+def open_streamed(origin: Origin, preprocess: Preprocess, progress: Progress) -> Streamed:
+    """The images of a folder, to be read as `preprocess` says."""
     assert origin.listing is not None
     assert origin.place is not None
     source = origin.load(progress)
@@ -94,15 +94,13 @@ def open_streamed(
         place=origin.place,
         class_names=source.class_names,
         fingerprint=_KIND + origin.listing,
-        image_size=size,
-        resize_mode=mode,
+        preprocess=preprocess,
         labels=source.labels,
         roles=source.roles,
         order=np.fromiter(
             (int.from_bytes(head, "little", signed=True) for head in heads), dtype=np.int64, count=len(source.ids)
         ),
         all_ids=source.ids,
-        max_pixels=max_pixels,
         seen=Seen.of_some(origin.place, source),
     )
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cctkit.config.size import Size
-from cctkit.data.epoch.augment import normalise
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.reading import images_at_once, read_ahead
 from cctkit.data.splits import Split
 from cctkit.data.transfer import to_device
@@ -45,10 +44,8 @@ def evaluate_split(
     model: nn.Module,
     split: Split,
     *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    preprocess: Preprocess,
     policy: DevicePolicy,
-    image_size: Size | None = None,
     labels: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     on_batch: Callable[[int, int], None] = lambda *_: None,
@@ -57,7 +54,7 @@ def evaluate_split(
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
 
-    image_size: the model's, where it may be larger than the images'; labels: int64 (n,) in place of the split's, where the
+    labels: int64 (n,) in place of the split's, where the
     model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop. With several
     ranks each evaluates its share of the batches, and all have the whole result. workers: processes that read ahead.
     """
@@ -65,10 +62,8 @@ def evaluate_split(
     logits = logits_of(
         model,
         split,
-        mean=mean,
-        std=std,
+        preprocess=preprocess,
         policy=policy,
-        image_size=image_size,
         on_batch=on_batch,
         ranks=ranks,
         workers=workers,
@@ -83,10 +78,8 @@ def logits_of(
     model: nn.Module,
     split: Split,
     *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    preprocess: Preprocess,
     policy: DevicePolicy,
-    image_size: Size | None = None,
     on_batch: Callable[[int, int], None] = lambda *_: None,
     ranks: DistContext = ALONE,
     workers: int = 0,
@@ -101,7 +94,7 @@ def logits_of(
 
     def forward(images: Tensor) -> Tensor:
         images = to_device(images, policy.device)
-        images = normalise(images, mean=mean, std=std, channels_last=policy.channels_last, image_size=image_size)
+        images = preprocess.to_input(images, channels_last=policy.channels_last)
         return model(images).float()  # type: ignore[no-any-return]
 
     stream = read_ahead(split.take, mine, workers=workers, most=most)

@@ -87,10 +87,8 @@ def evaluate_source(
     evaluation = evaluate_split(
         policy.prepare(model),
         split,
-        mean=info.mean,
-        std=info.std,
+        preprocess=replace(dataset.preprocess, mean=info.mean, std=info.std, image_size=info.model.image_size),
         policy=policy,
-        image_size=info.model.image_size,
         labels=order[split.labels],
         on_batch=lambda done, total: progress(f"evaluating on {name}", done, total),
         workers=dataset.workers(None),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from cctkit.config.settings import ModelConfig, TrainConfig
-from cctkit.data.epoch.batches import epoch_batches
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.splits import Dataset, Split
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import ALONE, DistContext
@@ -212,17 +213,20 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     waited, images = 0.0, 0
     if first == steps:  # stopped while evaluating
         return {}
-    batches = epoch_batches(
-        dataset.train,
-        config=config,
+    plan = EpochPlan.draw(
+        seed=config.seed,
         epoch=epoch,
         num_images=len(dataset.train),
-        stored_size=dataset.stored_size,
+        batch_size=config.batch_size,
+        image_size=dataset.stored_size,
+        config=config.augment,
         read_size=dataset.train.image_size,
-        mean=dataset.mean,
-        std=dataset.std,
+    )
+    batches = train_batches(
+        dataset.train,
+        plan=plan,
+        preprocess=dataset.preprocess,
         device=job.policy.device,
-        image_size=dataset.image_size,
         channels_last=job.policy.channels_last,
         start_step=first,
         workers=job.workers,
@@ -317,10 +321,8 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
     return evaluate_split(
         model,
         split,
-        mean=job.dataset.mean,
-        std=job.dataset.std,
+        preprocess=job.dataset.preprocess,
         policy=job.policy,
-        image_size=job.dataset.image_size,
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
         ranks=job.ranks,

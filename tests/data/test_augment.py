@@ -9,10 +9,13 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from cctkit.config.settings import AugmentConfig
-from cctkit.data.epoch.augment import augment, finish, normalise
+from cctkit.data.epoch.augment import augment, finish
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.policies import CIFAR10_POLICY
+from cctkit.data.preprocess import Preprocess
 
+NORMALIZE = Preprocess(stored_size=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+SCALE = Preprocess(stored_size=(32, 32))
 ONLY_POLICY = AugmentConfig(crop="none", flip=False)
 
 
@@ -59,10 +62,15 @@ def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: 
     images = random_images(8, size)
     coins = np.tile(np.array([[0.0, 0.0], [0.0, 0.999], [0.999, 0.0], [0.15, 0.25]], dtype=np.float32), (2, 1))
     plan = EpochPlan(
-        order=np.arange(8), policy=np.full(8, policy, dtype=np.uint8), coins=coins, signs=np.full((8, 2), negative)
+        order=np.arange(8),
+        config=ONLY_POLICY,
+        batch_size=8,
+        policy=np.full(8, policy, dtype=np.uint8),
+        coins=coins,
+        signs=np.full((8, 2), negative),
     )
     before = images.clone()
-    out = augment(images, plan=plan, config=ONLY_POLICY)
+    out = augment(images, plan=plan)
     for i in range(8):
         expected = reference(images[i], policy, (float(coins[i, 0]), float(coins[i, 1])), negative)
         assert torch.equal(out[i], expected), (policy, i)
@@ -77,10 +85,14 @@ def test_a_fill_and_an_interpolation_are_torchvisions_bit_for_bit(policy: int, h
     images, coins = random_images(4, (24, 40)), np.zeros((4, 2), dtype=np.float32)
     for negative in (False, True):
         plan = EpochPlan(
-            order=np.arange(4), policy=np.full(4, policy, dtype=np.uint8), coins=coins, signs=np.full((4, 2), negative)
+            order=np.arange(4),
+            config=AugmentConfig(crop="none", flip=False, aa_fill=how.get("fill"), aa_interpolation=how.get("interpolation")),
+            batch_size=4,
+            policy=np.full(4, policy, dtype=np.uint8),
+            coins=coins,
+            signs=np.full((4, 2), negative),
         )
-        config = AugmentConfig(crop="none", flip=False, aa_fill=how.get("fill"), aa_interpolation=how.get("interpolation"))
-        out = augment(images, plan=plan, config=config, mean=[10, 20, 30])
+        out = augment(images, plan=plan, mean=[10, 20, 30])
         for i in range(4):
             assert torch.equal(out[i], reference(images[i], policy, (0.0, 0.0), negative, **how)), (i, negative)
 
@@ -92,7 +104,7 @@ def draw(number: int, config: AugmentConfig, batch_size: int = 16) -> EpochPlan:
 def test_a_padded_crop_and_flip_equal_the_single_image_ones() -> None:
     config = AugmentConfig(auto_augment="none")
     images, plan = random_images(64), draw(64, config)
-    out = augment(images, plan=plan, config=config)
+    out = augment(images, plan=plan)
     for i in range(64):
         top, left = plan.box[i, :2].tolist()
         expected = F.crop(F.pad(images[i], [4, 4, 4, 4]), top, left, 32, 32)
@@ -102,7 +114,7 @@ def test_a_padded_crop_and_flip_equal_the_single_image_ones() -> None:
 def test_a_resized_crop_equals_torchvisions_on_the_image_alone() -> None:
     config = AugmentConfig(auto_augment="none", crop="resized", flip=False)
     images, plan = random_images(64), draw(64, config)
-    out = augment(images, plan=plan, config=config)
+    out = augment(images, plan=plan)
     for i in range(64):
         top, left, height, width = plan.box[i].tolist()
         expected = F.resized_crop(images[i], top, left, height, width, [32, 32], InterpolationMode.BICUBIC, antialias=True)
@@ -112,9 +124,9 @@ def test_a_resized_crop_equals_torchvisions_on_the_image_alone() -> None:
 @pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(auto_augment="rand", crop="resized")])
 def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: AugmentConfig) -> None:
     images, plan = random_images(96), draw(96, config)
-    whole = augment(images, plan=plan, config=config)
+    whole = augment(images, plan=plan)
     for size in (1, 7, 32):
-        parts = [augment(images[i : i + size], plan=plan.part(i, i + size), config=config) for i in range(0, 96, size)]
+        parts = [augment(images[i : i + size], plan=plan.part(i, i + size)) for i in range(0, 96, size)]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -123,7 +135,7 @@ def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: 
 )
 def test_every_tensor_is_made_on_the_device_of_the_images(config: AugmentConfig) -> None:
     images, plan = torch.empty(96, 3, 32, 32, dtype=torch.uint8, device="meta"), draw(96, config)
-    assert augment(images, plan=plan, config=config, mean=[1, 2, 3]).device.type == "meta"
+    assert augment(images, plan=plan, mean=[1, 2, 3]).device.type == "meta"
 
 
 def test_normalisation_is_torchvisions() -> None:
@@ -131,7 +143,7 @@ def test_normalisation_is_torchvisions() -> None:
     images = random_images(4)
     expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std)
     for channels_last in (False, True):
-        out = normalise(images, mean=mean, std=std, channels_last=channels_last)
+        out = Preprocess(stored_size=(32, 32), mean=mean, std=std).to_input(images, channels_last=channels_last)
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-6)
     assert out.is_contiguous(memory_format=torch.channels_last)
 
@@ -143,8 +155,8 @@ def test_mixing_is_torchvisions_on_the_same_draws(kind: str) -> None:
     plan = draw(2, config, batch_size=2)
     top, left, height, width = plan.mix_box[0].tolist()
     assert (height * width > 0) == (kind == "cutmix")
-    batch = finish(images, labels, plan=plan, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), channels_last=True)
-    plain = normalise(images, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), channels_last=False)
+    batch = finish(images, labels, plan=plan, preprocess=NORMALIZE, channels_last=True)
+    plain = NORMALIZE.normalize(images)
     share = float(plan.weight[0])
     box = (left, top, left + width, top + height)
     params = {"labels": labels, "batch_size": 2, "lam": share, "lam_adjusted": share, "box": box}
@@ -159,7 +171,7 @@ def test_the_partner_is_the_image_at_the_batchs_other_end() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0)
     images, labels, plan = random_images(24), torch.arange(24), draw(24, config)
     part = plan.part(16, 24)  # the last batch of an epoch, in a chunk of its own
-    batch = finish(images[16:], labels[16:], plan=part, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    batch = finish(images[16:], labels[16:], plan=part, preprocess=SCALE, channels_last=False)
     assert batch.partner_labels.tolist() == list(range(23, 15, -1))
     share, scaled = float(part.weight[0]), images[16:] / 255
     torch.testing.assert_close(batch.images, scaled * share + scaled.flip(0) * (1 - share))
@@ -169,8 +181,8 @@ def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, random_erase=1.0)
     images, plan = torch.zeros(64, 3, 32, 32, dtype=torch.uint8), draw(64, config)
     labels = torch.zeros(64, dtype=torch.int64)
-    whole = finish(images, labels, plan=plan, mean=(0, 0, 0), std=(1, 1, 1), channels_last=False).images
-    part = finish(images[32:], labels[32:], plan=plan.part(32, 64), mean=(0, 0, 0), std=(1, 1, 1), channels_last=False)
+    whole = finish(images, labels, plan=plan, preprocess=SCALE, channels_last=False).images
+    part = finish(images[32:], labels[32:], plan=plan.part(32, 64), preprocess=SCALE, channels_last=False)
     assert torch.equal(part.images, whole[32:])
     noise = whole[whole != 0]
     assert noise.mean().item() == pytest.approx(0, abs=0.05)
@@ -182,7 +194,7 @@ def test_what_is_erased_is_erased_after_mixing(kind: str) -> None:
     """timm's order: `FastCollateMixup` mixes, then `PrefetchLoader` erases, so that no partner's noise shows through."""
     mix: Any = {"auto_augment": "none", "crop": "none", "flip": False, kind: 1.0}
     images, labels = random_images(16), torch.arange(16)
-    how: Any = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "channels_last": False}
+    how: Any = {"preprocess": NORMALIZE, "channels_last": False}
     both = draw(16, AugmentConfig(**mix, random_erase=1.0))
     erased = draw(16, AugmentConfig(**mix | {kind: 0.0}, random_erase=1.0))
     assert both.weight[0] < 1

@@ -1,5 +1,6 @@
 """Images smaller than the model's: stored as they are, enlarged on the device, and by `eval` as in training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from cctkit.api import evaluate, fit
 from cctkit.config.settings import AugmentConfig, DataConfig
 from cctkit.config.size import Size
 from cctkit.data.dataset import load_dataset
-from cctkit.data.epoch.augment import finish, normalise
+from cctkit.data.epoch.augment import finish
 from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.preprocess import stored_size
+from cctkit.data.preprocess import Preprocess, stored_size
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.models.weights import Upsampling, read_info
 from tests.conftest import write_images
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN = Preprocess(stored_size=(32, 32))
 
 
 def folder_of(place: Path, *, size: tuple[int, int], number: int = 8, seed: int = 0) -> Path:
@@ -89,7 +90,7 @@ def test_a_packed_file_serves_models_of_larger_images(cache: Path, tmp_path: Pat
 
 def test_images_are_enlarged_as_pillow_does() -> None:
     images = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    out = normalise(images, channels_last=True, image_size=(96, 120), **PLAIN)
+    out = replace(PLAIN, image_size=(96, 120)).to_input(images, channels_last=True)
     assert out.is_contiguous(memory_format=torch.channels_last)
     for image, enlarged in zip(images, out, strict=True):
         picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((120, 96), Image.Resampling.BILINEAR)
@@ -101,9 +102,9 @@ def test_a_batch_is_enlarged_after_all_else() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0, random_erase=1.0)
     plan = EpochPlan.draw(seed=0, epoch=0, num_images=8, batch_size=8, image_size=(32, 32), config=config)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    settings: dict[str, Any] = {"plan": plan, "channels_last": False, **PLAIN}
-    small = finish(images, torch.arange(8), **settings).images
-    large = finish(images, torch.arange(8), image_size=(64, 64), **settings).images
+    settings: dict[str, Any] = {"plan": plan, "channels_last": False}
+    small = finish(images, torch.arange(8), preprocess=PLAIN, **settings).images
+    large = finish(images, torch.arange(8), preprocess=replace(PLAIN, image_size=(64, 64)), **settings).images
     expected = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
     torch.testing.assert_close(large, expected)
 

@@ -18,11 +18,13 @@ from cctkit.data.epoch.augment import Batch
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.shard import share_of_batch
+from cctkit.data.preprocess import Preprocess
 from cctkit.errors import ResourceError
 from tests.processes import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers
 
+PREPROCESS = Preprocess(stored_size=(16, 16), mean=(0.5,) * 3, std=(0.2,) * 3)
 CONFIG = AugmentConfig(mixup=0.8, cutmix=1.0, random_erase=0.25)
 
 
@@ -46,8 +48,8 @@ class Images:
 
 def batches(split: Any, **options: Any) -> Sequence[Batch]:
     plan = EpochPlan.draw(seed=0, epoch=1, num_images=len(split), batch_size=32, image_size=(16, 16), config=CONFIG)
-    settings = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2), "device": "cpu"} | options
-    return list(train_batches(split, plan=plan, config=CONFIG, batch_size=32, **settings))
+    settings = {"preprocess": PREPROCESS, "device": "cpu"} | options
+    return list(train_batches(split, plan=plan, **settings))
 
 
 def equal(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
@@ -109,10 +111,7 @@ def stream_of(split: Any, workers: int) -> Iterator[Batch]:
     return train_batches(
         split,
         plan=plan,
-        config=CONFIG,
-        batch_size=32,
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
+        preprocess=PREPROCESS,
         device="cpu",
         workers=workers,
         chunk_images=32,

@@ -44,10 +44,12 @@ def test_the_arguments_are_timms(name: str, tenths: int, negative: bool, expecte
     assert operation.value == pytest.approx(expected)
 
 
-def plan_of(name: str, level: int, negative: bool, number: int) -> EpochPlan:
+def plan_of(name: str, level: int, negative: bool, number: int, config: AugmentConfig = ONLY_RAND) -> EpochPlan:
     """A plan whose first operation is this one, applied to every image, and whose second is applied to none."""
     return EpochPlan(
         order=np.arange(number),
+        config=config,
+        batch_size=number,
         operations=np.full((number, 2), RAND_OPERATIONS.index(name), dtype=np.uint8),
         levels=np.full((number, 2), level, dtype=np.uint8),
         coins=np.tile(np.array([0.5, 0.501], dtype=np.float32), (number, 1)),
@@ -58,7 +60,7 @@ def plan_of(name: str, level: int, negative: bool, number: int) -> EpochPlan:
 def test_an_operation_is_applied_with_probability_one_half() -> None:
     plan = plan_of("Invert", 90, False, 3)
     images = torch.arange(3 * 3 * 8 * 8, dtype=torch.int64).remainder(256).to(torch.uint8).view(3, 3, 8, 8)
-    assert torch.equal(augment(images, plan=plan, config=ONLY_RAND), 255 - images)
+    assert torch.equal(augment(images, plan=plan), 255 - images)
     assert operations_of(plan, 1, (8, 8)) == []
 
 
@@ -66,7 +68,7 @@ def test_an_operation_is_applied_with_probability_one_half() -> None:
 def test_what_moves_in_has_the_fill_of_its_channel(level: int, negative: bool, filled: slice) -> None:
     images = torch.full((2, 3, 20, 20), 200, dtype=torch.uint8)
     plan = plan_of("TranslateX", level, negative, 2)  # by 0.45 of the width
-    out = augment(images, plan=plan, config=ONLY_RAND, mean=[10, 20, 30])
+    out = augment(images, plan=plan, mean=[10, 20, 30])
     expected = images.clone()
     expected[..., filled] = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
     assert torch.equal(out, expected)
@@ -75,12 +77,14 @@ def test_what_moves_in_has_the_fill_of_its_channel(level: int, negative: bool, f
 def test_auto_augment_moves_black_in_whatever_the_mean() -> None:
     plan = EpochPlan(  # sub-policy 21: two translations
         order=np.arange(2),
+        config=AugmentConfig(crop="none", flip=False),
+        batch_size=2,
         policy=np.full(2, 21, dtype=np.uint8),
         coins=np.zeros((2, 2), dtype=np.float32),
         signs=np.zeros((2, 2), dtype=bool),
     )
     images = torch.full((2, 3, 20, 20), 200, dtype=torch.uint8)
-    out = augment(images, plan=plan, config=AugmentConfig(crop="none", flip=False), mean=[10, 20, 30])
+    out = augment(images, plan=plan, mean=[10, 20, 30])
     assert set(out.flatten().tolist()) == {0, 200}
 
 
@@ -122,7 +126,7 @@ def test_fill_and_interpolation_are_torchvisions(name: str, interpolation: Any, 
     images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for level, negative in ((93, True), (100, False)):  # translations by 8.37 and by 9 pixels
         config = AugmentConfig(auto_augment="rand", crop="none", flip=False, aa_fill=fill, aa_interpolation=interpolation)
-        out = augment(images, plan=plan_of(name, level, negative, 4), config=config, mean=[10, 20, 30])
+        out = augment(images, plan=plan_of(name, level, negative, 4, config), mean=[10, 20, 30])
         value = rand_operation(RAND_OPERATIONS.index(name), level, negative, (20, 20)).value
         expected = torchvisions(
             images, name, value, interpolation=interpolation or "bilinear", fill=[10, 20, 30] if fill is None else fill

@@ -19,7 +19,7 @@ from cctkit.data.dataset import load_dataset, pack_dataset
 from cctkit.data.epoch.augment import Batch
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.preprocess import decode
+from cctkit.data.preprocess import Preprocess, decode
 from cctkit.data.splits import Dataset
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
@@ -62,7 +62,11 @@ def batches(dataset: Dataset, config: AugmentConfig, **options: Any) -> Sequence
         read_size=dataset.train.image_size,
     )
     stream = train_batches(
-        dataset.train, plan=plan, config=config, batch_size=8, mean=(0.5,) * 3, std=(0.2,) * 3, device="cpu", **options
+        dataset.train,
+        plan=plan,
+        preprocess=Preprocess(stored_size=SIZE, mean=(0.5,) * 3, std=(0.2,) * 3),
+        device="cpu",
+        **options,
     )
     return list(stream)
 

@@ -19,8 +19,10 @@ import torch.distributed as dist
 
 from cctkit.catalog.models import named_config
 from cctkit.config.settings import TrainConfig
-from cctkit.data.epoch.batches import epoch_batches
+from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.shard import share_of_batch
+from cctkit.data.preprocess import Preprocess
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import DistContext, connected
 from cctkit.engine.parallel import to_device_or_shard
@@ -36,6 +38,7 @@ from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import TrainState, new_state, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
+PREPROCESS = Preprocess(stored_size=(8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
 IMAGES, BATCH, STEPS = 27, 13, 10  # the last batch of an epoch is one image: fewer than the ranks
 OPTIONS = {"mixup": 0.5, "cutmix": 1.0, "random_erase": 0.25, "accumulate": 2, "clip_grad": 1.0}
 AVERAGED = {"ema": 0.5, "layer_decay": 0.8}
@@ -76,10 +79,15 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
     for step in range(STEPS):
         epoch, at = divmod(step, -(-IMAGES // BATCH))
         if at == 0:
-            stream = epoch_batches(
-                split, config=config, epoch=epoch, num_images=IMAGES, stored_size=(8, 8), mean=(0.5,) * 3, std=(0.2,) * 3,
-                device="cpu", rank=ranks.rank, ranks=ranks.size,
-            )  # fmt: skip
+            plan = EpochPlan.draw(
+                seed=config.seed,
+                epoch=epoch,
+                num_images=IMAGES,
+                batch_size=BATCH,
+                image_size=(8, 8),
+                config=config.augment,
+            )
+            stream = train_batches(split, plan=plan, preprocess=PREPROCESS, device="cpu", rank=ranks.rank, ranks=ranks.size)
         batch = next(stream)
         rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=ranks.rank, ranks=ranks.size)
         for row, image, label in zip(rows, batch.images, batch.labels, strict=True):
@@ -149,7 +157,7 @@ def evaluate(ranks: DistContext, total: int, *, shard: bool = False) -> str:
         ranks.all_reduce_max(done)  # would hang, were it not called as often by all
 
     logits = logits_of(
-        model, Images(total), mean=(0.5,) * 3, std=(0.2,) * 3, policy=POLICY, on_batch=on_batch, ranks=ranks  # type: ignore[arg-type]
+        model, Images(total), preprocess=PREPROCESS, policy=POLICY, on_batch=on_batch, ranks=ranks  # type: ignore[arg-type]
     )  # fmt: skip
     assert calls[-1] == (total, total)
     return hashlib.sha256(logits.numpy().tobytes()).hexdigest()

@@ -25,6 +25,7 @@ from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.policies import operations_of
 from cctkit.data.packed.read import Packed
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.splits import Split
 from cctkit.engine.device import DevicePolicy
 from cctkit.evaluation.evaluate import logits_of
@@ -36,7 +37,8 @@ from cctkit.training.step import TrainState, new_state, train_step
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # torch's own deepcopy does
 
 POLICY = DevicePolicy(device="cuda", precision="float32", attention="fused", attention_in_evaluation="fused", threads=1)
-NORMALISED = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
+PREPROCESS = Preprocess(stored_size=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+UPSAMPLED = replace(PREPROCESS, image_size=(64, 64))
 
 # What gives a value or a size that only the device knows: the host waits for it.
 WAITS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
@@ -183,9 +185,7 @@ def test_the_batches_of_an_epoch_are_made_on_the_device(
     request.getfixturevalue("faked")
     split = split_on(images_on, 96)
     with OnDevice("cuda", few_may_wait=config.auto_augment != "none" or config.crop == "resized"):
-        batches = list(
-            train_batches(split, plan=plan, config=config, batch_size=32, device="cuda", image_size=(64, 64), **NORMALISED)
-        )
+        batches = list(train_batches(split, plan=plan, preprocess=UPSAMPLED, device="cuda"))
     assert [batch.images.device.type for batch in batches] == ["cuda"] * 3
     assert batches[0].images.shape == (32, 3, 64, 64)
     assert [batch.labels.device.type for batch in batches] == ["cuda"] * 3
@@ -196,7 +196,7 @@ def test_an_evaluation_waits_for_the_device_only_when_it_is_done(images_on: str,
     state = state_on("cuda", TrainConfig())
     split = split_on(images_on, 600)
     with OnDevice("cuda"):
-        logits = logits_of(state.model, split, policy=POLICY, **NORMALISED)
+        logits = logits_of(state.model, split, policy=POLICY, preprocess=PREPROCESS)
     assert (logits.shape, logits.device.type) == ((600, 5), "cuda")
 
 
@@ -250,4 +250,4 @@ def test_the_walk_fails_where_an_evaluation_reads_a_batch_back(faked: None, monk
     state = state_on("cuda", TrainConfig())
     state.model.register_forward_hook(lambda _model, _images, logits: logits.cpu())
     with pytest.raises(Stray, match="host"), OnDevice("cuda"):
-        logits_of(state.model, split_on("cuda", 300), policy=POLICY, **NORMALISED)
+        logits_of(state.model, split_on("cuda", 300), policy=POLICY, preprocess=PREPROCESS)

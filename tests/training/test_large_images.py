@@ -29,9 +29,7 @@ def test_a_model_for_224_pixels_learns_from_a_step(name: str, tmp_path: Path) ->
     ).train()
     state = new_state(model, make_optimizers(model, config), ema=None, policy=policy)
     plan = EpochPlan.draw(seed=0, epoch=0, num_images=2, batch_size=2, image_size=(224, 224), config=config.augment)
-    (batch,) = train_batches(
-        dataset.train, plan=plan, config=config.augment, batch_size=2, mean=dataset.mean, std=dataset.std, device="cpu"
-    )
+    (batch,) = train_batches(dataset.train, plan=plan, preprocess=dataset.preprocess, device="cpu")
     assert batch.images.shape == (2, 3, 224, 224)
     train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
     before = state.sums[1].item()

@@ -12,6 +12,7 @@ from cctkit.config.settings import AugmentConfig
 from cctkit.config.size import Size
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.policies import Array, Interpolation, apply, groups_by, operations_of, operators
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.transfer import to_device
 
 
@@ -28,7 +29,7 @@ class Batch:
     count: float = 1.0
 
 
-def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, mean: Sequence[int] | None = None) -> Tensor:
+def augment(images: Tensor, *, plan: EpochPlan, mean: Sequence[int] | None = None) -> Tensor:
     """Policy, crop and flip of uint8 images (n, 3, H, W), position by position as `plan` (of n positions) says.
 
     A resized crop comes before the policy, as in its recipe's source (timm/data/transforms_factory.py), a padded one after
@@ -36,7 +37,7 @@ def augment(images: Tensor, *, plan: EpochPlan, config: AugmentConfig, mean: Seq
     outside, timm's `img_mean`, unless `config.aa_fill` says otherwise; AutoAugment moves in black. On a CPU each image is,
     bit for bit, what it would be alone; on CUDA it may be a level off.
     """
-    size = plan.size or (images.shape[2], images.shape[3])
+    config, size = plan.config, plan.size or (images.shape[2], images.shape[3])
     if config.crop == "resized":
         images = _resized_crop(images, plan, size)
     if config.auto_augment != "none":
@@ -118,10 +119,8 @@ def finish(
     labels: Tensor,
     *,
     plan: EpochPlan,
-    mean: Sequence[float],
-    std: Sequence[float],
+    preprocess: Preprocess,
     channels_last: bool,
-    image_size: Size | None = None,
     count: float = 1.0,
 ) -> Batch:
     """One batch from its augmented uint8 images: normalised, mixed and erased where the plan says so, then enlarged.
@@ -132,7 +131,7 @@ def finish(
     To enlarge adds no information, so it comes last: all before is at the images' own size, where a crop's 4 pixels are 4 of
     theirs, and costs a 49th between 32 and 224 pixels. It commutes with mixup; cutmix's edges are blurred by a pixel.
     """
-    out = normalise(images, mean=mean, std=std, channels_last=False)
+    out = preprocess.normalize(images)
     partner = weight = None
     if plan.partner is not None and plan.weight is not None:
         partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
@@ -141,29 +140,12 @@ def finish(
     if plan.erase_box is not None:
         _erase(out, plan)
     return Batch(
-        images=_enlarged(out, image_size, channels_last=channels_last),
+        images=preprocess.upsample(out, channels_last=channels_last),
         labels=labels,
         partner_labels=None if partner is None else _select(labels, partner),
         weight=weight,
         count=count,
     )
-
-
-def normalise(
-    images: Tensor, *, mean: Sequence[float], std: Sequence[float], channels_last: bool, image_size: Size | None = None
-) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32 `(x / 255 - mean) / std`, by channel, and enlarged to `image_size`."""
-    scale = torch.tensor([1 / (255 * s) for s in std]).view(1, 3, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)]).view(1, 3, 1, 1)
-    out = images.float().mul_(to_device(scale, images.device)).sub_(to_device(shift, images.device))
-    return _enlarged(out, image_size, channels_last=channels_last)
-
-
-def _enlarged(images: Tensor, image_size: Size | None, *, channels_last: bool) -> Tensor:
-    """float (B, 3, h, w) at the model's size, as `models.weights.Upsampling` says; as they are where they have it."""
-    if image_size is not None and images.shape[2:] != image_size:
-        images = torch.nn.functional.interpolate(images, size=image_size, mode="bilinear", align_corners=False)
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:

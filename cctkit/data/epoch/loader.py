@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.config.settings import AugmentConfig
-from cctkit.config.size import Size
 from cctkit.data.epoch.augment import Batch, augment, finish
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.policies import operators
 from cctkit.data.epoch.shard import share_of_batch
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.reading import Rows, images_at_once, read_ahead
 from cctkit.data.transfer import to_device
 
@@ -33,22 +32,18 @@ def train_batches(
     split: Images,
     *,
     plan: EpochPlan,
-    config: AugmentConfig,
-    batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    preprocess: Preprocess,
     device: str,
     start_step: int = 0,
     workers: int = 0,
     channels_last: bool = True,
-    image_size: Size | None = None,
     chunk_images: int = CHUNK_IMAGES,
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Batch]:
     """The batches of an epoch from `start_step` on; the same ones for any chunk size and number of workers.
 
-    image_size: the model's, where it may be larger than the images'. A chunk (at most `chunk_images`, in whole batches) is
+    A chunk (at most `chunk_images`, in whole batches) is
     read and augmented between two steps, or ahead by workers; on CUDA it is augmented on the device, whoever reads. With
     several `ranks` a batch is the share of `rank`, each image as it would be with one.
 
@@ -56,13 +51,13 @@ def train_batches(
     """
     room = images_at_once(split.take(plan.order[:1].astype(np.int64)).numel(), workers)
     chunks = _Chunks(
-        spans=_spans(len(plan), batch_size, start_step, ranks * min(chunk_images, room)),
-        batch_size=batch_size,
+        spans=_spans(len(plan), plan.batch_size, start_step, ranks * min(chunk_images, room)),
+        batch_size=plan.batch_size,
         rank=rank,
         ranks=ranks,
     )
     on_device = torch.device(device).type == "cuda"
-    augmented = _Augmented(plan=plan, config=config, mean=[round(255 * value) for value in mean])
+    augmented = _Augmented(plan=plan, mean=[round(255 * value) for value in preprocess.mean])
     read = _Read(split=split, plan=plan, then=None if on_device else augmented)
     operators()  # imported before the fork, or each worker would do it, every epoch
     for i, images in enumerate(read_ahead(read, chunks, workers=workers, most=room)):
@@ -76,10 +71,8 @@ def train_batches(
                 images[first:last],
                 labels[first:last],
                 plan=plan.at(rows),
-                mean=mean,
-                std=std,
+                preprocess=preprocess,
                 channels_last=channels_last,
-                image_size=image_size,
                 count=count,
             )
 
@@ -89,11 +82,10 @@ class _Augmented:
     """Images (n, 3, H, W) as the plan's n positions `rows` have them."""
 
     plan: EpochPlan
-    config: AugmentConfig
     mean: Sequence[int]
 
     def __call__(self, images: Tensor, rows: Rows) -> Tensor:
-        return augment(images, plan=self.plan.at(rows), config=self.config, mean=self.mean)
+        return augment(images, plan=self.plan.at(rows), mean=self.mean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

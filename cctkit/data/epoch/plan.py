@@ -38,18 +38,27 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EpochPlan:
-    """Arrays over the N positions of an epoch; None where the configuration has it off.
+    """The random draws of an epoch, as arrays over its N positions; None if the configuration has the step off.
 
-    order: int32, the image at each position. size: of the augmented images, which a resized crop gives them.
-    policy: uint8, AutoAugment's sub-policy. operations, levels: uint8 (N, 2), RandAugment's, in tenths of a magnitude.
-    coins: float32 (N, 2), uniform; an operation is applied where its coin is at most its probability. signs: bool (N, 2),
-    whether its magnitude is negative.
-    box: int16 (N, 4), the crop's top, left, height and width, in the padded image where it is padded. flip: bool.
-    erase_box: int16 (N, 4), height 0 for none; noise_seed: int64. start: the first position, of a part; mix: of all batches;
-    places: int64 (N,), the positions where they do not follow each other, of a rank's share.
+    order: int32 (N,), the image at each position.
+    config, batch_size: what the plan was drawn for.
+    size: (height, width) of the augmented images; a resized crop resizes to it.
+    policy: uint8 (N,), AutoAugment's sub-policy.
+    operations, levels: uint8 (N, 2), RandAugment's operations and their magnitudes in tenths.
+    coins: float32 (N, 2), uniform in [0, 1); an operation is applied if its coin is at most its probability.
+    signs: bool (N, 2), whether the magnitude is negative.
+    box: int16 (N, 4), top, left, height and width of the crop, in the padded image if it is padded.
+    flip: bool (N,).
+    erase_box: int16 (N, 4), height 0 for none.
+    noise_seed: int64 (N,), seed of the noise in `erase_box`.
+    start: the first position, of a part.
+    mix: mixup and cutmix of all batches.
+    places: int64 (N,), the positions of a selection; None: consecutive.
     """
 
     order: Array
+    config: AugmentConfig
+    batch_size: int
     size: Size | None = None
     start: int = 0
     policy: Array | None = None
@@ -101,18 +110,18 @@ class EpochPlan:
         arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[start:stop]
             for item in dataclasses.fields(self)
-            if item.name not in ("size", "start", "mix")
+            if item.name not in ("config", "batch_size", "size", "start", "mix")
         }
-        return EpochPlan(**arrays, size=self.size, start=self.start + start, mix=self.mix)
+        return dataclasses.replace(self, **arrays, start=self.start + start)
 
     def at(self, rows: Array) -> "EpochPlan":
         """These positions of this plan, ascending: a rank's share of a batch, or of several."""
         arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[rows]
             for item in dataclasses.fields(self)
-            if item.name not in ("size", "start", "places", "mix")
+            if item.name not in ("config", "batch_size", "size", "start", "places", "mix")
         }
-        return EpochPlan(**arrays, size=self.size, places=self._position[rows], mix=self.mix)
+        return dataclasses.replace(self, **arrays, start=0, places=self._position[rows])
 
     @classmethod
     def draw(
@@ -145,7 +154,7 @@ class EpochPlan:
             arrays["mix"] = _mix_draws(stream(_MIX), num_images, batch_size, image_size, config)
         if config.random_erase > 0:
             arrays |= _erase_draws(stream(_ERASE), num_images, image_size, config.random_erase)
-        return cls(**arrays, size=image_size)
+        return cls(**arrays, config=config, batch_size=batch_size, size=image_size)
 
 
 def _pieces(number: int) -> Iterator[slice]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -20,10 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from cctkit.config.size import Size
-from cctkit.data import preprocess as images
 from cctkit.data.copies import pixel_digest
-from cctkit.data.preprocess import resized, strict_pillow
+from cctkit.data.preprocess import Preprocess, share_large, strict_pillow
 from cctkit.data.source import ROLES, BadImageError, Progress, Source
 from cctkit.errors import ResourceError
 
@@ -71,8 +70,7 @@ class Images:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
     source: Source
-    size: Size
-    mode: str
+    preprocess: Preprocess
 
     def images(self, numbers: range, goes_on: Callable[[int], bool]) -> Images:
         """The images of these numbers, or as many as there are while `goes_on(number)` holds."""
@@ -93,7 +91,7 @@ class _Job:
         role, name = ROLES[self.source.roles[i]], self.source.class_names[self.source.labels[i]]
         digest = hashlib.sha256(json.dumps([role, name, pixels.shape[:2]]).encode())
         digest.update(pixels.data)
-        small = np.ascontiguousarray(resized(pixels, self.size, self.mode).transpose(2, 0, 1))  # (3, H, W)
+        small = np.ascontiguousarray(self.preprocess.resize(pixels))  # (3, H, W)
         wide = small.reshape(3, -1).astype(np.float64)
         row["sums"] = np.concatenate([wide.sum(1), (wide * wide).sum(1)])
         row["digest"], row["pixel_digest"] = digest.digest(), pixel_digest(pixels)
@@ -104,13 +102,15 @@ class _Job:
         return stored
 
 
-def decoded(source: Source, *, start: int, size: Size, mode: str, progress: Progress) -> Iterator[Images]:
-    """Every image from number `start` on, at `size`. `progress` is called ten times a second, and may raise to stop.
+def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Progress) -> Iterator[Images]:
+    """Decode and resize every image from number `start` on, in order.
+
+    progress: called ten times per second; it may raise to stop.
 
     Raises: ResourceError where a reading process dies.
     """
-    job, total = _Job(source=source, size=size, mode=mode), len(source.ids)
-    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (3 * size[0] * size[1])))
+    job, total = _Job(source=source, preprocess=preprocess), len(source.ids)
+    chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (3 * math.prod(preprocess.stored_size))))
     chunks = (range(i, min(i + chunk, total)) for i in range(start, total, chunk))
     cores = available_cores()
     end_s = time.perf_counter() + _ALONE_S
@@ -198,7 +198,7 @@ def _begin(job: _Job, stopped: Any, large: Any, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    images.share_large(large)
+    share_large(large)
     _of_process = lambda numbers: job.images(numbers, lambda _: not stopped.is_set())  # noqa: E731
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 

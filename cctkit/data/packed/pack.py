@@ -1,6 +1,7 @@
 """Making a packed file: its images come from all cores, as far as they are not there yet; the file is whole or not there."""
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from cctkit.data.packed.decode import BAD, ROW, decoded
 from cctkit.data.packed.journal import Partial, hold, partial_path
 from cctkit.data.packed.read import SCHEMA, Packed, open_packed
 from cctkit.data.packed.write import header_of, images_at, write_rest
-from cctkit.data.preprocess import stored_size, strict_pillow
+from cctkit.data.preprocess import Preprocess, stored_size, strict_pillow
 from cctkit.data.report.faults import BROKEN_REMEDY
 from cctkit.data.source import BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
 from cctkit.errors import StoppedError, UserError
@@ -24,16 +25,20 @@ _TRIED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packing:
-    """How to pack: size in pixels; mode "crop" or "squash"; key: names the images, as `Origin.key`."""
+class PackConfig:
+    """How to pack.
+
+    key: identifies the images, see `Origin.key`.
+    preprocess: its `stored_size` is the model's; smaller images of one size may stay as they are.
+    skip_bad: leave broken images out.
+    """
 
     key: str
-    size: Size
-    mode: str
+    preprocess: Preprocess
     skip_bad: bool
 
 
-def pack(source: Source, path: Path, *, how: Packing, progress: Progress, partial: Path | None = None) -> Packed:
+def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, partial: Path | None = None) -> Packed:
     """Decode every image of `source`, bring it to a size, write the packed file, and map it.
 
     What another start has begun, in `partial` or beside `path`, is gone on with. Where all images have one size, smaller
@@ -51,7 +56,7 @@ def pack(source: Source, path: Path, *, how: Packing, progress: Progress, partia
                     begun.remove()
                     return packed
             try:
-                packed = _filled(begun, source, how, progress)
+                packed = _filled(begun, source, config, progress)
                 begun.finish(path)
             except OSError:
                 begun.remove()
@@ -64,9 +69,9 @@ class _OtherSizeError(Exception):
     """An image has another size than the first."""
 
 
-def _filled(begun: Partial, source: Source, how: Packing, progress: Progress) -> Packed:
-    """As the images are, where all are like the first and it is small; else, as shows at the first other one, at `how.size`."""
-    native = _first_size(source)
+def _filled(begun: Partial, source: Source, config: PackConfig, progress: Progress) -> Packed:
+    """Keep the native size if all images have it and it is small; otherwise start again with the model's size."""
+    native, preprocess = _first_size(source), config.preprocess
 
     def read(i: int) -> DecodedImage:
         image = source.read(i)
@@ -74,11 +79,12 @@ def _filled(begun: Partial, source: Source, how: Packing, progress: Progress) ->
             raise _OtherSizeError
         return image
 
-    small = None if native is None else stored_size(native, how.size)
-    if small is not None and small != how.size and not begun.matches(_key(how, how.size)):
+    kept = preprocess.stored_size if native is None else stored_size(native, preprocess.stored_size)
+    if kept != preprocess.stored_size and not begun.matches(_key(config)):
+        small = replace(config, preprocess=replace(preprocess, stored_size=kept))
         with contextlib.suppress(_OtherSizeError):
-            return _at_size(begun, replace(source, read=read), how, small, progress)
-    return _at_size(begun, source, how, how.size, progress)
+            return _at_size(begun, replace(source, read=read), small, progress)
+    return _at_size(begun, source, config, progress)
 
 
 def _first_size(source: Source) -> Size | None:
@@ -91,33 +97,34 @@ def _first_size(source: Source) -> Size | None:
     return None
 
 
-def _key(how: Packing, size: Size) -> str:
-    return digest_of(SCHEMA, ROW.descr, how.key, size, how.mode)
+def _key(config: PackConfig) -> str:
+    return digest_of(SCHEMA, ROW.descr, config.key, config.preprocess.stored_size, config.preprocess.resize_mode)
 
 
-def _at_size(begun: Partial, source: Source, how: Packing, size: Size, progress: Progress) -> Packed:
-    header = header_of(source, size, how.mode)
-    total, image_bytes = len(source.ids), 3 * size[0] * size[1]
-    start = begun.begin(_key(how, size), offset=images_at(header), image_bytes=image_bytes, total=total)
-    reasons = _decode_rest(begun, source, how, size, start, progress)
+def _at_size(begun: Partial, source: Source, config: PackConfig, progress: Progress) -> Packed:
+    size = config.preprocess.stored_size
+    header = header_of(source, size, config.preprocess.resize_mode)
+    total, image_bytes = len(source.ids), 3 * math.prod(size)
+    start = begun.begin(_key(config), offset=images_at(header), image_bytes=image_bytes, total=total)
+    reasons = _decode_rest(begun, source, config.preprocess, start, progress)
     rows = begun.rows()
     bad = [
         f"{safe_text(source.ids[int(i)])}: {safe_text(_reason(source, int(i), reasons))}"
         for i in np.flatnonzero(rows["state"] == BAD)
     ]
-    _check_broken(bad, source, kept=total - len(bad), skip_bad=how.skip_bad)
+    _check_broken(bad, source, kept=total - len(bad), skip_bad=config.skip_bad)
     write_rest(begun.images, source, rows, header=header, skipped="\n".join(bad))
     begun.images.flush()
     os.fsync(begun.images.fileno())
     return open_packed(begun.path)  # before it is renamed: nobody can remove it in between
 
 
-def _decode_rest(begun: Partial, source: Source, how: Packing, size: Size, start: int, progress: Progress) -> dict[int, str]:
+def _decode_rest(begun: Partial, source: Source, preprocess: Preprocess, start: int, progress: Progress) -> dict[int, str]:
     """Every image from `start` on; what is bad, by number, and why."""
     reasons: dict[int, str] = {}
     done = start
     try:
-        for found in decoded(source, start=start, size=size, mode=how.mode, progress=progress):
+        for found in decoded(source, start=start, preprocess=preprocess, progress=progress):
             begun.add(found)
             reasons |= found.bad
             done += len(found.rows)

@@ -3,6 +3,7 @@
 import time
 
 from cctkit.data.packed.decode import decoded
+from cctkit.data.preprocess import Preprocess
 from cctkit.data.report.findings import FaultsError, Finding, broken_images
 from cctkit.data.source import Origin, Progress
 from cctkit.errors import StoppedError
@@ -38,6 +39,7 @@ def refuse_faulty(origin: Origin, *, read: bool, progress: Progress) -> None:
 
 def _broken(origin: Origin, progress: Progress) -> list[Finding]:
     source, end_s = origin.load(progress), time.monotonic() + _LONGEST_S
+    small = Preprocess(stored_size=(8, 8), resize_mode="squash")
     bad: list[str] = []
 
     def told(what: str, done: int, total: int) -> None:
@@ -46,7 +48,7 @@ def _broken(origin: Origin, progress: Progress) -> list[Finding]:
             raise _EnoughError
 
     try:
-        for images in decoded(source, start=0, size=(8, 8), mode="squash", progress=told):
+        for images in decoded(source, start=0, preprocess=small, progress=told):
             bad += [f"{safe_text(source.ids[i])}: {safe_text(why)}" for i, why in images.bad.items()]
     except _EnoughError:
         pass
