@@ -126,7 +126,7 @@ def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: 
     images, plan = random_images(96), draw(96, config)
     whole = augment(images, plan=plan)
     for size in (1, 7, 32):
-        parts = [augment(images[i : i + size], plan=plan.part(i, i + size)) for i in range(0, 96, size)]
+        parts = [augment(images[i : i + size], plan=plan.at(np.arange(i, min(i + size, 96)))) for i in range(0, 96, size)]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -170,7 +170,7 @@ def test_mixing_is_torchvisions_on_the_same_draws(kind: str) -> None:
 def test_the_partner_is_the_image_at_the_batchs_other_end() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0)
     images, labels, plan = random_images(24), torch.arange(24), draw(24, config)
-    part = plan.part(16, 24)  # the last batch of an epoch, in a chunk of its own
+    part = plan.at(np.arange(16, 24))  # the last batch of an epoch, in a chunk of its own
     batch = finish(images[16:], labels[16:], plan=part, preprocess=SCALE, channels_last=False)
     assert batch.partner_labels.tolist() == list(range(23, 15, -1))
     share, scaled = float(part.weight[0]), images[16:] / 255
@@ -182,7 +182,7 @@ def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
     images, plan = torch.zeros(64, 3, 32, 32, dtype=torch.uint8), draw(64, config)
     labels = torch.zeros(64, dtype=torch.int64)
     whole = finish(images, labels, plan=plan, preprocess=SCALE, channels_last=False).images
-    part = finish(images[32:], labels[32:], plan=plan.part(32, 64), preprocess=SCALE, channels_last=False)
+    part = finish(images[32:], labels[32:], plan=plan.at(np.arange(32, 64)), preprocess=SCALE, channels_last=False)
     assert torch.equal(part.images, whole[32:])
     noise = whole[whole != 0]
     assert noise.mean().item() == pytest.approx(0, abs=0.05)

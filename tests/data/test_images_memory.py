@@ -67,7 +67,7 @@ def peak_bytes(path: Path, val_fraction: float, config: AugmentConfig) -> int:
     copies_notice(dataset)
     seen_file(dataset.train)
     plan = EpochPlan.draw(seed=0, epoch=0, num_images=len(dataset.train), batch_size=128, image_size=(2, 2), config=config)
-    part = plan.part(5000, 5128)
+    part = plan.at(np.arange(5000, 5128))
     assert dataset.train.take(part.order).shape == (128, 3, 2, 2)
     assert dataset.train.labels[part.order].shape == (128,)
     peak = tracemalloc.get_traced_memory()[1]

@@ -15,9 +15,8 @@ import torch
 from cctkit.config.settings import AugmentConfig
 from cctkit.data import reading
 from cctkit.data.epoch.augment import Batch
-from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.loader import share_of_batch, train_batches
 from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.epoch.shard import share_of_batch
 from cctkit.data.preprocess import Preprocess
 from cctkit.errors import ResourceError
 from tests.processes import until

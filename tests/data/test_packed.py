@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +19,7 @@ from safetensors.numpy import save_file
 
 from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
+from cctkit.data.packed import read as read_module
 from cctkit.data.packed.read import KEY, Packed, open_packed
 from cctkit.data.splits import Dataset
 from cctkit.errors import ResourceError, UserError
@@ -229,3 +232,37 @@ def test_a_damaged_cache_never_crashes(cache: Path, folder: Path, position: floa
     else:
         load_dataset(DataConfig(dataset=str(path)))
     path.write_bytes(whole)
+
+
+def test_the_pages_of_the_images_that_are_taken_are_prefetched_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, {"cat": 9, "dog": 9})
+    split = load_dataset(DataConfig(dataset=str(tmp_path), image_size=(48, 48))).train
+    assert isinstance(split.store, Packed)
+    calls: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(read_module, "_madvise", lambda: lambda *call: calls.append(call))
+    positions = np.array([11, 0, 5])
+    images = split.take(positions)
+    first = [split.store.images[int(i)].data_ptr() for i in split.index[positions]]
+    row_bytes = 3 * split.image_size[0] * split.image_size[1]
+    for address, (start, length, advice) in zip(first, calls, strict=True):
+        assert start % mmap.PAGESIZE == 0
+        assert address - mmap.PAGESIZE < start <= address
+        assert start + length == address + row_bytes
+        assert advice == mmap.MADV_WILLNEED
+    monkeypatch.setattr(read_module, "_madvise", lambda: None)  # where there is no such call
+    assert split.take(positions).equal(images)
+
+
+@pytest.mark.parametrize(("device", "rows"), [("meta", range(4)), ("cpu", range(0))])
+def test_nothing_is_prefetched_on_another_device_or_for_no_image(
+    monkeypatch: pytest.MonkeyPatch, device: str, rows: range
+) -> None:
+    calls: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(read_module, "_madvise", lambda: lambda *call: calls.append(call))
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    read_module._prefetch(images, np.arange(4))
+    assert len(calls) == 4
+    read_module._prefetch(images.to(device), np.array(rows, dtype=np.int64))
+    assert len(calls) == 4

@@ -134,10 +134,10 @@ def test_where_mixup_and_cutmix_are_on_the_switch_is_the_share_of_cutmix() -> No
     assert (boxes[:, 2] > 0).mean() == pytest.approx(0.2, abs=0.03)  # of the boxes few are empty
 
 
-def test_a_part_is_the_plan_between_two_positions() -> None:
+def test_a_selection_has_the_plan_of_its_positions() -> None:
     plan = draw(mixup=0.8)
-    part = plan.part(256, 384)
-    assert (part.start, len(part)) == (256, 128)
+    part = plan.at(np.arange(256, 384))
+    assert len(part) == 128
     assert np.array_equal(part.order, plan.order[256:384])
     assert np.array_equal(part.weight, plan.weight[256:384])
 
@@ -166,9 +166,8 @@ def test_the_draws_do_not_depend_on_how_many_are_made_at_a_time(
 NAMES = ("order", "policy", "operations", "levels", "coins", "signs", "box", "flip", "erase_box", "noise_seed")
 
 
-def test_a_part_of_a_part_mixes_like_the_whole() -> None:
+def test_a_selection_of_a_selection_mixes_like_the_whole() -> None:
     plan = draw(300, mixup=0.8, cutmix=1.0)
-    part = plan.part(100, 290).part(28, 156)
-    assert part.start == 128
+    part = plan.at(np.arange(100, 290)).at(np.arange(28, 156))
     for name in ("partner", "weight", "mix_box"):
         assert np.array_equal(getattr(part, name), getattr(plan, name)[128:256])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cctkit.data.epoch.shard import share_of_batch
+from cctkit.data.epoch.loader import share_of_batch
 
 SIZES = [(size, ranks) for size in (1, 2, 3, 5, 8, 13, 64, 127, 128) for ranks in (1, 2, 3, 4, 7, 8)]
 

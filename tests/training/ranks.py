@@ -19,9 +19,8 @@ import torch.distributed as dist
 
 from cctkit.catalog.models import named_config
 from cctkit.config.settings import TrainConfig
-from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.loader import share_of_batch, train_batches
 from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.epoch.shard import share_of_batch
 from cctkit.data.preprocess import Preprocess
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import DistContext, connected

@@ -51,7 +51,6 @@ class EpochPlan:
     flip: bool (N,).
     erase_box: int16 (N, 4), height 0 for none.
     noise_seed: int64 (N,), seed of the noise in `erase_box`.
-    start: the first position, of a part.
     mix: mixup and cutmix of all batches.
     places: int64 (N,), the positions of a selection; None: consecutive.
     """
@@ -60,7 +59,6 @@ class EpochPlan:
     config: AugmentConfig
     batch_size: int
     size: Size | None = None
-    start: int = 0
     policy: Array | None = None
     operations: Array | None = None
     levels: Array | None = None
@@ -98,30 +96,21 @@ class EpochPlan:
 
     @property
     def _position(self) -> Array:
-        return np.arange(self.start, self.start + len(self)) if self.places is None else self.places
+        return np.arange(len(self)) if self.places is None else self.places
 
     @property
     def _batch(self) -> Array:
         assert self.mix is not None
         return self._position // self.mix.batch_size
 
-    def part(self, start: int, stop: int) -> "EpochPlan":
-        """The positions from `start` to `stop` of this plan."""
-        arrays: dict[str, Any] = {
-            item.name: None if (array := getattr(self, item.name)) is None else array[start:stop]
-            for item in dataclasses.fields(self)
-            if item.name not in ("config", "batch_size", "size", "start", "mix")
-        }
-        return dataclasses.replace(self, **arrays, start=self.start + start)
-
     def at(self, rows: Array) -> "EpochPlan":
-        """These positions of this plan, ascending: a rank's share of a batch, or of several."""
+        """The plan of these positions, in ascending order: a chunk of the epoch, or one rank's share of it."""
         arrays: dict[str, Any] = {
             item.name: None if (array := getattr(self, item.name)) is None else array[rows]
             for item in dataclasses.fields(self)
-            if item.name not in ("config", "batch_size", "size", "start", "places", "mix")
+            if item.name not in ("config", "batch_size", "size", "places", "mix")
         }
-        return dataclasses.replace(self, **arrays, start=0, places=self._position[rows])
+        return dataclasses.replace(self, **arrays, places=self._position[rows])
 
     @classmethod
     def draw(
