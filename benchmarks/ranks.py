@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.data_work import make
+from benchmarks.jobs import finish, launch, lines, sha256, until, worker
 from cctkit.catalog.recipes import RECIPES
 from cctkit.runs.runfiles import read_metrics
-from tests.processes import until
-from tests.training.jobs import finish, launch, lines, sha256, worker
 
 CLOSE = {"float64": 1e-9, "float32": 1e-5, "report": 1e-4}
 """Largest promised difference of a loss from one process's: over ten steps, and over three epochs of the digits.

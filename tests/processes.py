@@ -12,11 +12,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE_S = 600  # for what always comes: far more than it takes beside busy processes
+from benchmarks.jobs import PATIENCE_S
+
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
@@ -31,14 +30,6 @@ _SERVER.set_forkserver_preload(
         *("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torchvision.transforms.v2"),
     ]
 )
-
-
-def until(true: Callable[[], object], *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait for it."""
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.005)
 
 
 class Forked:

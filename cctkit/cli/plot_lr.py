@@ -1,9 +1,11 @@
 """`cctkit plot-lr`."""
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,58 @@ from cctkit.text import counted, safe_text
 from cctkit.training.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 
 _POINTS = 800  # of a drawn line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PeerSettings:
+    """What the schedules of other scripts depend on; they count whole epochs from 0."""
+
+    lr: float
+    min_lr: float
+    epochs: int
+    warmup_epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PeerSchedule:
+    """Learning rate per epoch of another script, with its source, and a remark on what is unexpected about it."""
+
+    source: str
+    remark: str
+    lr: Callable[[int, _PeerSettings], float]
+
+
+def _shi(epoch: int, s: _PeerSettings) -> float:
+    if epoch < s.warmup_epochs:
+        return s.lr / (s.warmup_epochs - epoch)
+    return s.lr * 0.5 * (1 + math.cos(math.pi * (epoch - s.warmup_epochs) / (s.epochs - s.warmup_epochs)))
+
+
+_TIMM_WARMUP_LR = 1e-5
+
+
+def _timm(epoch: int, s: _PeerSettings) -> float:
+    if epoch < s.warmup_epochs:
+        return _TIMM_WARMUP_LR + epoch * (s.lr - _TIMM_WARMUP_LR) / s.warmup_epochs
+    if epoch >= s.epochs:
+        return s.min_lr
+    return s.min_lr + 0.5 * (s.lr - s.min_lr) * (1 + math.cos(math.pi * epoch / s.epochs))
+
+
+_PEER_SCHEDULES: Mapping[str, _PeerSchedule] = MappingProxyType(
+    {
+        "shi": _PeerSchedule(
+            source="SHI-Labs/Compact-Transformers, examples/main.py, adjust_learning_rate",
+            remark="its warm-up is lr / (warmup - epoch), which is not linear: half of the increase is in the last epoch",
+            lr=_shi,
+        ),
+        "timm": _PeerSchedule(
+            source="huggingface/pytorch-image-models, timm/scheduler/cosine_lr.py, defaults of scheduler_factory.py",
+            remark="its cosine starts at epoch 0 and applies from the end of the warm-up, so the base rate is never reached",
+            lr=_timm,
+        ),
+    }
+)
 
 
 def plot_lr(
@@ -107,17 +161,15 @@ def _peer_rates(names: str | None, plan: _Plan) -> dict[str, list[float]]:
     """
     if names is None:
         return {}
-    from cctkit.training.peer_schedules import PEER_SCHEDULES, PeerSettings
-
     config, epochs = plan.config, plan.config.epochs
     decaying = max(1, epochs - round(config.cooldown_epochs))
     warmup = min(round(plan.schedule.warmup_steps / plan.steps), decaying - 1)
-    settings = PeerSettings(lr=config.lr, min_lr=config.min_lr, epochs=decaying, warmup_epochs=warmup)
+    settings = _PeerSettings(lr=config.lr, min_lr=config.min_lr, epochs=decaying, warmup_epochs=warmup)
     rates = {}
     for name in dict.fromkeys(part.strip() for part in names.split(",")):
-        if name not in PEER_SCHEDULES:
-            raise UserError(f"unknown schedule '{safe_text(name)}'", "--compare", f"compare with: {', '.join(PEER_SCHEDULES)}")
-        rates[name] = [PEER_SCHEDULES[name].lr(epoch, settings) for epoch in range(epochs)]
+        if name not in _PEER_SCHEDULES:
+            raise UserError(f"unknown schedule '{safe_text(name)}'", "--compare", f"compare with: {', '.join(_PEER_SCHEDULES)}")
+        rates[name] = [_PEER_SCHEDULES[name].lr(epoch, settings) for epoch in range(epochs)]
     return rates
 
 
@@ -179,9 +231,7 @@ def _facts(plan: _Plan, peers: Mapping[str, list[float]]) -> list[str]:
     if plan.has_muon:
         facts.append(f"AdamW's; Muon's has the same shape, its peak is {plan.lr_muon(peak):.3g}")
     if peers:
-        from cctkit.training.peer_schedules import PEER_SCHEDULES
-
-        facts += [f"{name}: {PEER_SCHEDULES[name].remark} ({PEER_SCHEDULES[name].source})" for name in peers]
+        facts += [f"{name}: {_PEER_SCHEDULES[name].remark} ({_PEER_SCHEDULES[name].source})" for name in peers]
     return facts
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cctkit.engine.device import DevicePolicy
-    from cctkit.summary.summary import Summary
+    from cctkit.summary.view import Summary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _OURS = ("cct", "cvt", "vit")  # how their names begin; any other is torchvision's

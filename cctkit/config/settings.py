@@ -99,7 +99,10 @@ class DataConfig(Validated):
     """Which images, where they are, and how they are split and brought to one size."""
 
     dataset: str | None = setting(
-        None, "a folder of images, or a name: digits, cifar10, cifar100, ...", panel=MAIN, flags=("-d",)
+        None,
+        "a folder of images, a packed file, or a name: digits, cifar10, cifar100, mnist, fashion_mnist",
+        panel=MAIN,
+        flags=("-d",),
     )
     data_dir: str | None = setting(
         None, "where named data sets are kept (default: the user's cache, or CCTKIT_DATA)", panel=DATA, flags=("--data-path",)

@@ -1,8 +1,6 @@
-"""Settings in a TOML file: read, flat and unchecked, and written."""
+"""Reads settings from a TOML file, flat and unchecked."""
 
-import json
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,3 @@ def read_toml(path: Path) -> dict[str, Any]:
                 raise UserError(f"the setting '{safe_text(name)}' is there twice", safe_text(path))
             values[name] = setting
     return values
-
-
-def to_toml(values: Mapping[str, Any]) -> str:
-    """Flat settings as TOML; what is None is left out. `read_toml` gives them back.
-
-    TOML's strings are JSON's, but that they escape a delete character too.
-    """
-    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
-    return "".join(f"{key} = {text}\n" for key, text in texts.items()).replace("\x7f", "\\u007f")

@@ -1,8 +1,6 @@
 """`summarize`: a model -> layers, parameters, multiply-adds and memory, as data."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -12,70 +10,10 @@ from cctkit.engine.device import DevicePolicy, assumed_policy
 from cctkit.errors import UserError
 from cctkit.models.build import build_without_data
 from cctkit.summary.memory import Memory, drops_attention, largest_batch, predict_memory
+from cctkit.summary.view import MB, Summary, Torchsummary
 from cctkit.summary.walk import Layer, walk
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-MB = 2**20  # as torchsummary's
 _FLOAT_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Torchsummary:
-    """The block under torchsummary's table, for one image, sizes in MB of 2^20 bytes, all numbers taken as float32.
-
-    forward_backward_pass_mb: twice the outputs of all rows, those of modules that contain others once more.
-    """
-
-    total_params: int
-    trainable_params: int
-    non_trainable_params: int
-    input_mb: float
-    forward_backward_pass_mb: float
-    params_mb: float
-    estimated_total_mb: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Summary:
-    """What a model is and needs; printed, its table.
-
-    params: all parameters, a shared one once; bare: name and count of those that no layer's row has; torchsummary: its
-    block, None where it raises; macs: multiply-adds of one image, attention included; macs_attention: of those the
-    products of two activations; containers_mb: what the block counts again, of `containers` rows that contain others;
-    memory: of one training step, None where it was not asked for; fitting_batch: the largest batch that fits, where asked;
-    notes: what is assumed, in words.
-    """
-
-    model: str
-    image_size: Size
-    num_classes: int
-    batch_size: int
-    params: int
-    trainable_params: int
-    layers: tuple[Layer, ...]
-    bare: tuple[tuple[str, int], ...]
-    torchsummary: Torchsummary | None
-    containers: int
-    containers_mb: float
-    macs: int
-    macs_attention: int
-    memory: Memory | None
-    fitting_batch: int | None = None
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        from cctkit.summary.view import plain_text
-
-        return plain_text(self)
-
-    __repr__ = __str__
-
-    def __rich__(self) -> "RenderableType":
-        from cctkit.summary.view import renderable
-
-        return renderable(self)
 
 
 def summarize(

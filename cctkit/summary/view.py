@@ -1,7 +1,8 @@
-"""Summaries as rich tables, one or several side by side, and as plain text."""
+"""A summary, and its tables: of one model or of several side by side, with rich or as plain text."""
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,13 +10,73 @@ from rich.table import Table
 from rich.text import Text
 
 from cctkit.columns import Column, fitting, narrow_note, table_of
+from cctkit.config.size import Size
 from cctkit.summary.memory import Memory
-from cctkit.summary.summary import MB, Summary, Torchsummary
+from cctkit.summary.walk import Layer
 from cctkit.text import safe_text
 
+MB = 2**20  # as torchsummary's
 _LAYERS_WIDTH = 72  # of one model's table of layers
 _TITLES_WIDTH = 24  # that the titles of the totals are wrapped into at the narrowest
 _FINDING = ("cct_6_3x1", "cct_6_3x2")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torchsummary:
+    """The block under torchsummary's table, for one image, sizes in MB of 2^20 bytes, all numbers taken as float32.
+
+    forward_backward_pass_mb: twice the outputs of all rows, those of modules that contain others once more.
+    """
+
+    total_params: int
+    trainable_params: int
+    non_trainable_params: int
+    input_mb: float
+    forward_backward_pass_mb: float
+    params_mb: float
+    estimated_total_mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Summary:
+    """What a model is and needs; printed, its table.
+
+    params: number of parameters; a shared parameter counts once.
+    bare: name and size of the parameters that belong to no row of `layers`.
+    torchsummary: the block that torchsummary prints; None if torchsummary raises.
+    containers: number of rows that contain other rows.
+    containers_mb: outputs of those rows, which the block counts twice.
+    macs: multiply-adds of one image, attention included.
+    macs_attention: multiply-adds of products of two activations, part of `macs`.
+    memory: of one training step; None if it was not asked for.
+    fitting_batch: the largest batch size that fits, if it was asked for.
+    notes: the assumptions, in words.
+    """
+
+    model: str
+    image_size: Size
+    num_classes: int
+    batch_size: int
+    params: int
+    trainable_params: int
+    layers: tuple[Layer, ...]
+    bare: tuple[tuple[str, int], ...]
+    torchsummary: Torchsummary | None
+    containers: int
+    containers_mb: float
+    macs: int
+    macs_attention: int
+    memory: Memory | None
+    fitting_batch: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return plain_text(self)
+
+    __repr__ = __str__
+
+    def __rich__(self) -> RenderableType:
+        return renderable(self)
 
 
 def plain_text(summary: Summary) -> str:

@@ -1,12 +1,16 @@
 """The help: every word whole at any width, a section a panel; without arguments; and what completion offers, without torch."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 import typer
 
+from cctkit.catalog.datasets import DATASETS
+from cctkit.catalog.recipes import RECIPES
 from cctkit.cli import app
 
 COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
@@ -43,6 +47,12 @@ def test_the_options_of_a_panel_stand_under_its_title(capsys: pytest.CaptureFixt
     assert {"Model:", "Data:", "Augmentation:", "Optimizer and schedule:", "Run:", "Machine:"} <= set(titles)
     model = lines[lines.index("Model:") : lines.index("Data:")]
     assert any(line.startswith("  --embed-dim ") for line in model)
+
+
+@pytest.mark.parametrize(("option", "names"), [("--recipe", RECIPES), ("--dataset", DATASETS)])
+def test_the_help_of_train_forgets_no_recipe_and_no_data_set(option: str, names: Iterable[str]) -> None:
+    (text,) = (parameter.help for parameter in COMMANDS["train"].params if option in parameter.opts)
+    assert set(names) <= set(re.findall(r"[\w-]+", text))
 
 
 def test_without_arguments_the_help_is_printed_and_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.jobs import until
 from tests.cli.test_train import STATEFUL, TINY, sha256, untimed
 from tests.probes import write_probe
-from tests.processes import Forked, forked, until
+from tests.processes import Forked, forked
 
 KILLS = int(os.environ.get("CCTKIT_KILLS", "9"))  # of each way of computing
 TRAIN = [word for word in TINY if word not in {"--precision", "float32"}]

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.jobs import until
 from cctkit.cli import app
 from cctkit.models.weights import read_info
 from tests.conftest import write_images
-from tests.processes import Forked, forked, until
+from tests.processes import Forked, forked
 
 # A second of training: the smallest model, few digits' epochs.
 TINY = ["--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "128", "--precision", "float32"]

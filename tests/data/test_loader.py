@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.jobs import until
 from cctkit.config.settings import AugmentConfig
 from cctkit.data import reading
 from cctkit.data.epoch.augment import Batch
@@ -19,7 +20,6 @@ from cctkit.data.epoch.loader import share_of_batch, train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.preprocess import Preprocess
 from cctkit.errors import ResourceError
-from tests.processes import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers
 

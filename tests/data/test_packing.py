@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.jobs import until
 from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.packed import decode as decoding
@@ -24,7 +25,6 @@ from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from tests.conftest import write_images
 from tests.data.packs import pack, runs
-from tests.processes import until
 
 READING = "reading images"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.jobs import until
 from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.packed import decode as decoding
@@ -18,7 +19,6 @@ from cctkit.data.preprocess import decode
 from cctkit.errors import ResourceError, StoppedError
 from tests.conftest import write_images
 from tests.data.packs import pack, runs
-from tests.processes import until
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from cctkit.catalog.models import named_config
 from cctkit.engine.device import DevicePolicy
 from cctkit.models.attention import ATTENTION_IMPLS
+from cctkit.models.classifier import TransformerEncoderLayer
 from cctkit.models.dropout import skip_dropped, use_generator
-from cctkit.models.encoder import TransformerEncoderLayer
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from cctkit.catalog.models import MODELS, named_config
+from cctkit.catalog.models import named_config
 from cctkit.errors import UserError
 from cctkit.models.build import build_model, create_model
-from cctkit.summary.summary import Summary, summarize
+from cctkit.summary.summary import summarize
+from cctkit.summary.view import Summary
 from cctkit.summary.walk import fold, walk
 from tests.processes import Forked
 
@@ -136,12 +137,11 @@ def test_the_model_stays_as_it_was() -> None:
 def test_macs_are_the_closed_form() -> None:
     from cctkit.catalog.counts import count
 
-    for name in MODELS:
+    for name in ("cct_2_3x2", "cct_6_3x1", "cvt_6_4", "vit_lite_6_4", "vit_b_16"):  # one per family and tokenizer
         config = named_config(name, num_classes=100)
-        if config.image_size == (32, 32) or name == "vit_b_16":
-            with torch.device("meta"):
-                model = build_model(config)
-            assert walk(model, image_size=config.image_size).macs == count(config).macs, name
+        with torch.device("meta"):
+            model = build_model(config)
+        assert walk(model, image_size=config.image_size).macs == count(config).macs, name
 
 
 # The published repository's examples/README.md in G, without the attention's products; published to three digits.

@@ -11,7 +11,8 @@ from filelock import FileLock
 @pytest.fixture(scope="session")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """By the number of ranks, what each of them found: see `ranks.py`."""
-    from tests.training.jobs import ForkedJob, finish
+    from benchmarks.jobs import finish
+    from tests.training.jobs import ForkedJob
 
     shared = "PYTEST_XDIST_WORKER" in os.environ  # then the first of its processes finds out for all
     folder = tmp_path_factory.getbasetemp().parent / "ranks" if shared else tmp_path_factory.mktemp("ranks")

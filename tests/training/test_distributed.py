@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.jobs import finish, launch, lines, sha256
 from cctkit.cli.app import run
 from tests.processes import PATIENCE_S
-from tests.training.jobs import ForkedJob, finish, launch, lines, sha256
+from tests.training.jobs import ForkedJob
 
 # Without dropout, whose masks differ between ranks.
 TRAIN = ["train", "--model", "cct_2_3x2", "--dataset", "digits", "--image-size", "8", "--batch-size", "126"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import cctkit
+from benchmarks.jobs import lines, sha256
 from cctkit.api import SilentReporter, evaluate, fit
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
@@ -20,7 +21,6 @@ from cctkit.training import loop
 from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
-from tests.training.jobs import lines, sha256
 
 SETTINGS: dict[str, Any] = {"image_size": 8, "precision": "float32", "batch_size": 20, "threads": 1, "lr": 0.01}
 TOP1 = (50.0, 40.0, 60.0, 55.0)  # by epoch, of validation

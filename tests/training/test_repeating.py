@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.jobs import lines, sha256
 from cctkit.api import SilentReporter, fit
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError
@@ -20,7 +21,6 @@ from cctkit.training.prepare import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
 from tests.probes import write_probe
-from tests.training.jobs import lines, sha256
 
 SETTINGS: dict[str, Any] = {
     "model": "cct_2_3x2", "image_size": 8, "batch_size": 8, "epochs": 2, "optimizer": "adamw",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.jobs import finish, lines, sha256
 from cctkit.catalog.models import named_config
 from cctkit.cli.app import run
 from cctkit.config.settings import TrainConfig
@@ -21,7 +22,7 @@ from cctkit.models.depth import blocks_of
 from cctkit.models.weights import read_weights
 from cctkit.training.checkpoint import load_checkpoint
 from cctkit.training.prepare import check_ranks
-from tests.training.jobs import ForkedJob, finish, lines, sha256
+from tests.training.jobs import ForkedJob
 from tests.training.test_distributed import TRAIN
 
 # The best of the epochs by validation is among what is shared out, and the average of the weights.
