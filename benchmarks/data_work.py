@@ -19,7 +19,8 @@ def make(path: Path, images: int, side: int) -> None:
     """A packed file of noise: every image is another part of a few megabytes, or nearly so."""
     import numpy as np
 
-    from cctkit.data.packed.pack import Packing, pack
+    from cctkit.data.packed.pack import PackConfig, pack
+    from cctkit.data.preprocess import Preprocess
     from cctkit.data.source import ROLES, DecodedImage, Source
 
     noise = np.random.default_rng(0).integers(0, 256, 8 * 2**20 + 3 * side * side, dtype=np.uint8)
@@ -40,8 +41,8 @@ def make(path: Path, images: int, side: int) -> None:
         ids=[f"{i % CLASSES}/{i}.png" for i in range(number)],
         read=read,
     )
-    how = Packing(key=f"{images} of {side}", size=(side, side), mode="crop", skip_bad=False)
-    pack(source, path, how=how, progress=lambda *_: None)
+    config = PackConfig(key=f"{images} of {side}", preprocess=Preprocess(stored_size=(side, side)), skip_bad=False)
+    pack(source, path, config=config, progress=lambda *_: None)
 
 
 def make_folder(path: Path, images: int) -> None:

@@ -100,7 +100,7 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     for start in range(0, size, part):
         with unsynced(state.parallel) if start + part < size else nullcontext():
             found = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
-        sums += found if batch.count else 0
+        sums += found if batch.rank_weight else 0
         loss_is_finite &= found[1].isfinite()
     sums, loss_is_finite = state.ranks.summed(sums, loss_is_finite)
     state.sums += sums
@@ -132,10 +132,10 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
         logits = state.forward(batch.images[part])
     labels = batch.labels[part]
     partner = None if batch.partner_labels is None else batch.partner_labels[part]
-    weight = None if batch.weight is None else batch.weight[part]
+    weight = None if batch.lam is None else batch.lam[part]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     plain, smoothed, correct = losses(logits, labels, partner, weight, label_smoothing=config.label_smoothing)
-    share = batch.count * len(labels) / len(batch.labels)
+    share = batch.rank_weight * len(labels) / len(batch.labels)
     state.scaler.scale(smoothed.mean() * share).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return torch.stack([plain.sum(), smoothed.sum(), correct.sum(), torch.ones_like(plain).sum()]).double()

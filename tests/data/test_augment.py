@@ -9,7 +9,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from cctkit.config.settings import AugmentConfig
-from cctkit.data.epoch.augment import augment, finish
+from cctkit.data.epoch.augment import augment, normalize_and_mix
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.policies import CIFAR10_POLICY
 from cctkit.data.preprocess import Preprocess
@@ -155,15 +155,15 @@ def test_mixing_is_torchvisions_on_the_same_draws(kind: str) -> None:
     plan = draw(2, config, batch_size=2)
     top, left, height, width = plan.mix_box[0].tolist()
     assert (height * width > 0) == (kind == "cutmix")
-    batch = finish(images, labels, plan=plan, preprocess=NORMALIZE, channels_last=True)
+    batch = normalize_and_mix(images, labels, plan=plan, preprocess=NORMALIZE, channels_last=True)
     plain = NORMALIZE.normalize(images)
-    share = float(plan.weight[0])
+    share = float(plan.lam[0])
     box = (left, top, left + width, top + height)
     params = {"labels": labels, "batch_size": 2, "lam": share, "lam_adjusted": share, "box": box}
     theirs = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](num_classes=10)
     assert torch.equal(batch.images, theirs.transform(plain, params))
-    targets = torch.nn.functional.one_hot(batch.labels, 10) * batch.weight[:, None]
-    targets += torch.nn.functional.one_hot(batch.partner_labels, 10) * (1 - batch.weight[:, None])
+    targets = torch.nn.functional.one_hot(batch.labels, 10) * batch.lam[:, None]
+    targets += torch.nn.functional.one_hot(batch.partner_labels, 10) * (1 - batch.lam[:, None])
     torch.testing.assert_close(targets, theirs.transform(labels, params))
 
 
@@ -171,9 +171,9 @@ def test_the_partner_is_the_image_at_the_batchs_other_end() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0)
     images, labels, plan = random_images(24), torch.arange(24), draw(24, config)
     part = plan.at(np.arange(16, 24))  # the last batch of an epoch, in a chunk of its own
-    batch = finish(images[16:], labels[16:], plan=part, preprocess=SCALE, channels_last=False)
+    batch = normalize_and_mix(images[16:], labels[16:], plan=part, preprocess=SCALE, channels_last=False)
     assert batch.partner_labels.tolist() == list(range(23, 15, -1))
-    share, scaled = float(part.weight[0]), images[16:] / 255
+    share, scaled = float(part.lam[0]), images[16:] / 255
     torch.testing.assert_close(batch.images, scaled * share + scaled.flip(0) * (1 - share))
 
 
@@ -181,8 +181,8 @@ def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, random_erase=1.0)
     images, plan = torch.zeros(64, 3, 32, 32, dtype=torch.uint8), draw(64, config)
     labels = torch.zeros(64, dtype=torch.int64)
-    whole = finish(images, labels, plan=plan, preprocess=SCALE, channels_last=False).images
-    part = finish(images[32:], labels[32:], plan=plan.at(np.arange(32, 64)), preprocess=SCALE, channels_last=False)
+    whole = normalize_and_mix(images, labels, plan=plan, preprocess=SCALE, channels_last=False).images
+    part = normalize_and_mix(images[32:], labels[32:], plan=plan.at(np.arange(32, 64)), preprocess=SCALE, channels_last=False)
     assert torch.equal(part.images, whole[32:])
     noise = whole[whole != 0]
     assert noise.mean().item() == pytest.approx(0, abs=0.05)
@@ -197,10 +197,10 @@ def test_what_is_erased_is_erased_after_mixing(kind: str) -> None:
     how: Any = {"preprocess": NORMALIZE, "channels_last": False}
     both = draw(16, AugmentConfig(**mix, random_erase=1.0))
     erased = draw(16, AugmentConfig(**mix | {kind: 0.0}, random_erase=1.0))
-    assert both.weight[0] < 1
-    mixed = finish(images, labels, plan=draw(16, AugmentConfig(**mix)), **how).images
-    noise = finish(images, labels, plan=erased, **how).images
-    out = finish(images, labels, plan=both, **how).images
+    assert both.lam[0] < 1
+    mixed = normalize_and_mix(images, labels, plan=draw(16, AugmentConfig(**mix)), **how).images
+    noise = normalize_and_mix(images, labels, plan=erased, **how).images
+    out = normalize_and_mix(images, labels, plan=both, **how).images
     for i, (top, left, height, width) in enumerate(both.erase_box.tolist()):
         box = (i, slice(None), slice(top, top + height), slice(left, left + width))
         mixed[box] = noise[box]

@@ -13,7 +13,7 @@ from cctkit.api import evaluate, fit
 from cctkit.config.settings import AugmentConfig, DataConfig
 from cctkit.config.size import Size
 from cctkit.data.dataset import load_dataset
-from cctkit.data.epoch.augment import finish
+from cctkit.data.epoch.augment import normalize_and_mix
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.preprocess import Preprocess, stored_size
 from cctkit.data.splits import Dataset
@@ -103,8 +103,8 @@ def test_a_batch_is_enlarged_after_all_else() -> None:
     plan = EpochPlan.draw(seed=0, epoch=0, num_images=8, batch_size=8, image_size=(32, 32), config=config)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     settings: dict[str, Any] = {"plan": plan, "channels_last": False}
-    small = finish(images, torch.arange(8), preprocess=PLAIN, **settings).images
-    large = finish(images, torch.arange(8), preprocess=replace(PLAIN, image_size=(64, 64)), **settings).images
+    small = normalize_and_mix(images, torch.arange(8), preprocess=PLAIN, **settings).images
+    large = normalize_and_mix(images, torch.arange(8), preprocess=replace(PLAIN, image_size=(64, 64)), **settings).images
     expected = torch.nn.functional.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
     torch.testing.assert_close(large, expected)
 

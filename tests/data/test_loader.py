@@ -55,7 +55,7 @@ def equal(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     return len(first) == len(second) and all(
         torch.equal(getattr(a, name), getattr(b, name))
         for a, b in zip(first, second, strict=True)
-        for name in ("images", "labels", "partner_labels", "weight")
+        for name in ("images", "labels", "partner_labels", "lam")
     )
 
 

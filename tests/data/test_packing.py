@@ -267,7 +267,7 @@ def test_who_waits_for_another_start_is_told_so_and_then_has_the_lock_alone(tmp_
 
     def hold(_: int) -> None:
         nonlocal inside
-        with partial.hold(tmp_path / "packed.part", lambda what, *_: said.append(what)) as begun:
+        with partial.open_partial(tmp_path / "packed.part", lambda what, *_: said.append(what)) as begun:
             inside += 1
             assert inside == 1
             time.sleep(0.12)
@@ -297,7 +297,7 @@ def test_what_was_begun_a_week_ago_is_removed_from_the_cache(folder: Path, cache
     week = time.time() - partial._KEPT_S - 60
     os.utime(cache / "old.part", (week, week))
     os.utime(cache / "held.part", (week, week))
-    with partial.hold(cache / "held.part", lambda *_: None):
+    with partial.open_partial(cache / "held.part", lambda *_: None):
         load(folder)
     left = [name for name in names(cache) if "part" in name]
     assert left == ["held.part", "held.part.rows", "young.part", "young.part.rows"]

@@ -102,16 +102,16 @@ def test_mixing_pairs_an_image_with_the_other_end_of_its_own_batch() -> None:
     plan = draw(300, mixup=0.8, cutmix=1.0)
     assert plan.partner[:3].tolist() == [127, 126, 125]
     assert plan.partner[256:].tolist() == list(range(299, 255, -1))
-    assert len(set(plan.weight[:128].tolist())) == 1
-    assert ((plan.weight >= 0) & (plan.weight <= 1)).all()
+    assert len(set(plan.lam[:128].tolist())) == 1
+    assert ((plan.lam >= 0) & (plan.lam <= 1)).all()
 
 
 def test_cutmix_weighs_by_the_area_it_really_takes() -> None:
     plan = draw(128 * 500, cutmix=1.0)
     area = plan.mix_box[:, 2].astype(int) * plan.mix_box[:, 3]
-    np.testing.assert_allclose(plan.weight, 1 - area / 1024, rtol=1e-6)
+    np.testing.assert_allclose(plan.lam, 1 - area / 1024, rtol=1e-6)
     # A box of side r around a uniform centre keeps r - r^2 / 4 of a side; over r^2 uniform that is 0.321 of the area.
-    assert plan.weight[::128].mean() == pytest.approx(1 - 0.321, abs=0.05)
+    assert plan.lam[::128].mean() == pytest.approx(1 - 0.321, abs=0.05)
 
 
 def test_erasing_takes_its_share_of_the_images_and_of_their_area() -> None:
@@ -139,7 +139,7 @@ def test_a_selection_has_the_plan_of_its_positions() -> None:
     part = plan.at(np.arange(256, 384))
     assert len(part) == 128
     assert np.array_equal(part.order, plan.order[256:384])
-    assert np.array_equal(part.weight, plan.weight[256:384])
+    assert np.array_equal(part.lam, plan.lam[256:384])
 
 
 EVERYTHING = [
@@ -157,7 +157,7 @@ def test_the_draws_do_not_depend_on_how_many_are_made_at_a_time(
     for piece in (10**9, 7, 256):
         monkeypatch.setattr(plan_module, "_PIECE", piece)
         plans.append(draw(1000, **config))
-    for name in (*NAMES, "partner", "weight", "mix_box"):
+    for name in (*NAMES, "partner", "lam", "mix_box"):
         first, *others = (getattr(plan, name) for plan in plans)
         assert (first is None) == all(other is None for other in others)
         assert first is None or all(other.dtype == first.dtype and np.array_equal(other, first) for other in others), name
@@ -169,5 +169,5 @@ NAMES = ("order", "policy", "operations", "levels", "coins", "signs", "box", "fl
 def test_a_selection_of_a_selection_mixes_like_the_whole() -> None:
     plan = draw(300, mixup=0.8, cutmix=1.0)
     part = plan.at(np.arange(100, 290)).at(np.arange(28, 156))
-    for name in ("partner", "weight", "mix_box"):
+    for name in ("partner", "lam", "mix_box"):
         assert np.array_equal(getattr(part, name), getattr(plan, name)[128:256])

@@ -90,7 +90,7 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
         batch = next(stream)
         rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=ranks.rank, ranks=ranks.size)
         for row, image, label in zip(rows, batch.images, batch.labels, strict=True):
-            if batch.count:
+            if batch.rank_weight:
                 seen[f"{epoch} {row}"] = hashlib.sha256(image.contiguous().numpy().tobytes() + bytes([label])).hexdigest()
         batch.images.data = batch.images.to(dtype)
         train_step(state, batch, config=config, policy=policy, lr_factor=1.0)

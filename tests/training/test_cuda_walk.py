@@ -128,7 +128,7 @@ def split_on(device: str, number: int) -> Any:
 def batch_on(device: str, number: int = 12) -> Batch:
     images = torch.empty(number, 3, 32, 32, device=device).to(memory_format=torch.channels_last)
     labels, weight = torch.zeros(number, dtype=torch.int64, device=device), torch.empty(number, device=device)
-    return Batch(images=images, labels=labels, partner_labels=labels, weight=weight)
+    return Batch(images=images, labels=labels, partner_labels=labels, lam=weight)
 
 
 def give_gradients(monkeypatch: pytest.MonkeyPatch, state: TrainState) -> None:

@@ -44,7 +44,7 @@ def batch_of(number: int = 12, *, mixed: bool = False, dtype: torch.dtype = torc
     images = torch.randn(number, 3, 8, 8, generator=generator).to(dtype, memory_format=torch.channels_last)
     if not mixed:
         return Batch(images=images, labels=labels)
-    return Batch(images=images, labels=labels, partner_labels=labels.flip(0), weight=torch.full((number,), 0.3))
+    return Batch(images=images, labels=labels, partner_labels=labels.flip(0), lam=torch.full((number,), 0.3))
 
 
 def run(state: TrainState, config: TrainConfig, *, steps: int = 1, batch: Batch | None = None) -> None:
@@ -83,7 +83,7 @@ def test_losses_are_torchs_cross_entropies(mixed: bool) -> None:
     target = torch.nn.functional.one_hot(batch.labels, 5).float()
     if batch.partner_labels is not None:
         target = 0.3 * target + 0.7 * torch.nn.functional.one_hot(batch.partner_labels, 5)
-    plain, smoothed, _ = losses(logits, batch.labels, batch.partner_labels, batch.weight, label_smoothing=0.1)
+    plain, smoothed, _ = losses(logits, batch.labels, batch.partner_labels, batch.lam, label_smoothing=0.1)
     cross_entropy = torch.nn.functional.cross_entropy
     torch.testing.assert_close(plain, cross_entropy(logits, target, reduction="none"))
     torch.testing.assert_close(smoothed, cross_entropy(logits, target, reduction="none", label_smoothing=0.1))

@@ -18,15 +18,20 @@ from cctkit.data.transfer import to_device
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """What a step takes: images float (B, 3, H, W), normalised; labels int64 (B,); where images are mixed, the partner's
-    label and the own label's share, float32 (B,). count: what the mean over these images counts in the mean over all ranks,
-    1 where there is one."""
+    """The input of a training step.
+
+    images: float (B, 3, H, W), normalized.
+    labels: int64 (B,).
+    partner_labels: int64 (B,), labels of the images mixed in; None without mixup and cutmix.
+    lam: float32 (B,), weight of `labels`; 1 - lam is that of `partner_labels`.
+    rank_weight: weight of this rank's mean in the global mean; 1 for a single rank.
+    """
 
     images: Tensor
     labels: Tensor
     partner_labels: Tensor | None = None
-    weight: Tensor | None = None
-    count: float = 1.0
+    lam: Tensor | None = None
+    rank_weight: float = 1.0
 
 
 def augment(images: Tensor, *, plan: EpochPlan, mean: Sequence[int] | None = None) -> Tensor:
@@ -114,14 +119,14 @@ def _resized_crop(images: Tensor, plan: EpochPlan, size: Size) -> Tensor:
     return _select(torch.cat(done), np.argsort(np.concatenate(order)))
 
 
-def finish(
+def normalize_and_mix(
     images: Tensor,
     labels: Tensor,
     *,
     plan: EpochPlan,
     preprocess: Preprocess,
     channels_last: bool,
-    count: float = 1.0,
+    rank_weight: float = 1.0,
 ) -> Batch:
     """One batch from its augmented uint8 images: normalised, mixed and erased where the plan says so, then enlarged.
 
@@ -132,34 +137,34 @@ def finish(
     theirs, and costs a 49th between 32 and 224 pixels. It commutes with mixup; cutmix's edges are blurred by a pixel.
     """
     out = preprocess.normalize(images)
-    partner = weight = None
-    if plan.partner is not None and plan.weight is not None:
+    partner = lam = None
+    if plan.partner is not None and plan.lam is not None:
         partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
         _mix(out, plan, partner)
-        weight = to_device(torch.from_numpy(plan.weight), out.device)
+        lam = to_device(torch.from_numpy(plan.lam), out.device)
     if plan.erase_box is not None:
         _erase(out, plan)
     return Batch(
         images=preprocess.upsample(out, channels_last=channels_last),
         labels=labels,
         partner_labels=None if partner is None else _select(labels, partner),
-        weight=weight,
-        count=count,
+        lam=lam,
+        rank_weight=rank_weight,
     )
 
 
 def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:
     """Mixup or cutmix with the partners, in place; the arithmetic of `torchvision.transforms.v2.MixUp` and `CutMix`."""
-    assert plan.weight is not None
+    assert plan.lam is not None
     assert plan.mix_box is not None
     top, left, height, width = plan.mix_box[0].tolist()
-    own = float(plan.weight[0])
+    lam = float(plan.lam[0])
     if height:
         box = images[:, :, top : top + height, left : left + width]
         box.copy_(_select(box, partner))
-    elif own < 1:
-        others = _select(images, partner).mul_(1 - own)
-        images.mul_(own).add_(others)
+    elif lam < 1:
+        others = _select(images, partner).mul_(1 - lam)
+        images.mul_(lam).add_(others)
 
 
 def _erase(images: Tensor, plan: EpochPlan) -> None:

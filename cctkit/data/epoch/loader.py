@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cctkit.data.epoch.augment import Batch, augment, finish
+from cctkit.data.epoch.augment import Batch, augment, normalize_and_mix
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.epoch.policies import operators
 from cctkit.data.preprocess import Preprocess
@@ -18,7 +18,7 @@ from cctkit.data.transfer import to_device
 CHUNK_IMAGES = 4096
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """What is read here of a `data.dataset.Split`."""
 
     @property
@@ -28,7 +28,7 @@ class Images(Protocol):
 
 
 def train_batches(
-    split: Images,
+    split: ImageSource,
     *,
     plan: EpochPlan,
     preprocess: Preprocess,
@@ -64,15 +64,15 @@ def train_batches(
         images = augmented(images, chunks[i]) if on_device else images
         labels = to_device(torch.from_numpy(split.labels[plan.order[chunks[i]]]), device)
         last = 0
-        for rows, count in chunks.shares(i):
+        for rows, rank_weight in chunks.shares(i):
             first, last = last, last + len(rows)
-            yield finish(
+            yield normalize_and_mix(
                 images[first:last],
                 labels[first:last],
                 plan=plan.at(rows),
                 preprocess=preprocess,
                 channels_last=channels_last,
-                count=count,
+                rank_weight=rank_weight,
             )
 
 
@@ -91,7 +91,7 @@ class _Augmented:
 class _Read:
     """The images at some positions of the plan: uint8 (n, 3, H, W), and what is `then` done with them."""
 
-    split: Images
+    split: ImageSource
     plan: EpochPlan
     then: _Augmented | None
 

@@ -28,11 +28,15 @@ _ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE = range(6)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mix:
-    """What mixup and cutmix do, by batch: own: float32, an image's own share; boxes: int16 (batches, 4)."""
+    """The draws of mixup and cutmix, one per batch.
+
+    lam: float32 (batches,), weight of an image against its partner.
+    boxes: int16 (batches, 4), top, left, height and width of cutmix's box, height 0 for mixup.
+    """
 
     batch_size: int
     num_images: int
-    own: Array
+    lam: Array
     boxes: Array
 
 
@@ -85,9 +89,9 @@ class EpochPlan:
         return partner
 
     @property
-    def weight(self) -> Array | None:
-        """float32 (N,): an image's own share where it is mixed."""
-        return None if self.mix is None else self.mix.own[self._batch]
+    def lam(self) -> Array | None:
+        """float32 (N,): weight of an image against its partner."""
+        return None if self.mix is None else self.mix.lam[self._batch]
 
     @property
     def mix_box(self) -> Array | None:
@@ -252,21 +256,21 @@ def _mix_draws(generator: np.random.Generator, number: int, batch_size: int, siz
     cuts = generator.random(batches) < config.mix_switch_prob
     if config.mixup == 0 or config.cutmix == 0:
         cuts[:] = config.cutmix > 0
-    own = np.where(cuts, _beta(generator, config.cutmix, batches), _beta(generator, config.mixup, batches))
-    boxes = np.where(cuts[:, None], _cut_boxes(generator, own, size), 0)
-    own = np.where(cuts, 1 - boxes[:, 2] * boxes[:, 3] / (size[0] * size[1]), own)
-    return Mix(batch_size=batch_size, num_images=number, own=own.astype(np.float32), boxes=boxes.astype(np.int16))
+    lam = np.where(cuts, _beta(generator, config.cutmix, batches), _beta(generator, config.mixup, batches))
+    boxes = np.where(cuts[:, None], _cut_boxes(generator, lam, size), 0)
+    lam = np.where(cuts, 1 - boxes[:, 2] * boxes[:, 3] / (size[0] * size[1]), lam)
+    return Mix(batch_size=batch_size, num_images=number, lam=lam.astype(np.float32), boxes=boxes.astype(np.int16))
 
 
 def _beta(generator: np.random.Generator, alpha: float, number: int) -> Array:
     return generator.beta(alpha, alpha, number) if alpha > 0 else np.ones(number)
 
 
-def _cut_boxes(generator: np.random.Generator, own: Array, size: Size) -> Array:
-    """Boxes of a share `1 - own` of the area around a uniform centre, clipped to the image."""
+def _cut_boxes(generator: np.random.Generator, lam: Array, size: Size) -> Array:
+    """Boxes of a share `1 - lam` of the area around a uniform centre, clipped to the image."""
     sides = np.array(size)
-    half = (np.sqrt(1 - own)[:, None] * sides).astype(int) // 2
-    centre = (generator.random((len(own), 2)) * sides).astype(int)
+    half = (np.sqrt(1 - lam)[:, None] * sides).astype(int) // 2
+    centre = (generator.random((len(lam), 2)) * sides).astype(int)
     low, high = (centre - half).clip(0, sides), (centre + half).clip(0, sides)
     return np.hstack([low, high - low])
 

@@ -58,9 +58,13 @@ Rows = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Images:
-    """Some images that follow each other: rows (n,) of ROW; pixels: uint8 (3, H, W) of each good one; bad: why, by number
-    in the source."""
+class DecodedChunk:
+    """Consecutive images of a source, decoded and resized.
+
+    rows: (n,) of ROW.
+    pixels: the bytes of each good image, uint8 (3, H, W).
+    bad: the reason for each bad image, by its number in the source.
+    """
 
     rows: Rows
     pixels: bytes
@@ -72,7 +76,7 @@ class _Job:
     source: Source
     preprocess: Preprocess
 
-    def images(self, numbers: range, goes_on: Callable[[int], bool]) -> Images:
+    def images(self, numbers: range, goes_on: Callable[[int], bool]) -> DecodedChunk:
         """The images of these numbers, or as many as there are while `goes_on(number)` holds."""
         rows, pixels, bad = np.zeros(len(numbers), dtype=ROW), [], {}
         for row, i in zip(rows, numbers, strict=True):
@@ -83,7 +87,7 @@ class _Job:
             except BadImageError as error:
                 row["state"] = BAD
                 bad[i] = str(error)
-        return Images(rows=rows, pixels=b"".join(pixels), bad=bad)
+        return DecodedChunk(rows=rows, pixels=b"".join(pixels), bad=bad)
 
     def _one(self, i: int, row: Any) -> bytes:
         image = self.source.read(i)
@@ -102,7 +106,7 @@ class _Job:
         return stored
 
 
-def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Progress) -> Iterator[Images]:
+def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Progress) -> Iterator[DecodedChunk]:
     """Decode and resize every image from number `start` on, in order.
 
     progress: called ten times per second; it may raise to stop.
@@ -135,10 +139,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: Progress) -> Iterator[Images]:
+def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: Progress) -> Iterator[DecodedChunk]:
     """The images of all chunks, in order, decoded ahead."""
     total = len(job.source.ids)
-    waiting: deque[Future[Images]] = deque()
+    waiting: deque[Future[DecodedChunk]] = deque()
     with _pool(job, cores) as submit:
         while True:
             while len(waiting) < _CHUNKS_IN_FLIGHT * cores and (numbers := next(chunks, None)) is not None:
@@ -154,7 +158,7 @@ def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: 
 
 
 @contextlib.contextmanager
-def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[Images]]]:
+def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[DecodedChunk]]]:
     """Starts the work on a chunk. Processes where they can be forked, since a source cannot be sent to them; else threads,
     which wait for each other where images are small. What has begun ends within an image."""
     pool: ProcessPoolExecutor | ThreadPoolExecutor
@@ -163,12 +167,12 @@ def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[Images]]]:
         stopped: Any = context.Event()
         beginning = (job, stopped, context.Lock(), os.getpid())
         pool = ProcessPoolExecutor(cores, mp_context=context, initializer=_begin, initargs=beginning)
-        work: Callable[[range], Images] = _in_process
+        work: Callable[[range], DecodedChunk] = _in_process
     else:
         stopped = threading.Event()
         pool = ThreadPoolExecutor(cores)
 
-        def work(numbers: range) -> Images:
+        def work(numbers: range) -> DecodedChunk:
             return job.images(numbers, lambda _: not stopped.is_set())
 
     try:
@@ -184,10 +188,10 @@ def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[Images]]]:
         pool.shutdown(cancel_futures=True)
 
 
-_of_process: Callable[[range], Images]
+_of_process: Callable[[range], DecodedChunk]
 
 
-def _in_process(numbers: range) -> Images:
+def _in_process(numbers: range) -> DecodedChunk:
     return _of_process(numbers)
 
 

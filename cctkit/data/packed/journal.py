@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cctkit.data.packed.decode import GOOD, ROW, Images, Rows
+from cctkit.data.packed.decode import GOOD, ROW, DecodedChunk, Rows
 from cctkit.data.source import Progress
 from cctkit.files import sync_directory, write_synced
 from cctkit.locking import locked, locked_if_free
@@ -20,7 +20,7 @@ _KEPT_S = 7 * 24 * 3600
 _KEY_BYTES = 64  # of a SHA-256, in hexadecimal digits, with which the journal begins
 
 
-class Partial:
+class PartialFile:
     """Images and rows that one process writes.
 
     Rows go into the journal once their images are on the disk, so the journal is true at every instant: whoever comes after a
@@ -66,7 +66,7 @@ class Partial:
         sync_directory(path.parent)  # before the first of the new images takes the place of an old one
         self._journal = _opened(path)
 
-    def add(self, found: Images) -> None:
+    def add(self, found: DecodedChunk) -> None:
         """Write some images. Within a few seconds they are safe."""
         self.images.write(found.pixels)
         found.rows["row_checksum"] = _checksums(found.rows)
@@ -128,10 +128,10 @@ def partial_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def hold(path: Path, progress: Progress) -> Iterator[Partial]:
+def open_partial(path: Path, progress: Progress) -> Iterator[PartialFile]:
     """The partial file `path`, for this process alone; while another has it, that is waited for."""
     with locked(_lock_of(path), lambda: progress("waiting for another start that reads these images", 0, 1)):
-        begun = Partial(path)
+        begun = PartialFile(path)
         try:
             yield begun
         finally:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cctkit.config.size import Size
 from cctkit.data.packed.decode import BAD, ROW, decoded
-from cctkit.data.packed.journal import Partial, hold, partial_path
+from cctkit.data.packed.journal import PartialFile, open_partial, partial_path
 from cctkit.data.packed.read import SCHEMA, Packed, open_packed
 from cctkit.data.packed.write import header_of, images_at, write_rest
 from cctkit.data.preprocess import Preprocess, stored_size, strict_pillow
@@ -49,7 +49,7 @@ def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, 
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with hold(partial or partial_path(path), progress) as begun:
+        with open_partial(partial or partial_path(path), progress) as begun:
             if path.exists():  # damaged, or another start was faster
                 with contextlib.suppress(UserError):
                     packed = open_packed(path)
@@ -69,7 +69,7 @@ class _OtherSizeError(Exception):
     """An image has another size than the first."""
 
 
-def _filled(begun: Partial, source: Source, config: PackConfig, progress: Progress) -> Packed:
+def _filled(begun: PartialFile, source: Source, config: PackConfig, progress: Progress) -> Packed:
     """Keep the native size if all images have it and it is small; otherwise start again with the model's size."""
     native, preprocess = _first_size(source), config.preprocess
 
@@ -101,7 +101,7 @@ def _key(config: PackConfig) -> str:
     return digest_of(SCHEMA, ROW.descr, config.key, config.preprocess.stored_size, config.preprocess.resize_mode)
 
 
-def _at_size(begun: Partial, source: Source, config: PackConfig, progress: Progress) -> Packed:
+def _at_size(begun: PartialFile, source: Source, config: PackConfig, progress: Progress) -> Packed:
     size = config.preprocess.stored_size
     header = header_of(source, size, config.preprocess.resize_mode)
     total, image_bytes = len(source.ids), 3 * math.prod(size)
@@ -119,7 +119,7 @@ def _at_size(begun: Partial, source: Source, config: PackConfig, progress: Progr
     return open_packed(begun.path)  # before it is renamed: nobody can remove it in between
 
 
-def _decode_rest(begun: Partial, source: Source, preprocess: Preprocess, start: int, progress: Progress) -> dict[int, str]:
+def _decode_rest(begun: PartialFile, source: Source, preprocess: Preprocess, start: int, progress: Progress) -> dict[int, str]:
     """Every image from `start` on; what is bad, by number, and why."""
     reasons: dict[int, str] = {}
     done = start
