@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config.settings import BOUNDED, TrainConfig, check_settings
+from cctkit.config.settings import TrainConfig, check_settings
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
@@ -191,8 +191,6 @@ def resolve(
 ) -> Resolved:
     """Defaults < recipe < config file < flags.
 
-    Without a recipe, which then is still to be found, what another setting bounds is left at its default.
-
     Raises: UserError for an unknown recipe or setting, a value out of range, or values that contradict each other.
     """
     defaults = TrainConfig().flat()
@@ -212,6 +210,24 @@ def resolve(
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
     values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
     values |= {key: "default" for key in ("warmup_epochs", "aa_fill", "aa_interpolation") if key not in merged}
-    if recipe_name is None:
-        merged = {key: value for key, value in merged.items() if key not in BOUNDED}
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)
+
+
+def resolve_early(
+    *, recipe_name: str | None, file_values: Mapping[str, Any], file_name: str = "", flags: Mapping[str, Any]
+) -> TrainConfig:
+    """`resolve` before the data set and the device are known, which decide on the recipe if none is named.
+
+    The first of the possible recipes that the settings fit.
+
+    Raises: UserError if they fit none.
+    """
+    dataset = flags.get("dataset", file_values.get("dataset"))
+    by_default = ("demo",) if dataset == "digits" else ("fast", "report", "demo")
+    errors = []
+    for name in (recipe_name,) if recipe_name else by_default:
+        try:
+            return resolve(recipe_name=name, file_values=file_values, file_name=file_name, flags=flags).config
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]

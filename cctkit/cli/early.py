@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.catalog.models import model_config
-from cctkit.catalog.recipes import resolve
+from cctkit.catalog.recipes import resolve_early
 from cctkit.runs.rundir import check_output
 
 
@@ -17,7 +17,7 @@ def check_early(
 
     Raises: UserError.
     """
-    config = resolve(recipe_name=recipe, file_values=file_values, file_name=file_name, flags=flags).config
+    config = resolve_early(recipe_name=recipe, file_values=file_values, file_name=file_name, flags=flags)
     model_config(config.model, image_size=config.data.image_size)
     if output is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":  # a restarted job's own run is there
         check_output(output)

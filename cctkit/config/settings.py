@@ -340,10 +340,6 @@ def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
         yield from ((item, hints[item.name]) for item in dataclasses.fields(cls) if "help" in item.metadata)
 
 
-# Bounded by another setting (lr, batch_size, epochs): validated once all settings are known.
-BOUNDED = frozenset({"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"})
-
-
 def check_settings(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
     """Some settings, named as their flags and each checked by itself, as `flat()` has them: they need not be all of a run's.
 

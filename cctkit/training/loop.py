@@ -70,6 +70,7 @@ class Job:
     stop: StopRequest = field(default_factory=StopRequest)
     model_config: ModelConfig | None = None  # None: `model` is none of cctkit's
     model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
+    recipe: str | None = None
     ranks: DistContext = ALONE
 
     @property

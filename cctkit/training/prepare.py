@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from cctkit.catalog.models import model_config
-from cctkit.catalog.recipes import Resolved, default_recipe, resolve
+from cctkit.catalog.pretrained import check_pretrained, is_pretrained
+from cctkit.catalog.recipes import Resolved, default_recipe, resolve, resolve_early
 from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.data.dataset import DEFAULT_SIZE
 from cctkit.data.overlap import copies_notice
@@ -35,12 +36,19 @@ class Request:
     recipe: str | None = None
     output: Path | None = None
 
-    def resolve(self, recipe_name: str | None) -> Resolved:
-        """The settings with those of a recipe, or of none.
+    def resolve(self, recipe_name: str) -> Resolved:
+        """The settings with those of a recipe.
 
         Raises: UserError.
         """
         return resolve(recipe_name=recipe_name, file_values=self.file_values, file_name=self.file_name, flags=self.flags)
+
+    def resolve_early(self) -> TrainConfig:
+        """The settings before the default recipe is known: see `cctkit.catalog.recipes.resolve_early`.
+
+        Raises: UserError.
+        """
+        return resolve_early(recipe_name=self.recipe, file_values=self.file_values, file_name=self.file_name, flags=self.flags)
 
 
 def policy_of(config: TrainConfig) -> DevicePolicy:
@@ -71,17 +79,31 @@ def kept_policy(config: TrainConfig, kept: Mapping[str, Any]) -> DevicePolicy:
     return replace(policy, attention=attention, attention_in_evaluation=kept["attention_in_evaluation"])
 
 
+def check_request(request: Request, ranks: DistContext) -> TrainConfig:
+    """The settings as far as they are known before the device and the data set, which decide on the default recipe.
+
+    Raises: UserError if a name is unknown or a value out of range, before any work.
+    """
+    with ranks.sync_errors():
+        early = request.resolve_early()
+        if is_pretrained(early.init):
+            check_pretrained(early.init, model_config(early.model))
+    return early
+
+
 def load(
     request: Request,
-    early: Resolved,
+    early: TrainConfig,
     device: str,
     reporter: Reporter,
     data_progress: DataProgress,
     ranks: DistContext,
 ) -> tuple[Dataset, Resolved, str]:
-    """The data set, and with it the recipe where none is named; a recipe may ask for another image size."""
-    data = early.config.data
-    named_size = model_config(early.config.model).image_size
+    """The data set, the settings, and the recipe's name, whose default depends on the data set.
+
+    early: the settings known before; only the default recipe of the digits may set another image size.
+    """
+    data, named_size = early.data, model_config(early.model).image_size
     if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
         data = replace(data, image_size=named_size)  # a model whose name has another size
     dataset = load_once(ranks, data, progress=data_progress, notify=reporter.notice)
@@ -109,25 +131,38 @@ def _with_fitting_batch(resolved: Resolved, dataset: Dataset, reporter: Reporter
     return Resolved(config=resolved.config.replace(batch_size=images), origins=origins)
 
 
-def initialised(
-    config: TrainConfig, architecture: ModelConfig, dataset: Dataset, reporter: Reporter, data_progress: DataProgress
+def initial_model(
+    config: TrainConfig,
+    architecture: ModelConfig,
+    dataset: Dataset,
+    reporter: Reporter,
+    data_progress: DataProgress,
+    ranks: DistContext,
 ) -> tuple[nn.Module | None, dict[str, Any] | None]:
-    """The model filled from `--init`, and what was taken from there; nothing where it is not asked for."""
+    """The model filled from `--init`, and what was taken from there; (None, None) without `--init`.
+
+    One process of each machine goes first, so that the others find what it has downloaded.
+    """
     if config.init is None:
         return None, None
-    from cctkit.training.initial_weights import initialise
+    source = config.init
 
-    model = build_model(architecture, seed=config.seed)
-    report = initialise(
-        model,
-        config.init,
-        config=architecture,
-        class_names=dataset.class_names,
-        may_download=config.data.download,
-        progress=data_progress,
-    )
-    reporter.notice("\n".join(report.lines()))
-    return model, report.as_dict()
+    def fill() -> tuple[nn.Module, dict[str, Any]]:
+        from cctkit.training.initial_weights import initialise
+
+        model = build_model(architecture, seed=config.seed)
+        report = initialise(
+            model,
+            source,
+            config=architecture,
+            class_names=dataset.class_names,
+            may_download=config.data.download,
+            progress=data_progress,
+        )
+        reporter.notice("\n".join(report.lines()))
+        return model, report.as_dict()
+
+    return ranks.first_of_machine_first(fill)
 
 
 def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
@@ -138,12 +173,26 @@ def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset
     return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> None:
-    """What only the data can tell.
+def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> ModelConfig:
+    """Check the settings against the data set, on all ranks; return the model's configuration.
 
     Raises: UserError.
     """
-    check_ranks(config, policy, ranks)
+    with ranks.sync_errors():
+        check_ranks(config, policy, ranks)
+        _check_images(config, dataset)
+        return architecture_of(config, dataset)
+
+
+def architecture_of(config: TrainConfig, dataset: Dataset) -> ModelConfig:
+    """The model's configuration, for the classes and the image size of `dataset`.
+
+    Raises: UserError.
+    """
+    return model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
+
+
+def _check_images(config: TrainConfig, dataset: Dataset) -> None:
     images = len(dataset.train)
     if config.batch_size > images:
         raise UserError(

@@ -25,7 +25,6 @@ from cctkit.training.step import TrainState
 
 def write_result(
     job: Job,
-    recipe_name: str | None,
     state: TrainState,
     history: History,
     evaluation: Evaluation,
@@ -46,7 +45,7 @@ def write_result(
     result |= copy_figures(test, job.dataset.train, evaluation.is_correct)
     trained = _trained(job, history, epoch=history.best_epoch or history.epochs_done)
     result |= {
-        "recipe": recipe_name,
+        "recipe": job.recipe,
         "epochs": history.epochs_done,
         **asdict(trained),
         "finished": True,
@@ -56,7 +55,7 @@ def write_result(
     }
     metrics = {key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")}
     run = job.run
-    save_weights(run.weights, tensors=weights, info=replace(_info(job, recipe_name, trained), metrics=metrics))
+    save_weights(run.weights, tensors=weights, info=replace(_info(job, trained), metrics=metrics))
     write_predictions(
         run.predictions,
         ids=test.ids(),
@@ -72,7 +71,7 @@ def write_result(
     return result
 
 
-def keep_weights(job: Job, recipe_name: str | None, *, state: TrainState, history: History) -> None:
+def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
     """Keep the weights of the epoch that is done; all ranks call it.
 
     They are written as `last.safetensors`, which becomes `weights.safetensors` where no earlier epoch is better: at every
@@ -82,7 +81,7 @@ def keep_weights(job: Job, recipe_name: str | None, *, state: TrainState, histor
 
     def write() -> bool:
         trained = _trained(job, history, epoch=history.epochs_done)
-        save_weights(run.last, tensors=newest, info=_info(job, recipe_name, trained))
+        save_weights(run.last, tensors=newest, info=_info(job, trained))
         if not history.newest_is_best:
             return _epoch_in(run.weights) == history.best_epoch
         with full_disk_named(run.weights):
@@ -94,7 +93,7 @@ def keep_weights(job: Job, recipe_name: str | None, *, state: TrainState, histor
         assert history.best is not None
         best = whole_tensors(state, history.best)
         trained = _trained(job, history, epoch=history.best_epoch)
-        job.ranks.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=_info(job, recipe_name, trained)))
+        job.ranks.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=_info(job, trained)))
 
 
 def _epoch_in(path: Path) -> int | None:
@@ -111,7 +110,7 @@ def _trained(job: Job, history: History, *, epoch: int) -> Trained:
     return Trained(epoch=epoch, planned_epochs=job.config.epochs, chosen_by=chosen_by)
 
 
-def _info(job: Job, recipe_name: str | None, trained: Trained) -> WeightsInfo:
+def _info(job: Job, trained: Trained) -> WeightsInfo:
     """What the weights of a run say about themselves, without metrics."""
     assert job.model_config is not None
     return WeightsInfo(
@@ -122,7 +121,7 @@ def _info(job: Job, recipe_name: str | None, trained: Trained) -> WeightsInfo:
         resize_mode=job.dataset.resize_mode,
         upsampling=Upsampling(stored_size=job.dataset.stored_size) if job.dataset.is_enlarged else None,
         dataset=dataset_info(job.dataset),
-        recipe=recipe_name,
+        recipe=job.recipe,
         metrics={},
         trained=trained,
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cctkit.catalog.recipes import RECIPES, Resolved, describe, resolve
+from cctkit.catalog.recipes import RECIPES, Resolved, describe, resolve, resolve_early
 from cctkit.config.settings import AUGMENT, MAIN, OPTIMIZER, TrainConfig, settings
 from cctkit.errors import UserError
 
@@ -50,11 +50,25 @@ def test_a_fraction_of_warm_up_outdoes_the_epochs_of_what_lies_beneath() -> None
     assert both.config.warmup_epochs == 2
 
 
-@pytest.mark.parametrize("flags", [{"min_lr": 1e-3}, {"accumulate": 100, "batch_size": 64}])
-def test_while_the_recipe_is_still_to_be_found_nothing_is_compared_with_what_it_may_give(flags: dict[str, Any]) -> None:
-    assert resolved(None, **flags).config.min_lr == 0
-    if "min_lr" in flags:  # above the default lr of 5e-4, not above the demo's 2e-3
-        assert resolved("demo", **flags).config.min_lr == 1e-3
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"min_lr": 1e-3}, 2e-3),  # above the lr of `report`, 5e-4, but not above that of `fast`
+        ({"warmup_epochs": 150.0}, 5e-4),  # more than the epochs of `fast`, 10
+    ],
+)
+def test_before_the_recipe_is_known_values_that_one_possible_recipe_admits_are_no_error(
+    flags: dict[str, Any], expected: float
+) -> None:
+    assert resolve_early(recipe_name=None, file_values={}, flags=flags).lr == expected
+
+
+@pytest.mark.parametrize(
+    "flags", [{"min_lr": 1.0}, {"accumulate": 100, "batch_size": 64}, {"dataset": "digits", "min_lr": 0.1}]
+)
+def test_before_the_recipe_is_known_values_that_no_possible_recipe_admits_are_an_error(flags: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        resolve_early(recipe_name=None, file_values={}, flags=flags)
 
 
 @pytest.mark.parametrize("recipe", [None, "report"])

@@ -23,6 +23,8 @@ WRONG = [
     ["train", "digits", "-o", "full/file"],
     ["train", "digits", "-o", "full/file/run"],
     ["train", "digits", "--epochs", "0"],
+    ["train", "digits", "--batch-size", "8", "--accumulate", "9"],
+    ["train", "cifar100", "--min-lr", "1"],
     ["train", "digits", "-m", "cvt_7_4", "--image-size", "30"],
     ["train", "cifar100", "--no-download", "--data-dir", "nowhere"],
     ["train", "--resume", "nowhere"],

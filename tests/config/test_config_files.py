@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cctkit.catalog.recipes import resolve
 from cctkit.config.fields import base_type
-from cctkit.config.settings import BOUNDED, AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
+from cctkit.config.settings import AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
 from cctkit.config.size import parse_size
 from cctkit.config.toml import read_toml
 from cctkit.errors import UserError
@@ -79,7 +79,8 @@ def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if values.get("auto_augment") != "none" or not key.startswith("aa_")}
 
 
-# What another setting bounds is left at its default.
+# Their ranges depend on other settings.
+BOUNDED = {"min_lr", "accumulate", "warmup_fraction", "warmup_epochs", "cooldown_epochs"}
 CONFIGS = (
     st.fixed_dictionaries(
         {}, optional={name: values_of(name) for name in SETTINGS if name not in BOUNDED | {"freeze", "skip_bad", "shard"}}

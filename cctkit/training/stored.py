@@ -1,0 +1,113 @@
+"""What a run directory holds of a run that is resumed: its settings, its recipe and its environment."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cctkit.config.settings import ModelConfig, TrainConfig, check_settings, settings
+from cctkit.data.splits import Dataset
+from cctkit.data.splitting import rule_of
+from cctkit.engine.device import DevicePolicy
+from cctkit.engine.distributed import DistContext, launch_of_job
+from cctkit.engine.environment import read_environment
+from cctkit.errors import UserError
+from cctkit.runs.rundir import DEFAULT_ROOT, RunDir, RunPaths
+from cctkit.runs.runfiles import read_object, read_settings
+from cctkit.text import safe_text
+from cctkit.training.prepare import Request, architecture_of, check_ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A run that is resumed.
+
+    config: its settings, with those that the user has changed and may change.
+    env: its `env.json`.
+    split_rule: the rule by which its data set was split.
+    has_checkpoint: whether it has saved one.
+    """
+
+    config: TrainConfig
+    recipe: str | None
+    env: dict[str, Any]
+    split_rule: int
+    has_checkpoint: bool
+
+
+def read_stored(run: RunDir, flags: Mapping[str, Any], ranks: DistContext) -> Stored:
+    """What rank 0 reads, for all ranks: the others may not see the directory.
+
+    Raises: UserError if a file is damaged, or `flags` change a setting that may not change.
+    """
+
+    def read() -> tuple[dict[str, Any], str | None, dict[str, Any], bool]:
+        config, recipe = read_settings(run.config)
+        return config.flat(), recipe, read_environment(run.env), any(run.checkpoints.glob("step-*"))
+
+    values, recipe, env, has_checkpoint = ranks.run_on_rank0(read)
+    with ranks.sync_errors():
+        return Stored(
+            config=_changed(TrainConfig.from_flat(values, where=str(run.config)), flags, run.path),
+            recipe=recipe,
+            env=env,
+            split_rule=rule_of(env["dataset"], safe_text(run.env)),
+            has_checkpoint=has_checkpoint,
+        )
+
+
+def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
+    """The stored settings with those flags that may change.
+
+    Raises: UserError naming the settings that flags would change.
+    """
+    before = stored.flat()
+    may_change = {item.name for item, _ in settings() if item.metadata["may_change"]}
+    changed = [
+        f"{key} is {before[key]}, asked for {asked}"
+        for key, asked in check_settings(flags).items()
+        if key not in may_change and asked != before[key]
+    ]
+    if changed:
+        new_run = f"cctkit train -c {safe_text(RunPaths(path).config)} --init {safe_text(path)}"
+        longer = flags.get("epochs", 0) > stored.epochs and RunPaths(path).weights.exists()
+        raise UserError(
+            f"a resumed run keeps its settings: {'; '.join(changed)}",
+            safe_text(path),
+            f"a new run from its weights: {new_run} --epochs {flags['epochs']}"
+            if longer
+            else "leave the flag out, or start a new run",
+        )
+    return stored.replace(**flags)
+
+
+def check_same_data(dataset: Dataset, stored: Stored, run: RunDir, policy: DevicePolicy, ranks: DistContext) -> ModelConfig:
+    """Check on all ranks that the images are those that the run began with; return the model's configuration.
+
+    Raises: UserError.
+    """
+    with ranks.sync_errors():
+        if dataset.fingerprint != stored.env["dataset"]["fingerprint"]:
+            raise UserError(
+                f"the images of {dataset.name} are not those that the run began with", str(run.path), "restore them"
+            )
+        check_ranks(stored.config, policy, ranks)
+        return architecture_of(stored.config, dataset)
+
+
+def restarted_run(request: Request, ranks: DistContext) -> Path | None:
+    """The run that an earlier start of this job began, if torchrun has restarted the job."""
+    if not ranks.restarts:
+        return None
+    own = ranks.run_on_rank0(lambda: _run_of_launch(request.output))
+    return Path(own) if own is not None else None
+
+
+def _run_of_launch(output: Path | None) -> str | None:
+    places = [output] if output else sorted(DEFAULT_ROOT.glob("*"), reverse=True)
+    for place in places:
+        with contextlib.suppress(UserError):
+            if RunPaths(place).config.is_file() and read_object(RunPaths(place).env).get("launch") == launch_of_job():
+                return str(place)
+    return None
