@@ -26,14 +26,14 @@ _WITH_PAGES = {"TIFF", "GIF", "WEBP", "PNG", "AVIF"}  # the second frame of a ph
 _DEEPEST = 65_535
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5  # of EXIF: from 5 on height and width change places
 LEAST_SIDE = 32
-"""Smaller images are stored at this many pixels: augmentation moves and crops in pixels, and was made for 32."""
+"""Smaller images are stored at this size: augmentation shifts and crops by pixels, and was designed for 32."""
 _LARGE_PIXELS = 8_000_000
 _LARGE: contextlib.AbstractContextManager[object] = threading.Lock()
-"""Large images are decoded one at a time, so that many cores do not mean as many gigabytes."""
+"""Large images are decoded one at a time: each may take gigabytes."""
 
 
 def share_large(lock: contextlib.AbstractContextManager[object]) -> None:
-    """From now on large images are decoded under this lock: one that several processes share."""
+    """Decode large images under this lock from now on; several processes can share it."""
     global _LARGE
     _LARGE = lock
 
@@ -53,8 +53,9 @@ def suffixes() -> frozenset[str]:
 
 @contextlib.contextmanager
 def strict_pillow() -> Iterator[None]:
-    """While images are decoded: no warning of Pillow's reaches the user, whose cap on pixels is `decode`'s own; and what is
-    truncated is an error, whatever another library has set.
+    """Decode without Pillow's warnings and pixel limit (`decode` has its own), and treat truncated files as errors.
+
+    Other libraries may have changed these global settings; they are restored afterwards.
     """
     before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
     ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
@@ -126,12 +127,12 @@ class Preprocess:
 
 
 def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """The first frame of an image file as RGB, turned as its EXIF data says.
+    """Decode the first frame of an image file as RGB and apply its EXIF orientation.
 
-    What is transparent becomes white; 16-bit grey keeps its upper byte. least_side: a JPEG is decoded at a half, a quarter
-    or an eighth of its size, which is faster, where no side becomes shorter than this.
+    Transparent pixels become white; 16-bit gray keeps its upper byte.
+    least_side: decode a JPEG at 1/2, 1/4 or 1/8 of its size, which is faster, if no side becomes shorter than this.
 
-    Raises: BadImageError where it is no image, broken, or has more than `max_pixels`.
+    Raises: BadImageError if the file is not an image, is broken, or has more than `max_pixels`.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
@@ -158,9 +159,9 @@ def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PI
 
 
 def peek(path: str) -> tuple[Size, bool]:
-    """The height and width that an image file decodes to, by its header alone, and whether more than its pixels is to be told.
+    """Read an image's decoded (height, width) from its header, and whether it may have 16-bit gray or several pages.
 
-    Raises: BadImageError where it has none.
+    Raises: BadImageError if the header cannot be read.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -189,7 +190,7 @@ def _decoded(image: Image.Image, path: str) -> DecodedImage:
 
 
 def _of_deep_grey(image: Image.Image) -> tuple[Pixels, int]:
-    """Grey of 16 bits, which Pillow would clip instead of scale, and its largest value."""
+    """16-bit gray as 8-bit RGB, and its largest value. Pillow would clip it instead of scaling."""
     values = np.asarray(image)
     least, peak = int(values.min()), int(values.max())
     if least < 0 or peak > _DEEPEST:
@@ -207,21 +208,21 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def stored_size(native: Size, size: Size) -> Size:
-    """The size at which images, all of size `native`, are stored for a model that takes `size`.
+    """The size at which to store images that all have size `native`, for a model with input size `size`.
 
-    Small ones of the model's shape stay as they are, and are enlarged on the device; others are brought to `size`.
+    Smaller images of the same aspect ratio keep their size and are upsampled on the device; others are resized to `size`.
     """
     kept = (max(native[0], LEAST_SIDE), max(native[1], LEAST_SIDE))
     return kept if enlarges(kept, size) else size
 
 
 def enlarges(stored: Size, size: Size) -> bool:
-    """Whether `size` is `stored` in the same shape, or larger."""
+    """Whether `size` has the aspect ratio of `stored` and is at least as large."""
     return stored[0] * size[1] == stored[1] * size[0] and stored[0] <= size[0]
 
 
 def _centre(height: int, width: int, size: Size) -> tuple[float, float, float, float]:
-    """The largest centred box of the shape of `size`: left, top, right, bottom."""
+    """The largest centered box with the aspect ratio of `size`: left, top, right, bottom."""
     wide = min(width, height * size[1] / size[0])
     high = min(height, width * size[0] / size[1])
     left, top = (width - wide) / 2, (height - high) / 2

@@ -1,4 +1,4 @@
-"""What every format becomes before it is packed: images that can be read one by one, with class, role and id."""
+"""The common form of every format: images that can be read one by one, with class, role and id."""
 
 import hashlib
 from array import array
@@ -11,12 +11,12 @@ import numpy as np
 from cctkit.data.report.findings import FaultsError, Finding, broken_images
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it, and of how much; it may raise to stop the work."""
+"""Called with (what, done, total); may raise to stop the work."""
 Notify = Callable[[str], None]
 
 Role = Literal["train", "val", "test", "all"]
 ROLES: tuple[Role, ...] = ("train", "val", "test", "all")
-"""The part that an image plays in its source; `all`: the split is still to be made."""
+"""The split of an image in its source; `all`: not split yet."""
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,7 +31,7 @@ class Ids(Protocol):
 
 
 class CompactIds:
-    """Ids, each in its own bytes and 8 more: as strings of a list, those of a million files are half a gigabyte."""
+    """Ids in one byte string, with 8 bytes of overhead each: a list of a million strings takes half a gigabyte."""
 
     def __init__(self) -> None:
         self._bytes, self._ends = bytearray(), array("q", [0])
@@ -49,10 +49,11 @@ class CompactIds:
 
 
 class DecodedImage(NamedTuple):
-    """An image, and what its file had that the pixels do not show.
+    """A decoded image and what its pixels do not show.
 
-    pixels: uint8 (height, width, 3); peak: the largest value, where a pixel has more than 8 bits of grey; more_pages: there are
-    further pages or frames, which are not read.
+    pixels: uint8 (height, width, 3).
+    peak: the largest value of an image with more than 8 bits of gray, else None.
+    more_pages: whether the file has further pages or frames, which are not read.
     """
 
     pixels: Pixels
@@ -61,15 +62,17 @@ class DecodedImage(NamedTuple):
 
 
 class BadImageError(Exception):
-    """A file that cannot be used as an image; the message says why."""
+    """A file cannot be used as an image; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """M images of one origin.
 
-    place: the folder they come from, None for a named data set; labels and roles (index into ROLES), both (M,);
-    read(i): image i decoded, or a BadImageError.
+    place: the folder of the images; None for a named data set.
+    labels: int64 (M,).
+    roles: int8 (M,), index into ROLES.
+    read: decodes image i, or raises BadImageError.
     """
 
     name: str
@@ -83,11 +86,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Origin:
-    """Where images are, before any is read.
+    """Where images come from, before any is read.
 
-    address: names the place; key: names its content now, and changes with it; load: reads what `Source` needs; listing: of a
-    folder, names the roles, classes, paths in it and bytes of its files, wherever it is; findings: what was found beside
-    images, and faults: with one of them nothing can be trained; folders: each role and its folder, where it is a folder.
+    address: identifies the location.
+    key: identifies the current content; changes with it.
+    load: reads what `Source` needs.
+    listing: for a folder, digest of the roles, classes, relative paths and file sizes, independent of its location.
+    findings: what was found besides images, including faults, which prevent training.
+    folders: for a folder, each role and its subfolder.
     """
 
     address: str
@@ -100,26 +106,26 @@ class Origin:
 
     @property
     def faults(self) -> tuple[Finding, ...]:
-        """The findings with which nothing can be trained."""
+        """The findings that prevent training."""
         return tuple(finding for finding in self.findings if finding.level == "fault")
 
 
 def check_broken(bad: Sequence[str], where: str, *, remedy: str) -> None:
-    """Nothing where no image is bad; `bad` says which, and why.
+    """Raise if there are bad images; `bad` lists them with their reasons.
 
-    Raises: FaultsError naming the first of them.
+    Raises: FaultsError naming the first ones.
     """
     if bad:
         raise FaultsError([broken_images(bad, level="fault", remedy=remedy)], where)
 
 
 def digest_of(*facts: object) -> str:
-    """A name for these facts, the same in every process."""
+    """SHA-256 of these values, the same in every process."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def sorted_classes(names: tuple[str, ...], labels: Labels) -> tuple[tuple[str, ...], Labels]:
-    """The class names in alphabetical order, as a folder's are, and the labels (M,) that then belong to them."""
+    """Class names in alphabetical order, like a folder's, and the labels (M,) renumbered to match."""
     order = sorted(range(len(names)), key=names.__getitem__)
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(len(order))

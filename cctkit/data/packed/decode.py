@@ -1,4 +1,4 @@
-"""Every image of a source decoded, in order: alone at first, then on all cores."""
+"""Decode every image of a source in order: in this process at first, then on all cores."""
 
 import contextlib
 import hashlib
@@ -46,10 +46,11 @@ ROW = np.dtype(
         ("row_checksum", "<u4"),
     ]
 )
-"""What is known of an image beside its pixels: see `packed.Packed`; of a bad one the state alone.
+"""What is stored per image beside its pixels; see `read.Packed`. A bad image has only its state.
 
-size: height and width before any resizing; peak, more_pages: as `DecodedImage`'s, no peak being NO_PEAK; row_checksum: of the
-rest of the row, in the journal of a packing.
+size: height and width before resizing.
+peak, more_pages: see `DecodedImage`; NO_PEAK for None.
+row_checksum: CRC-32 of the rest of the row, used by the journal.
 """
 GOOD, BAD = 1, 2
 NO_PEAK = -1
@@ -77,7 +78,7 @@ class _Job:
     preprocess: Preprocess
 
     def images(self, numbers: range, goes_on: Callable[[int], bool]) -> DecodedChunk:
-        """The images of these numbers, or as many as there are while `goes_on(number)` holds."""
+        """Decode the images of these numbers, until `goes_on(number)` is false."""
         rows, pixels, bad = np.zeros(len(numbers), dtype=ROW), [], {}
         for row, i in zip(rows, numbers, strict=True):
             if not goes_on(i):
@@ -111,7 +112,7 @@ def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Pro
 
     progress: called ten times per second; it may raise to stop.
 
-    Raises: ResourceError where a reading process dies.
+    Raises: ResourceError if a reading process dies.
     """
     job, total = _Job(source=source, preprocess=preprocess), len(source.ids)
     chunk = max(1, min(_CHUNK, _CHUNK_BYTES // (3 * math.prod(preprocess.stored_size))))
@@ -135,12 +136,12 @@ def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Pro
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: Progress) -> Iterator[DecodedChunk]:
-    """The images of all chunks, in order, decoded ahead."""
+    """Decode all chunks ahead on `cores` workers and yield them in order."""
     total = len(job.source.ids)
     waiting: deque[Future[DecodedChunk]] = deque()
     with _pool(job, cores) as submit:
@@ -159,8 +160,10 @@ def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: 
 
 @contextlib.contextmanager
 def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[DecodedChunk]]]:
-    """Starts the work on a chunk. Processes where they can be forked, since a source cannot be sent to them; else threads,
-    which wait for each other where images are small. What has begun ends within an image."""
+    """A pool of forked processes, or of threads if processes cannot be forked: a source cannot be pickled.
+
+    Threads are slower for small images, since they wait for each other. On exit each worker stops after its current image.
+    """
     pool: ProcessPoolExecutor | ThreadPoolExecutor
     if sys.platform == "linux":
         context = multiprocessing.get_context("fork")
@@ -196,7 +199,7 @@ def _in_process(numbers: range) -> DecodedChunk:
 
 
 def _begin(job: _Job, stopped: Any, large: Any, parent: int) -> None:
-    """Make this process a reader. Signals to the whole group are its parent's to answer; without the parent it ends."""
+    """Initialize a worker process: it leaves SIGINT and SIGHUP to its parent, and exits if the parent dies."""
     global _of_process
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGHUP):

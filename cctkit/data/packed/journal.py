@@ -1,4 +1,4 @@
-"""A packed file in the making, with which another start goes on: its images, and a journal of what is known of them."""
+"""An unfinished packed file: its images and a journal of their metadata, from which packing resumes."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ _KEY_BYTES = 64  # of a SHA-256, in hexadecimal digits, with which the journal b
 
 
 class PartialFile:
-    """Images and rows that one process writes.
+    """The images and journal rows written by one process.
 
-    Rows go into the journal once their images are on the disk, so the journal is true at every instant: whoever comes after a
-    kill or a power failure drops what images it does not know of, and goes on.
+    A row is written after its image has reached the disk, so the journal is always valid. After a kill or a power failure,
+    the next process drops images without a row and resumes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,12 +34,12 @@ class PartialFile:
         self._next_s = 0.0
 
     def matches(self, key: str) -> bool:
-        """Whether what is there was begun under this key (a SHA-256 of what is packed, and how)."""
+        """Whether the file was begun with this key, a SHA-256 of the images and the settings."""
         self._journal.seek(0)
         return self._journal.read(_KEY_BYTES) == key.encode()
 
     def begin(self, key: str, *, offset: int, image_bytes: int, total: int) -> int:
-        """The number of images that are there already: those of `key`, of which the file holds all at `offset`; else none."""
+        """Prepare to append and return the number of images already there: 0 unless the key matches and the file is intact."""
         rows = self.rows() if self.matches(key) else np.zeros(0, dtype=ROW)
         written = (rows["state"] != 0) & (rows["row_checksum"] == _checksums(rows))
         rows = rows[: len(rows) if written.all() else int(written.argmin())]
@@ -58,7 +58,7 @@ class PartialFile:
         return number
 
     def _begin_journal(self, key: str) -> None:
-        """Put an empty journal in the place of the old one, whole and at once: the new key never stands over old rows."""
+        """Replace the old journal by an empty one atomically, so that a new key never precedes old rows."""
         _, path, beside = _files(self.path)
         write_synced(beside, key.encode())
         self._journal.close()
@@ -67,7 +67,7 @@ class PartialFile:
         self._journal = _opened(path)
 
     def add(self, found: DecodedChunk) -> None:
-        """Write some images. Within a few seconds they are safe."""
+        """Append a chunk; it reaches the disk within a few seconds."""
         self.images.write(found.pixels)
         found.rows["row_checksum"] = _checksums(found.rows)
         self._pending.append(found.rows.tobytes())
@@ -75,7 +75,7 @@ class PartialFile:
             self.commit()
 
     def commit(self) -> None:
-        """Bring all that was added to the disk."""
+        """Flush everything that was added to the disk."""
         self.images.flush()
         os.fsync(self.images.fileno())
         self._journal.write(b"".join(self._pending))
@@ -84,14 +84,14 @@ class PartialFile:
         self._next_s = time.monotonic() + _COMMIT_EVERY_S
 
     def rows(self) -> Rows:
-        """What the journal holds, mapped: (n,) of ROW."""
+        """The rows of the journal, memory-mapped: (n,) of ROW."""
         number = (os.fstat(self._journal.fileno()).st_size - _KEY_BYTES) // ROW.itemsize
         if number <= 0:
             return np.zeros(0, dtype=ROW)
         return np.memmap(self._journal, dtype=ROW, mode="r", offset=_KEY_BYTES, shape=(number,))
 
     def finish(self, path: Path) -> None:
-        """Let the images, to which the rest of the file was added, become `path`."""
+        """Rename the finished file to `path` and remove the journal."""
         self.close()  # what is open has to keep its name on Windows
         os.replace(self.path, path)
         self.remove()
@@ -101,20 +101,20 @@ class PartialFile:
         self._journal.close()
 
     def remove(self) -> None:
-        """Leave nothing."""
+        """Remove all files."""
         self.close()
         for path in _files(self.path):
             path.unlink(missing_ok=True)
 
 
 def _checksums(rows: Rows) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """The CRC-32 of each of `rows` (n,) without its last column, which is where it is kept."""
+    """CRC-32 of each of `rows` (n,) without the last column, which stores it."""
     facts = rows.view(np.uint8).reshape(len(rows), ROW.itemsize)[:, : ROW.fields["row_checksum"][1]]  # type: ignore[index]
     return np.fromiter(map(zlib.crc32, facts), dtype=np.uint32, count=len(rows))
 
 
 def _files(path: Path) -> tuple[Path, Path, Path]:
-    """The images, the journal, and the journal that takes its place."""
+    """Paths of the images, of the journal, and of the next journal."""
     return path, path.with_name(path.name + ".rows"), path.with_name(path.name + ".rows.new")
 
 
@@ -123,13 +123,13 @@ def _lock_of(path: Path) -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """Where the images of `path` are while it is in the making."""
+    """Path of the unfinished file of `path`."""
     return path.with_name(path.name + ".part")
 
 
 @contextlib.contextmanager
 def open_partial(path: Path, progress: Progress) -> Iterator[PartialFile]:
-    """The partial file `path`, for this process alone; while another has it, that is waited for."""
+    """Lock and open the partial file `path`; wait while another process holds it."""
     with locked(_lock_of(path), lambda: progress("waiting for another start that reads these images", 0, 1)):
         begun = PartialFile(path)
         try:
@@ -139,12 +139,12 @@ def open_partial(path: Path, progress: Progress) -> Iterator[PartialFile]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """A file to read and write, as it is, or new."""
+    """Open a file for reading and writing; create it if it does not exist."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
 
 
 def remove_stale(folder: Path) -> None:
-    """What was begun more than a week ago, and nobody is at."""
+    """Remove partial files that are older than a week and not in use."""
     for path in folder.glob("*.part"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _KEPT_S:

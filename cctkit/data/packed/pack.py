@@ -1,4 +1,4 @@
-"""Making a packed file: its images come from all cores, as far as they are not there yet; the file is whole or not there."""
+"""Write a packed file on all cores, or resume an interrupted one; an incomplete file never appears under its name."""
 
 import contextlib
 import math
@@ -39,13 +39,12 @@ class PackConfig:
 
 
 def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, partial: Path | None = None) -> Packed:
-    """Decode every image of `source`, bring it to a size, write the packed file, and map it.
+    """Decode and resize every image of `source`, write the packed file, and memory-map it.
 
-    What another start has begun, in `partial` or beside `path`, is gone on with. Where all images have one size, smaller
-    and of the same shape, they stay as they are (`stored_size`): 50,000 images of 32 x 32 for a model of 224 x 224 would
-    take 7.5 GB.
+    An interrupted packing, in `partial` or beside `path`, is resumed. If all images have one size that is smaller than the
+    model's and has its aspect ratio, they keep it (`stored_size`): 50,000 images of 32 x 32 would take 7.5 GB at 224 x 224.
 
-    Raises: UserError naming broken images, unless they may be skipped; ResourceError where the disk is full; StoppedError.
+    Raises: UserError naming broken images, unless they are skipped; ResourceError if the disk is full; StoppedError.
     """
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +65,7 @@ def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, 
 
 
 class _OtherSizeError(Exception):
-    """An image has another size than the first."""
+    """An image does not have the size of the first."""
 
 
 def _filled(begun: PartialFile, source: Source, config: PackConfig, progress: Progress) -> Packed:
@@ -88,7 +87,7 @@ def _filled(begun: PartialFile, source: Source, config: PackConfig, progress: Pr
 
 
 def _first_size(source: Source) -> Size | None:
-    """The size of the first image that can be read, if it is among the first few."""
+    """Size of the first readable image among the first few."""
     with strict_pillow():
         for i in range(min(_TRIED, len(source.ids))):
             with contextlib.suppress(BadImageError):
@@ -120,7 +119,7 @@ def _at_size(begun: PartialFile, source: Source, config: PackConfig, progress: P
 
 
 def _decode_rest(begun: PartialFile, source: Source, preprocess: Preprocess, start: int, progress: Progress) -> dict[int, str]:
-    """Every image from `start` on; what is bad, by number, and why."""
+    """Decode every image from `start` on; return the reason for each bad one, by number."""
     reasons: dict[int, str] = {}
     done = start
     try:
@@ -139,7 +138,7 @@ def _decode_rest(begun: PartialFile, source: Source, preprocess: Preprocess, sta
 
 
 def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
-    """Why image `i` is bad, which an earlier start may have found."""
+    """Why image `i` is bad; read it again if an earlier process found it."""
     if i not in reasons:
         try:
             with strict_pillow():
