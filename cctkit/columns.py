@@ -1,4 +1,4 @@
-"""Tables for a terminal: where it is too narrow for all columns, the least important are left out and named."""
+"""Tables for a terminal: if it is too narrow, the least important columns are left out and named."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """heading: its lines; drop: what a narrow terminal does without, the lowest first, None: never; folded: the width into
-    which it may be wrapped between words.
+    """A column of a table.
+
+    heading: its lines.
+    drop: order in which columns are left out on a narrow terminal, the lowest first; None: never.
+    folded: width to which the cells may be wrapped between words.
     """
 
     heading: tuple[str, ...]
@@ -26,7 +29,7 @@ class Column:
 
     @property
     def least_width(self) -> int:
-        """The columns of the terminal that it takes at least."""
+        """Smallest width in characters."""
         from rich.cells import cell_len
 
         texts = [*self.heading, *self.cells]
@@ -37,12 +40,12 @@ class Column:
 
 
 def total_width(columns: Sequence[Column]) -> int:
-    """The columns of the terminal that a table takes at least, two blanks between."""
+    """Smallest width of a table in characters, with two spaces between columns."""
     return sum(column.least_width for column in columns) + 2 * (len(columns) - 1)
 
 
 def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column], list[str]]:
-    """The columns that fit into `width` (None: any), and the names of those that are left out."""
+    """The columns that fit into `width` characters (None: any), and the names of those that are left out."""
     kept = list(columns)
     while width is not None and total_width(kept) > width:
         droppable = [column.drop for column in kept if column.drop is not None]
@@ -53,12 +56,12 @@ def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column],
 
 
 def narrow_note(left_out: Iterable[str], elsewhere: str) -> str:
-    """What is said of columns that were left out."""
+    """The note that names the columns that were left out."""
     return f"left out, as the terminal is narrow: {', '.join(left_out)}; {elsewhere}"
 
 
 def table_of(columns: Sequence[Column], *, bold: Sequence[bool] = ()) -> "Table":
-    """A table without lines; bold: of its rows, none where empty."""
+    """A table without lines. bold: per row, whether it is bold; empty: none."""
     from rich.table import Table
     from rich.text import Text
 

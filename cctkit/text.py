@@ -1,4 +1,4 @@
-"""Text as it is printed: names from outside made safe, lines that fit a terminal, the nearest known name to a mistyped one."""
+"""Text for printing: names from outside made safe, lines wrapped to the terminal, the known name nearest to a mistyped one."""
 
 import difflib
 import json
@@ -25,7 +25,7 @@ def safe_text(text: object, max_length: int = 200) -> str:
 def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False, ascii_only: bool = False) -> str:
     r"""`value` as JSON that is readable and safe to print: in strings the characters that `safe_text` escapes are `\uXXXX`.
 
-    Any string comes back from it as it was, lone surrogates (of file names that are no UTF-8) too.
+    Loading it gives back every string unchanged, including lone surrogates (of file names that are not UTF-8).
     """
     text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=ascii_only)
     return "".join(_json_escape(each) if each != "\n" and not each.isprintable() else each for each in text)
@@ -39,30 +39,30 @@ def _json_escape(character: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell for a CSV file; text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """A cell for a CSV file; text that a spreadsheet would read as a formula gets a leading apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 epoch`, `1,000 epochs`; plural: where it has no mere s more."""
+    """`1 epoch`, `1,000 epochs`. plural: if it is not `noun` + "s"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The `count` known names most like `name`, best first; empty where none is like it."""
+    """At most `count` known names that are similar to `name`, best first."""
     by_folded = {each.casefold(): each for each in known}
     return [by_folded[found] for found in difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)]
 
 
 def terminal_width() -> int:
-    """The columns of the terminal, at most 100; those of COLUMNS in the environment go before, without either they are 80."""
+    """Width of the terminal in characters, at most 100; COLUMNS in the environment overrides it; 80 if unknown."""
     return min(shutil.get_terminal_size().columns, _WIDEST)
 
 
 def wrapped(text: str, width: int, *, further: str = "") -> str:
-    """`text` in lines of at most `width` columns that break between words alone: a longer word, such as a path, stays whole.
+    """`text` in lines of at most `width` characters that break only between words; a longer word, such as a path, stays whole.
 
-    Lines of `text` stay lines; what goes on in the next one is indented as they are, and by `further`.
+    Line breaks of `text` stay; continuation lines have the indentation of their line, and `further`.
     """
     return "\n".join(
         textwrap.fill(

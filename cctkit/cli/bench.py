@@ -96,7 +96,7 @@ def _table(result: Mapping[str, Any]) -> "Group":
 
 
 def _heading(result: Mapping[str, Any]) -> str:
-    """The machine, and what was chosen for it."""
+    """The machine and the device policy chosen for it."""
     policy = result["policy"]
     machine = result["gpu"] if policy["device"] == "cuda" else f"{result['cpu']}, {policy['threads']} threads"
     return (
@@ -110,7 +110,7 @@ def _speed(images_per_s: float) -> str:
 
 
 def _about(seconds: float) -> str:
-    """`40 s`, `12 min`, `4.2 h`, `3 days`: two digits, as the estimate deserves no more."""
+    """`40 s`, `12 min`, `4.2 h`, `3 days`: two digits, since the estimate is no more precise."""
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= (2 * size if unit == "days" else size):
             return f"{seconds / size:.2g} {unit}"

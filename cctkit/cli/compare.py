@@ -24,36 +24,40 @@ def compare(
         list[Path] | None,
         typer.Option(
             "--runs",
-            help="directory of runs, or a run; may be repeated (default: runs/, where there is one)",
+            help="run directory, or a directory of runs; may be repeated (default: runs/ if it exists)",
             show_default=False,
         ),
     ] = None,
-    published: Annotated[bool, typer.Option("--published/--no-published", help="the published results too")] = True,
+    published: Annotated[bool, typer.Option("--published/--no-published", help="include the published results")] = True,
     everything: Annotated[
-        bool, typer.Option("--all", help="published results beyond the report's: more epochs, other networks, other data sets")
+        bool, typer.Option("--all", help="include published results with more epochs, of other networks and on other data sets")
     ] = False,
     sort: Annotated[
         str | None,
-        typer.Option("--sort", help="score, top1, params, macs, epochs or model (default: score)", show_default=False),
+        typer.Option("--sort", help="sort by score, top1, params, macs, epochs or model (default: score)", show_default=False),
     ] = None,
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="only these, with a comma between: cct, cvt, vit, vit_lite, ...", show_default=False),
+        typer.Option(
+            "--family", help="only these families, separated by commas: cct, cvt, vit, vit_lite, ...", show_default=False
+        ),
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option("--min-accuracy", help="only from this top-1 on, in percent", min=0, max=100, show_default=False),
+        typer.Option("--min-accuracy", help="smallest top-1 accuracy in percent", min=0, max=100, show_default=False),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="draw accuracy against parameters: a .png, .svg or .pdf file", show_default=False),
+        typer.Option(
+            "--plot", help="save a plot of accuracy against parameters as a .png, .svg or .pdf file", show_default=False
+        ),
     ] = None,
     paired: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
             "--paired",
             metavar="A B",
-            help="two runs on the same test images: McNemar's test of their predictions",
+            help="compare two runs on the same test images with McNemar's test",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +65,7 @@ def compare(
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
 ) -> None:
-    """Compare runs with published results: the report's score table, and the front of accuracy against parameters."""
+    """Compare runs with published results: the report's score table, and the Pareto front of accuracy and parameters."""
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown exclude each other", "command line", "choose one")
     if paired is not None:
@@ -93,7 +97,7 @@ def _refuse_beside_paired(others: Sequence[str]) -> None:
 
 
 def _collect(runs: Sequence[Path] | None, *, published: bool, everything: bool) -> "tuple[list[Row], dict[str, str]]":
-    """Rows of the catalog and of the user's runs, and the runs that were skipped, with the reason."""
+    """Rows of the catalog and of the user's runs, and the skipped runs with the reason."""
     from cctkit.catalog.results import RESULTS
     from cctkit.runs.comparison import find_runs, published_row
 
@@ -153,16 +157,16 @@ def _print_tables(
 
 
 def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
-    """What is drawn: a panel for each data set with two rows or more, by true counts where they are known.
+    """The points to plot per data set with at least two rows; sizes are true counts if they are known.
 
-    Raises: UserError where there is none.
+    Raises: UserError if no data set has two rows.
     """
     from cctkit.catalog.results import FROM_SCRATCH
     from cctkit.cli.compare_view import label, panel_title
     from cctkit.plots import Point
 
     by_title: dict[str, list[Row]] = {}
-    for rows in sorted(tables, key=lambda rows: rows[0].training == FROM_SCRATCH):  # whose marks are the filled ones
+    for rows in sorted(tables, key=lambda rows: rows[0].training == FROM_SCRATCH):  # drawn last, with filled markers
         by_title.setdefault(panel_title(rows), []).extend(rows)
     panels = {}
     for title, rows in by_title.items():
@@ -213,7 +217,7 @@ def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
         values |= {"neither_correct": result.neither, "top1_percent_a": top1_a, "top1_percent_b": top1_b}
         print_json(values | {"difference_percent": top1_a - top1_b, "mcnemar_p_value": result.p_value})
         return
-    verdict = "more than chance explains" if result.p_value < 0.05 else "no more than chance can explain"
+    verdict = "significant" if result.p_value < 0.05 else "not significant"
     lines = [
         f"A  {top1_a:.2f}%  {safe_text(a)}",
         f"B  {top1_b:.2f}%  {safe_text(b)}",

@@ -1,4 +1,4 @@
-"""What the shell's completion offers for names of the catalog, without torch."""
+"""Shell completion of names of the catalog, without torch."""
 
 from collections.abc import Iterable
 
@@ -9,22 +9,22 @@ from cctkit.catalog.recipes import RECIPES
 
 
 def models(incomplete: str) -> list[str]:
-    """The models whose names begin so."""
+    """Models whose names begin with `incomplete`."""
     return _beginning(MODELS, incomplete)
 
 
 def recipes(incomplete: str) -> list[str]:
-    """The recipes whose names begin so."""
+    """Recipes whose names begin with `incomplete`."""
     return _beginning(RECIPES, incomplete)
 
 
 def datasets(incomplete: str) -> list[str]:
-    """The named data sets that begin so; where there is none, the shell offers the files and folders that do."""
+    """Data sets whose names begin with `incomplete`; if there are none, the shell offers files and folders."""
     return _beginning(DATASETS, incomplete)
 
 
 def weights(incomplete: str) -> list[str]:
-    """The names of pretrained weights that begin so; where there is none, the shell offers files."""
+    """Pretrained weights whose names begin with `incomplete`; if there are none, the shell offers files."""
     return _beginning(PRETRAINED, incomplete)
 
 

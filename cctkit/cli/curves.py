@@ -19,12 +19,12 @@ Records = Sequence[Mapping[str, Any]]
 def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories, finished or not", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="draw them too: a .png, .svg or .pdf file", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="save the plot as a .png, .svg or .pdf file", show_default=False)
     ] = None,
 ) -> None:
-    """Show loss and top-1 over the epochs of one or several runs, and where the train loss falls below the held-out loss.
+    """Plot loss and top-1 per epoch of one or several runs, and mark where the train loss falls below the held-out loss.
 
-    Held-out images are those of test where the run evaluated them every epoch (--test-every-epoch), else those of val.
+    Held-out images are the test images if the run evaluated them every epoch (--test-every-epoch), otherwise val.
     """
     records = {name: read_records(path) for name, path in _named(runs).items()}
     from cctkit.plots import check_picture, draw_curves
@@ -38,7 +38,7 @@ def curves(
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Each run by its directory's name, or by its path where two have the same; a run given twice counts once."""
+    """Each run by its directory's name, or by its path if two have the same name; a run given twice counts once."""
     unique = list(dict.fromkeys(paths))
     names = [path.resolve().name for path in unique]
     return {safe_text(path if names.count(name) > 1 else name, 80): path for name, path in zip(names, unique, strict=True)}
@@ -47,7 +47,7 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The epochs of a run directory or a `metrics.jsonl`, in order.
 
-    Raises: UserError where there are none, or one is malformed.
+    Raises: UserError if there are none, or one is malformed.
     """
     file = RunPaths(path).metrics if path.is_dir() else path
     if not file.is_file():
@@ -83,7 +83,7 @@ def _print_curves(runs: Mapping[str, Records]) -> None:
 
 
 def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:
-    """Of each run the last epoch's figures, and where the train loss falls below the held-out loss."""
+    """The figures of each run's last epoch, and the epoch from which the train loss is below the held-out loss."""
     from cctkit.plots import crossing_epoch, held_out_split, loss_name
 
     facts = []

@@ -1,4 +1,4 @@
-"""What a training run's command line has wrong that can be told before torch, which takes seconds, is imported."""
+"""Checks of a training run's command line before torch is imported, which takes seconds."""
 
 import os
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from cctkit.runs.rundir import check_output
 def check_early(
     flags: Mapping[str, Any], file_values: Mapping[str, Any], file_name: str, recipe: str | None, output: Path | None
 ) -> None:
-    """Names, ranges, the model, where the run goes, where the images are. All is checked again where it is used.
+    """Check names, ranges, the model, the run directory and the data set. Each is checked again where it is used.
 
     Raises: UserError.
     """

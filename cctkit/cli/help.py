@@ -1,4 +1,4 @@
-"""The help of a command as text: a section a panel, lines that break between words alone, whatever the terminal's width."""
+"""The help of a command as text: one section per panel; lines break only between words, at any terminal width."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,18 @@ from typer.core import TyperCommand, TyperGroup
 from cctkit.text import terminal_width, wrapped
 
 _GAP = 2
-_FIRST_COLUMN = 26  # what is longer has a line of its own
+_FIRST_COLUMN = 26  # longer terms have a line of their own
 
 
 class HelpCommand(TyperCommand):
-    """A command whose help has its options in sections, by their panels."""
+    """A command whose help lists its options in one section per panel."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(_head(self, ctx) + sections(_panels(self, ctx)))
 
 
 class HelpGroup(TyperGroup):
-    """The command of which the others are subcommands; its help lists them with what each does."""
+    """The group of all commands; its help lists them with their first paragraphs."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         commands = [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
@@ -28,7 +28,7 @@ class HelpGroup(TyperGroup):
 
 
 def sections(panels: Mapping[str, Sequence[tuple[str, str]]]) -> str:
-    """Each panel's rows, of a term and what it means, beneath its title."""
+    """The rows of each panel, (term, meaning), below the panel's title."""
     width = terminal_width()
     column = min(_FIRST_COLUMN, max(len(term) for rows in panels.values() for term, _ in rows)) + 2 * _GAP
     parts = []
@@ -45,14 +45,14 @@ def sections(panels: Mapping[str, Sequence[tuple[str, str]]]) -> str:
 
 
 def _head(command: Any, ctx: Any) -> str:
-    """The usage, and what the command does."""
+    """The usage line and the command's description."""
     usage = f"Usage: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}"
     paragraphs = [wrapped(" ".join(part.split()), terminal_width()) for part in (command.help or "").split("\n\n")]
     return "\n\n".join([wrapped(usage, terminal_width(), further="  "), *paragraphs]) + "\n"
 
 
 def _panels(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
-    """The spellings of arguments and options by panel, and what each means, with its default and range."""
+    """Per panel the arguments and options: spellings, and help with default and range."""
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
+from cctkit.cli.options import option
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -13,35 +14,38 @@ Channels = tuple[float, float, float]
 
 
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="a .pth or .safetensors file of another program")],
+    file: Annotated[Path, typer.Argument(help="a .pth or .safetensors file from another program")],
     model: Annotated[
         str,
         typer.Option(
             "--model",
             "-m",
-            help="whose weights they are, such as cct_7_3x1_32_c100 or vit_b_16",
+            help="model of these weights, such as cct_7_3x1_32_c100 or vit_b_16",
             autocompletion=completion.models,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the weights file to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="weights file to write")],
     classes: Annotated[
         str | None,
         typer.Option(
             "--classes",
-            help="cifar10, cifar100, or a file with a class name a line, in the head's order (default: as the name ends)",
+            help="cifar10, cifar100, or a file with one class name per line, in label order (default: from the model's name)",
             show_default=False,
         ),
     ] = None,
-    image_size: Annotated[
-        str | None, typer.Option("--image-size", help="pixels: 32, or HEIGHTxWIDTH (default: the name's)", show_default=False)
-    ] = None,
+    image_size: Annotated[str | None, option("image_size", default="the model's")] = None,
     mean: Annotated[
         str | None,
-        typer.Option("--mean", help="R,G,B of pixels in 0 to 1 (default: the data set's)", show_default=False),
+        typer.Option("--mean", help="mean R,G,B of pixels in [0, 1] (default: the data set's)", show_default=False),
     ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="R,G,B, as --mean", show_default=False)] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            "--std", help="standard deviation R,G,B of pixels in [0, 1] (default: the data set's)", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Turn weights of another program into a weights file of cctkit, which says all that is needed to use it."""
+    """Convert weights of another program to a weights file of cctkit, which holds everything needed to use them."""
     if output.exists():
         raise UserError("the output exists, nothing is overwritten", safe_text(output), "another --output, or remove it")
     if (mean is None) != (std is None):
@@ -70,7 +74,7 @@ def import_weights(
 
 
 def _class_names(classes: str | None) -> "str | list[str] | None":
-    """The name of a data set, or the names in a file, a line each."""
+    """The name of a data set, or the class names in a file, one per line."""
     from cctkit.catalog.classes import CLASS_NAMES
 
     if classes is None or classes in CLASS_NAMES:
@@ -81,7 +85,7 @@ def _class_names(classes: str | None) -> "str | list[str] | None":
         raise UserError(
             f"cannot read class names: {safe_text(getattr(error, 'strerror', None) or error)}",
             f"--classes {safe_text(classes)}",
-            f"{', '.join(CLASS_NAMES)}, or a text file with a name a line",
+            f"{', '.join(CLASS_NAMES)}, or a text file with one name per line",
         ) from error
     return [line.strip() for line in lines if line.strip()]
 

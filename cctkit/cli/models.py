@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cctkit.cli import completion
+from cctkit.cli.options import Json
 from cctkit.columns import Column, fitting, narrow_note, table_of
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
@@ -22,19 +23,19 @@ def models(
     pattern: Annotated[
         str | None,
         typer.Argument(
-            help="only these names: cct, 'cct_*_3x2', cvt_6_4", show_default=False, autocompletion=completion.models
+            help="part of a name or a pattern: cct, 'cct_*_3x2', cvt_6_4", show_default=False, autocompletion=completion.models
         ),
     ] = None,
     num_classes: Annotated[
         int | None,
         typer.Option(
             "--num-classes",
-            help="classes to count with (default: 100 at 32 pixels, as the report; else the published)",
+            help="number of classes (default: 100 for 32 x 32 images, as in the report; otherwise the published number)",
             min=1,
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the models of the catalog: sizes, parameters, multiply-adds, published accuracy."""
     from cctkit.cli.tables import print_json, print_wide
@@ -49,7 +50,7 @@ def models(
 def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) -> list[dict[str, Any]]:
     """The catalog's models whose name or alias matches, as `models --json` prints them.
 
-    Raises: UserError where none does.
+    Raises: UserError if none matches.
     """
     from cctkit.catalog.counts import count
     from cctkit.catalog.models import MODELS, named_config
@@ -87,7 +88,7 @@ def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) 
 
 
 def _matches(pattern: str | None, name: str, alias: str | None) -> bool:
-    """Whether a pattern with * and ?, or else a part of the name, fits."""
+    """Whether a pattern with * and ? matches the name or alias; other text matches as a part of it."""
     if pattern is None:
         return True
     wanted = pattern.lower().replace("-", "_")
@@ -96,7 +97,7 @@ def _matches(pattern: str | None, name: str, alias: str | None) -> bool:
 
 
 def _published(name: str) -> list[dict[str, Any]]:
-    """The published accuracies of a model: each data set's best after the usual number of epochs, with its source."""
+    """The published accuracies of a model with their sources: per data set the one after 200 epochs, if there is one."""
     from cctkit.catalog.pretrained import PRETRAINED
     from cctkit.catalog.results import RESULTS
 

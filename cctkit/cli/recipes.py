@@ -6,9 +6,9 @@ import typer
 
 
 def recipes(
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, with every setting and its source")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON with every setting and its source")] = False,
 ) -> None:
-    """List the training recipes: what each is for, what it is expected to reach, and what differs from its source."""
+    """List the training recipes: purpose, expected accuracy, and differences from the source."""
     from cctkit.catalog.recipes import RECIPES
     from cctkit.cli.tables import print_json, print_text
 

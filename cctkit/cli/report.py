@@ -1,4 +1,4 @@
-"""An evaluation as a person reads it."""
+"""The result of an evaluation as tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ _NAME_LENGTH = 40
 
 
 def render_evaluation(result: Mapping[str, Any]) -> "Group":
-    """The figures of `eval --json`, then the worst classes and the most confused pairs; what is null is left out."""
+    """The figures of `eval --json`, then the worst classes and the most confused pairs; null values are left out."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -33,7 +33,7 @@ def render_evaluation(result: Mapping[str, Any]) -> "Group":
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
-    """Each figure's name and text, in the order shown; "" where there is none."""
+    """The name and text of each figure, in the order shown; "" if there is no value."""
     low, high = result["top1_interval_percent"]
     params = result["params"]
     return {
@@ -52,7 +52,7 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _without_copies(result: Mapping[str, Any]) -> str:
-    """The accuracy on the images that are not in training too, where some are."""
+    """The accuracy without the images that are also in train, if there are any."""
     number, top1_percent = result.get("copies_in_train"), result.get("top1_percent_without_copies")
     if not number:
         return ""
@@ -61,7 +61,7 @@ def _without_copies(result: Mapping[str, Any]) -> str:
 
 
 def _epoch(result: Mapping[str, Any]) -> str:
-    """Which epoch of the run the figures are of: `7 of 20, the best by validation`."""
+    """The epoch that was evaluated: `7 of 20, the best by validation`."""
     if result["epoch"] is None:
         return "the run is unfinished" if result["finished"] is False else ""
     parts = [f"{result['epoch']} of {result['planned_epochs']}"]
@@ -79,7 +79,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
-    """Rows of names and figures: the last column, and percentages, to the right."""
+    """A table of names and figures; the last column and percentages are right-aligned."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Where results are printed: stdout, through rich, with nothing in a name taken for markup."""
+"""Prints results on stdout: tables with rich, without interpreting markup in names, and JSON."""
 
 import sys
 from collections.abc import Callable
@@ -33,12 +33,12 @@ def print_wide(make: Callable[[int | None], "RenderableType"]) -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """One printable JSON document on stdout, on one line where `indent` is None; what is not finite is null."""
+    """Print one JSON document on stdout, on one line if `indent` is None; numbers that are not finite are null."""
     takes_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
     sys.stdout.write(json_text(finite(value), indent=indent, ascii_only=not takes_all) + "\n")
 
 
 def print_text(text: str, *, stream: TextIO | None = None) -> None:
-    """Running text on stdout or another stream; on a terminal its lines break between words alone."""
+    """Print text on stdout or another stream; on a terminal lines break only between words."""
     out = stream or sys.stdout
     out.write((wrapped(text, terminal_width(), further="  ") if out.isatty() else text) + "\n")

@@ -14,7 +14,7 @@ _MARKERS = ("braille", "dot", "x", "+", "o", "*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a plot. A value of None breaks it."""
+    """One line of a plot. Points whose y is None are left out."""
 
     name: str
     x: Sequence[float]
@@ -24,10 +24,12 @@ class Line:
 def line_plot(
     lines: Sequence[Line], *, title: str, x_label: str, colour: bool, mark: float | None = None, corners: Corners = ((), ())
 ) -> str:
-    """A plot as text, as wide as the terminal up to 100 columns, with the names beneath; "" where there is nothing to draw.
+    """A plot as text, as wide as the terminal up to 100 columns, with a legend below it; "" if there is nothing to draw.
 
-    x counts whole things, such as epochs. mark: an x with a vertical line; corners: x and y that are in the picture in any
-    case. Without colour the lines differ by their characters. Names are printed as they are.
+    x holds whole numbers, such as epochs. Without colour, lines differ by their markers.
+
+    mark: x of a vertical line.
+    corners: x and y values that the axes always include.
     """
     import plotext
 
@@ -64,7 +66,7 @@ def line_plot(
 
 
 def _set_ticks(xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Round numbers at the axes, and room around a single value."""
+    """Set limits and round tick values of both axes; a single value gets a margin."""
     import plotext
 
     low, high = (min(xs), max(xs)) if min(xs) < max(xs) else (min(xs) - 1, max(xs) + 1)
@@ -78,8 +80,9 @@ def _set_ticks(xs: Sequence[float], ys: Sequence[float]) -> None:
 
 
 def round_ticks(low: float, high: float, *, most: int = 7, whole: bool = False) -> list[float]:
-    """At most `most` multiples of 1, 2 or 5 times a power of ten that lie in [low, high], for low < high; whole numbers
-    where `whole`.
+    """Tick values in [low, high], low < high: at most `most` multiples of 1, 2 or 5 times a power of ten.
+
+    whole: only whole numbers.
     """
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1)

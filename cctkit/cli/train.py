@@ -101,7 +101,7 @@ def train(
 
 
 def _with_images(flags: Mapping[str, Any], images: str | None) -> Mapping[str, Any]:
-    """The flags with the data set that was given without one."""
+    """The flags, with the data set that was given as an argument."""
     if images is None:
         return flags
     if flags.get("dataset", images) != images:
@@ -118,7 +118,7 @@ def _check_alone(others: Mapping[str, object]) -> None:
 
 @contextlib.contextmanager
 def first_of_machine_tells() -> Iterator[None]:
-    """Until the processes of a job are connected: what the command line or a file of it has wrong, one of them tells."""
+    """Report an error of the command line or its files by one process only, before the processes of a job are connected."""
     try:
         yield
     except UserError as error:

@@ -274,7 +274,7 @@ def test_two_runs_are_compared_image_by_image(tmp_path: Path) -> None:
     assert run("--paired", a, b).stdout == (
         f"A  75.00%  {a}\nB  37.50%  {b}\n"
         "right on the same 8 images: both 2, A alone 4, B alone 1, neither 1\n"
-        "difference +37.50 points, McNemar's exact test p = 0.375: no more than chance can explain at the 5% level\n"
+        "difference +37.50 points, McNemar's exact test p = 0.375: not significant at the 5% level\n"
     )
 
 
