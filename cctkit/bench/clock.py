@@ -1,4 +1,4 @@
-"""How long something takes on a device, and how much of its memory it takes."""
+"""Measures time and peak memory on a device."""
 
 import time
 from collections.abc import Callable

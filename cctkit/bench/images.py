@@ -1,4 +1,4 @@
-"""Images in memory, made here: what is measured needs no data set."""
+"""Random images in memory, so that no data set is needed."""
 
 from typing import Any
 

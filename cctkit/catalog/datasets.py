@@ -1,4 +1,4 @@
-"""The named data sets: where they come from, what they must hash to, their statistics, and how they are recognised."""
+"""The named data sets: addresses, checksums, statistics, and how they are recognised."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -115,7 +115,7 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
 
 
 def family_of(name: str) -> str | None:
-    """The family of the model of this name, also of a published one (`vit_7_4_32` is a ViT-Lite); None where it is none."""
+    """The family of a model name, also of a published one (`vit_7_4_32` is a ViT-Lite); None if there is no such model."""
     if _VIT.fullmatch(name):
         return "vit"
     return _family(parts) if (parts := _compact_parts(name)) else None

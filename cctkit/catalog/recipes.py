@@ -1,4 +1,4 @@
-"""Named training recipes: settings, where each comes from, and what the whole is expected to reach."""
+"""Named training recipes: settings with their sources, and the expected accuracy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,19 +12,19 @@ from cctkit.text import nearest, safe_text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A row: flat settings of a run by the source that gives them. What no source names is `TrainConfig`'s default."""
+    """A row: settings by source. All other settings have the defaults of `TrainConfig`."""
 
     purpose: str
     expected: str
-    """What it reaches, on which data set and with which model, and who says so."""
+    """Expected accuracy, with data set, model and source."""
     sources: Mapping[str, Mapping[str, Any]]
     one_conv: Mapping[str, Any] = field(default_factory=dict)
-    """What models with one convolution (`x1`) have beside: their sequences are four times as long."""
+    """Further settings for models with one convolution (`x1`), whose sequences are four times as long."""
     differs: str = ""
-    """What is still computed otherwise than in the source."""
+    """Remaining differences from the source."""
 
     def settings(self, model: str) -> dict[str, tuple[Any, str]]:
-        """Setting -> (value, where it comes from) for this model."""
+        """Setting -> (value, source) for this model."""
         rows = {key: (value, source) for source, values in self.sources.items() for key, value in values.items()}
         if "x1" in model:
             rows |= {key: (value, "cctkit") for key, value in self.one_conv.items()}
@@ -172,7 +172,7 @@ def describe(name: str) -> str:
 
 
 def default_recipe(dataset: str, device: str) -> str:
-    """The recipe where none is named: `demo` on the digits, `fast` on a CPU, `report` elsewhere."""
+    """The default recipe: `demo` for the digits, `fast` on a CPU, otherwise `report`."""
     if dataset == "digits":
         return "demo"
     return "fast" if device == "cpu" else "report"
@@ -180,7 +180,7 @@ def default_recipe(dataset: str, device: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A configuration and, for every setting, where its value comes from."""
+    """A configuration, and the origin of every setting's value."""
 
     config: TrainConfig
     origins: Mapping[str, str]

@@ -20,7 +20,7 @@ _CHUNK_BYTES = 2 * 2**20
 
 
 class HasAttentionImpl(nn.Module):
-    """A module with several implementations of equal results; `set_attention_impl` knows it by this class, not by a name."""
+    """A module with several attention implementations of equal results, which `set_attention_impl` selects."""
 
     attention_impl: AttentionImpl = "plain"
 

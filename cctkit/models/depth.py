@@ -15,7 +15,7 @@ _EMBEDDINGS = {"positional_emb", "class_emb", "pos_embedding", "class_token"}
 
 
 def is_head(name: str) -> bool:
-    """Whether the weight is of the last layer, whose outputs are the logits: what `--init` leaves new for other classes."""
+    """Whether the weight belongs to the head, which `--init` leaves newly initialised for other classes."""
     return name.rpartition(".")[0] in HEAD.values()
 
 
@@ -43,7 +43,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Leave the head alone to train: the last linear layer; norms, sequence pooling and class token belong to the backbone.
+    """Train only the head, the last linear layer; norms, sequence pooling and class token belong to the backbone.
 
     The backbone's dropout and drop path are taken away too, in training as in evaluation: they would only blur features
     that nothing adapts to.

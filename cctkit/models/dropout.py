@@ -14,7 +14,7 @@ from cctkit.config.settings import ModelConfig
 
 
 def byte_threshold(p: float) -> int:
-    """The bytes under which an element is dropped: p in 256ths, from 1 for p > 0 to 255, so that some are kept."""
+    """Elements whose random byte is below this are dropped: p in 256ths, 1 to 255 for p > 0, so that some are kept."""
     return min(255, max(1, round(256 * p))) if p > 0 else 0
 
 
@@ -24,7 +24,7 @@ def byte_scale(p: float) -> float:
 
 
 def has_data(tensor: Tensor) -> bool:
-    """Whether there are values to look at: the subclasses that stand for tensors when memory is predicted have none."""
+    """Whether the tensor holds values: the subclasses used to predict memory have none."""
     return type(tensor) is Tensor
 
 
@@ -131,14 +131,14 @@ def _is_short(x: Tensor) -> bool:
 
 
 def skip_dropped(model: nn.Module, skips: bool) -> None:
-    """Whether drop path leaves the dropped samples' work out: the draws and results are those of a mask."""
+    """Set whether drop path skips the computation of dropped samples; draws and results are those of a mask."""
     for module in model.modules():
         if isinstance(module, DropPath):
             module.skips = skips
 
 
 def use_generator(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Let every random layer of `model` draw from `generator` (on the CPU; elsewhere they draw from the device's default)."""
+    """Make every random layer of `model` draw from `generator` on the CPU; on other devices from the device's default."""
     for module in model.modules():
         if isinstance(module, (Dropout, DropPath)):
             module.generator = generator

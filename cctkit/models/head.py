@@ -1,4 +1,4 @@
-"""The last layer, which computes its logits in float32 whatever the number format of the layers before it."""
+"""The last layer, which computes logits in float32 at any precision of the layers before it."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The weights file: safetensors whose header says all that is needed to use it."""
+"""The weights file: safetensors with a header that holds everything needed to use it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plain_name(name: str) -> str:
-    """A tensor's name without what torch.compile and DDP put before it."""
+    """A tensor's name without the prefixes of torch.compile and DDP."""
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper)
     return name

@@ -1,4 +1,4 @@
-"""The course of training: loss and top-1 over the epochs, and where the train loss falls below that of held-out images."""
+"""Training curves: loss and top-1 per epoch, and where the train loss falls below the held-out loss."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Records = Sequence[Mapping[str, Any]]
 
 _LINES: Any = {"train": "--", "val": ":", "test": "-"}
 _HELD_OUT_LINE: Any = "-"  # of several runs
-_MARKERS = ("", "o", "s", "^", "D", "v")  # where there are more runs than colours
+_MARKERS = ("", "o", "s", "^", "D", "v")  # if there are more runs than colours
 _RING: dict[str, Any] = {"marker": "o", "markersize": 9, "fillstyle": "none", "color": "#000000", "linestyle": ""}
 
 
@@ -42,7 +42,7 @@ def draw_curves(runs: Mapping[str, Records], path: Path) -> None:
 
 
 def loss_ending(runs: Mapping[str, Records]) -> str:
-    """`loss_smoothed` where every record has it for the training images, else `loss`."""
+    """`loss_smoothed` if every record has it for the training images, otherwise `loss`."""
     has = all(record.get("train_loss_smoothed") is not None for records in runs.values() for record in records)
     return "loss_smoothed" if has else "loss"
 
@@ -53,7 +53,7 @@ def loss_name(ending: str) -> str:
 
 
 def held_out_split(records: Records) -> str | None:
-    """The split that train is compared with: test where a run evaluated it every epoch, else val; None without either."""
+    """The split that train is compared with: test if the run evaluated it every epoch, otherwise val; None without either."""
     has = {key.partition("_")[0] for record in records for key, value in record.items() if value is not None}
     return next((split for split in ("test", "val") if split in has), None)
 

@@ -30,12 +30,13 @@ def summarize(
 ) -> Summary:
     """Layers, parameters, multiply-adds and the memory of a training step of any image model; it stays as it is.
 
-    image_size: side, or (height, width), in pixels; default: the model's own, where it says. The rows and the block are
-    those of one image; batch_size, optimizer and policy move the memory alone. policy (default): what training takes on this
-    machine where its CPU is measured already, else float32 and chunked attention, which `notes` says; nothing is measured,
-    written or set.
+    The rows and the block are those of one image; batch_size, optimizer and policy change only the memory.
 
-    Raises: UserError where the model cannot be called on such images.
+    image_size: side, or (height, width), in pixels (default: that of the model's configuration).
+    policy: default: that of training on this machine if its CPU has been measured, otherwise float32 and chunked
+        attention, which `notes` says. Nothing is measured, written or set.
+
+    Raises: UserError if the model cannot be called on such images.
     """
     if isinstance(model, ModelConfig):
         name, config = name or model.name, model
@@ -89,7 +90,7 @@ def memory_of(
 ) -> tuple[Memory, int | None]:
     """The memory of a training step of `model`, and the largest batch whose step fits into `fit_bytes`.
 
-    Raises: UserError where the model's step cannot be taken.
+    Raises: UserError if a training step of the model fails.
     """
 
     def predict(batch: int) -> Memory:
@@ -111,7 +112,7 @@ def _size(model: nn.Module, wish: int | Size | None) -> Size:
 
 
 def _torchsummary(layers: tuple[Layer, ...], size: Size, channels: int) -> Torchsummary | None:
-    """The block (torchsummary.py, `summary`), None where an output is no tensor, on which it raises."""
+    """The block (torchsummary.py, `summary`); None if an output is not a tensor, for which torchsummary raises."""
     if any(None in layer.output_shapes for layer in layers):
         return None
     total = sum(layer.params_torchsummary for layer in layers)

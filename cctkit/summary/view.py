@@ -88,7 +88,7 @@ def plain_text(summary: Summary) -> str:
 
 
 def renderable(*summaries: Summary, width: int | None = None) -> RenderableType:
-    """Layers and totals of the models, side by side where `width` characters (None: any) allow."""
+    """Layers and totals of the models, side by side if `width` characters (None: any) suffice."""
     if width is None or width >= _LAYERS_WIDTH * len(summaries):
         layers: list[RenderableType] = [layer_table(*summaries)]
     else:
@@ -106,7 +106,7 @@ def _side_by_side(summaries: Sequence[Summary], width: int | None) -> list[Seque
 
 
 def layer_table(*summaries: Summary) -> Table:
-    """A row a call; of several models the rows of the same number stand side by side."""
+    """One row per call; the rows of several models are side by side."""
     table = _table()
     for summary in summaries:
         table.add_column(safe_text(summary.model), no_wrap=True)
@@ -127,7 +127,7 @@ def layer_table(*summaries: Summary) -> Table:
 
 
 def totals_table(*summaries: Summary) -> Table:
-    """The report's block, what it leaves out, and the memory of a training step; a column a model."""
+    """The report's block, what it leaves out, and the memory of a training step; one column per model."""
     table = _table()
     table.add_column("as torchsummary counts, one image")
     for summary in summaries:
@@ -163,8 +163,9 @@ def totals_table(*summaries: Summary) -> Table:
 
 
 def catalog_table(summaries: Sequence[Summary], *, width: int | None = None) -> RenderableType:
-    """A row a model, and under it the report's finding where its two models are among them; columns that do not fit into
-    `width` characters (None: any) are left out.
+    """One row per model, and the report's finding if its two models are among them.
+
+    width: in characters; columns that do not fit are left out (None: any width).
     """
     with_memory = any(summary.memory for summary in summaries)
     with_fit = any(summary.fitting_batch is not None for summary in summaries)
@@ -195,7 +196,7 @@ def catalog_table(summaries: Sequence[Summary], *, width: int | None = None) -> 
 
 
 def memory_title(summaries: Sequence[Summary]) -> str:
-    """What the figures of memory are of."""
+    """The title of the memory figures."""
     memory, *others = [summary.memory for summary in summaries if summary.memory]
     unmeasured = "" if memory.device == "cpu" else ", unmeasured"
     attention = " or ".join(dict.fromkeys(each.attention for each in (memory, *others)))  # a model's dropout decides too
