@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cctkit.evaluation.losses import cross_entropy, smoothed
+
 _Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 _BINS = 15
 _TOP = 5
@@ -53,8 +55,8 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
     found = logits.argmax(dim=1)
     correct = is_correct(logits, labels)
     log_p = logits.log_softmax(dim=1)  # (N, K)
-    loss = -log_p.gather(1, labels[:, None]).mean()
-    smoothed = (1 - label_smoothing) * loss - label_smoothing * log_p.mean() if label_smoothing else loss
+    loss = cross_entropy(log_p, labels).mean()
+    loss_smoothed = smoothed(loss, log_p.mean(), label_smoothing) if label_smoothing else loss
     number, hits = len(labels), int(correct.sum())
     in_top = int((_in_top(logits, labels) & usable).sum())
     low, high = wilson_interval(hits, number)
@@ -64,7 +66,7 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
         top1_interval_percent=(100 * low, 100 * high),
         top5_percent=100 * in_top / number if classes > _TOP else None,
         loss=_finite(loss),
-        loss_smoothed=_finite(smoothed),
+        loss_smoothed=_finite(loss_smoothed),
         ece=_finite(_calibration_error(log_p.exp().amax(dim=1), correct)),
         per_class=_per_class(labels, correct, classes),
         confusions=_confusions(labels[usable], found[usable], classes),

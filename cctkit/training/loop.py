@@ -27,7 +27,7 @@ from cctkit.training.optim import make_optimizers
 from cctkit.training.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 from cctkit.training.shards import save_shards
 from cctkit.training.state import History, pack, unpack
-from cctkit.training.step import TrainState, new_state, train_step
+from cctkit.training.step import EpochSums, TrainState, new_state, train_step
 
 _CHECKPOINT_EVERY_S = 300.0
 
@@ -284,8 +284,8 @@ def _read_back(state: TrainState) -> float:
             "the last checkpoint is from before it",
             "lower --lr, or set --clip-grad 1",
         )
-    total = state.sums.tolist()
-    return float(total[0] / total[3])
+    sums = EpochSums[float](*state.sums.tolist())
+    return sums.loss / sums.images
 
 
 def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float]) -> dict[str, Any]:
@@ -293,14 +293,14 @@ def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float])
 
     The test images are evaluated too where the settings say so; nothing is chosen by them.
     """
-    loss, smoothed, correct, images = state.sums.tolist()
+    sums = EpochSums[float](*state.sums.tolist())
     record: dict[str, Any] = {
         "epoch": epoch + 1,
         "step": state.step,
         "lr": job.config.lr * lr_factor(state.step - 1, job.schedule),
-        "train_loss": loss / images,
-        "train_loss_smoothed": smoothed / images,
-        "train_top1_percent": 100 * correct / images,
+        "train_loss": sums.loss / sums.images,
+        "train_loss_smoothed": sums.smoothed_loss / sums.images,
+        "train_top1_percent": 100 * sums.correct / sums.images,
     }
     splits = {"val": job.dataset.val, "test": job.dataset.test if job.config.test_every_epoch else None}
     for name, split in splits.items():

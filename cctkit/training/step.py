@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +15,23 @@ from cctkit.data.epoch.augment import Batch
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import ALONE, DistContext
 from cctkit.engine.parallel import unsynced, wrap_ddp
+from cctkit.evaluation.losses import losses
 from cctkit.models.dropout import use_generator
 from cctkit.training.optim import set_lr
 from cctkit.training.shards import full_tensor, to_local
 
 _NORMS_KEPT = 64
 _SPIKE = 1000.0
+_T = TypeVar("_T")
+
+
+class EpochSums(NamedTuple, Generic[_T]):
+    """Sums over the images that an epoch has trained on, in the order of the tensor that holds them."""
+
+    loss: _T  # cross entropy
+    smoothed_loss: _T  # with label smoothing
+    correct: _T
+    images: _T
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -32,7 +44,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     generator: torch.Generator
     norms: Tensor  # gradient norms of the last steps, NaN where there was none yet
-    sums: Tensor  # of the running epoch, float64: loss, smoothed loss, correct, images
+    sums: Tensor  # `EpochSums` of the running epoch, float64 (4,)
     diverged: Tensor  # bool: an update was withheld
     step: int = 0
     ranks: DistContext = ALONE
@@ -67,7 +79,7 @@ def new_state(
         scaler=torch.amp.GradScaler(policy.device, enabled=policy.precision == "fp16"),
         generator=generator,
         norms=torch.full((_NORMS_KEPT,), float("nan"), device=policy.device),
-        sums=torch.zeros(4, dtype=torch.float64, device=policy.device),
+        sums=torch.zeros(len(EpochSums._fields), dtype=torch.float64, device=policy.device),
         diverged=torch.zeros((), dtype=torch.bool, device=policy.device),
         ranks=ranks,
     )
@@ -101,7 +113,7 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
         with unsynced(state.parallel) if start + part < size else nullcontext():
             found = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
         sums += found if batch.rank_weight else 0
-        loss_is_finite &= found[1].isfinite()
+        loss_is_finite &= EpochSums(*found).smoothed_loss.isfinite()
     sums, loss_is_finite = state.ranks.summed(sums, loss_is_finite)
     state.sums += sums
     _update(state, loss_is_finite, config=config)
@@ -134,34 +146,14 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
     partner = None if batch.partner_labels is None else batch.partner_labels[part]
     weight = None if batch.lam is None else batch.lam[part]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    plain, smoothed, correct = losses(logits, labels, partner, weight, label_smoothing=config.label_smoothing)
+    loss, smoothed, correct = losses(logits, labels, partner, weight, label_smoothing=config.label_smoothing)
     share = batch.rank_weight * len(labels) / len(batch.labels)
     state.scaler.scale(smoothed.mean() * share).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        return torch.stack([plain.sum(), smoothed.sum(), correct.sum(), torch.ones_like(plain).sum()]).double()
-
-
-def losses(
-    logits: Tensor,
-    labels: Tensor,
-    partner_labels: Tensor | None = None,
-    weight: Tensor | None = None,
-    *,
-    label_smoothing: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross entropy, label-smoothed cross entropy (Szegedy et al. 2016, section 7) and correctness of each image, (B,) each.
-
-    With `partner_labels` and `weight` (B,) the target is `weight` of the label and the rest of the partner (mixup, cutmix).
-    """
-    log_p = logits.log_softmax(dim=-1)  # (B, K)
-    found = logits.argmax(dim=-1)
-    plain = -log_p.gather(1, labels[:, None]).squeeze(1)
-    correct = (found == labels).to(plain.dtype)
-    if partner_labels is not None and weight is not None:
-        plain = weight * plain - (1 - weight) * log_p.gather(1, partner_labels[:, None]).squeeze(1)
-        correct = weight * correct + (1 - weight) * (found == partner_labels)
-    smoothed = (1 - label_smoothing) * plain - label_smoothing * log_p.mean(dim=-1)
-    return plain, smoothed, correct
+        sums = EpochSums(
+            loss=loss.sum(), smoothed_loss=smoothed.sum(), correct=correct.sum(), images=torch.ones_like(loss).sum()
+        )
+        return torch.stack(sums).double()
 
 
 def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -> None:

@@ -34,7 +34,7 @@ from cctkit.training.collective import checkpoint_of_first
 from cctkit.training.optim import make_optimizers
 from cctkit.training.shards import full_tensor, save_shards, to_local
 from cctkit.training.state import History, pack, unpack
-from cctkit.training.step import TrainState, new_state, train_step
+from cctkit.training.step import EpochSums, TrainState, new_state, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 PREPROCESS = Preprocess(stored_size=(8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -94,7 +94,8 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
                 seen[f"{epoch} {row}"] = hashlib.sha256(image.contiguous().numpy().tobytes() + bytes([label])).hexdigest()
         batch.images.data = batch.images.to(dtype)
         train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
-        losses.append(((state.sums - before) / (state.sums[3] - before[3])).tolist()[:3])
+        added = state.sums - before
+        losses.append((added / EpochSums(*added).images).tolist()[:3])
         before = state.sums.clone()
     assert not state.diverged
     if config.shard:

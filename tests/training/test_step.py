@@ -15,12 +15,13 @@ from cctkit.config.settings import TrainConfig
 from cctkit.data.epoch.augment import Batch
 from cctkit.engine.device import DevicePolicy
 from cctkit.errors import UserError
+from cctkit.evaluation.losses import losses
 from cctkit.models.build import build_model, set_attention_impl
 from cctkit.training import step as step_module
 from cctkit.training.checkpoint import Checkpoint
 from cctkit.training.optim import make_optimizers, set_lr
 from cctkit.training.state import History, pack, unpack
-from cctkit.training.step import TrainState, ema_decay, losses, new_state, step_seed, train_step
+from cctkit.training.step import TrainState, ema_decay, new_state, step_seed, train_step
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 
