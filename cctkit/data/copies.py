@@ -1,4 +1,4 @@
-"""The digest of an image's pixels alone, by which copies of an image are found whatever their class, name or format."""
+"""Find copies of an image, whatever their class, name or format, by a digest of the pixels."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ Digests = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def pixel_digest(pixels: Pixels) -> int:
-    """The first 8 bytes of the SHA-256 of height, width and RGB values: of uint8 (height, width, 3), before any resizing.
+    """First 8 bytes of the SHA-256 of height, width and RGB values of uint8 (height, width, 3), before resizing.
 
-    Two different images of two million share one with a probability of 1e-7.
+    The probability that any two of two million different images share a digest is 1e-7.
     """
     digest = hashlib.sha256(json.dumps(pixels.shape[:2]).encode())
     digest.update(np.ascontiguousarray(pixels).data)
@@ -23,7 +23,7 @@ def pixel_digest(pixels: Pixels) -> int:
 
 
 def contains(known: Digests, digests: Digests) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether each of `digests` (n,) is among `known`, which are sorted."""
+    """Whether each of `digests` (n,) is in `known`, which is sorted."""
     if len(known) == 0:
         return np.zeros(len(digests), dtype=bool)
     places = np.searchsorted(known, digests)
@@ -32,15 +32,19 @@ def contains(known: Digests, digests: Digests) -> np.ndarray[Any, np.dtype[np.bo
 
 
 def repeated(digests: Digests) -> Digests:
-    """Those digests that occur more than once, each once, sorted."""
+    """Sorted digests that occur more than once."""
     ordered = np.sort(digests)
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Groups:
-    """The images that have copies, by group: rows (m,), group after group, each from its entry of starts (g + 1,) on;
-    of_row: int32 (M,), the group of every image of the data set, -1 where it has no copy."""
+    """Groups of identical images.
+
+    rows: (m,), the images of all groups, concatenated.
+    starts: (g + 1,), where each group begins in `rows`.
+    of_row: int32 (M,), the group of each image of the data set, -1 without a copy.
+    """
 
     rows: Labels
     starts: Labels
@@ -48,7 +52,7 @@ class Groups:
 
     @classmethod
     def among(cls, rows: Labels, digests: Digests) -> "Groups | None":
-        """The groups of these rows of a data set with `digests` (M,); None where no image has a copy."""
+        """Group these rows of a data set with `digests` (M,); None if no image has a copy."""
         of_rows = digests[rows]
         known = repeated(of_rows)
         if len(known) == 0:

@@ -1,4 +1,4 @@
-"""A data set ready for training: from a name, a folder or a packed file to its splits."""
+"""Load a data set from a name, a folder or a packed file, and split it."""
 
 import contextlib
 import os
@@ -37,20 +37,20 @@ _DEFAULT = "cifar100"
 
 
 def cache_folder() -> Path:
-    """Where packed files are kept: CCTKIT_CACHE, or the user's cache."""
+    """Folder of the packed files: CCTKIT_CACHE, or the user's cache."""
     return Path(os.environ.get("CCTKIT_CACHE") or platformdirs.user_cache_dir("cctkit"))
 
 
 def load_dataset(
     config: DataConfig, *, progress: Progress | None = None, notify: Notify | None = None, split_rule: int | None = None
 ) -> Dataset:
-    """The data set that `config` names, packed into the cache the first time.
+    """Load the data set in `config`; the first time, it is packed into the cache.
 
-    progress is called throughout long work and may raise to stop it; notify is told before anything is downloaded, and
-    why the digits take the place of CIFAR-100 where nothing was asked for. split_rule: that of an earlier run, to split as
-    it did; None: all copies of an image come to one side, where they can be found.
+    progress: called during long work; may raise to stop it.
+    notify: called before a download, and if the digits replace CIFAR-100 because no data set was given.
+    split_rule: rule of an earlier run, to split as it did; None: keep all copies of an image in one split if they are known.
 
-    Raises: UserError where there is no such data, or it cannot be used; ResourceError where the disk is full.
+    Raises: UserError if there is no such data or it cannot be used; ResourceError if the disk is full.
     """
     progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
     try:
@@ -76,17 +76,17 @@ def load_dataset(
 
 
 def load_packed(path: Path, config: DataConfig, *, place: str | None, split_rule: int | None = None) -> Dataset:
-    """The data set that another process has loaded from `place` as `config` names it, from its packed file.
+    """Load the packed file of a data set that another process has loaded from `place` with this `config`.
 
-    Raises: UserError where the file is gone.
+    Raises: UserError if the file no longer exists.
     """
     return _assemble(open_packed(path, is_cached=str(path) != place), config, place=place, split_rule=split_rule)
 
 
 def _streamed(config: DataConfig, progress: Progress) -> tuple[Origin, Streamed]:
-    """The folder that `config` names, its images not read yet.
+    """The folder in `config`, without reading its images.
 
-    Raises: UserError where it is none, or has faults.
+    Raises: UserError if it is not a folder or has faults.
     """
     folder = streamed_folder(config)
     origin = folder_origin(folder, progress, max_pixels=config.max_pixels)
@@ -95,7 +95,7 @@ def _streamed(config: DataConfig, progress: Progress) -> tuple[Origin, Streamed]
 
 
 def _packed(origin: Origin, config: DataConfig, progress: Progress) -> Packed:
-    """The images from the cache, or decoded into it; then what they were like before is removed."""
+    """Open the packed file in the cache, or make it; then remove outdated versions of it."""
     size = config.image_size or DEFAULT_SIZE
     place = digest_of(origin.address, size, config.resize_mode, config.skip_bad)[:16]
     path = cache_folder() / "packed" / f"{place}-{digest_of(SCHEMA, origin.key)[:16]}.safetensors"
@@ -124,10 +124,10 @@ def _pack_config(origin: Origin, config: DataConfig) -> PackConfig:
 
 
 def pack_dataset(config: DataConfig, path: Path, *, progress: Progress | None = None, notify: Notify | None = None) -> Packed:
-    """The data set that `config` names as the packed file `path`, which then is a data set itself.
+    """Pack the data set in `config` into the file `path`, which can then be used as a data set.
 
-    Raises: UserError where there is no such data, it cannot be used, or `path` is there; ResourceError where the disk is full;
-    StoppedError where `progress` raises it: the next call goes on from there.
+    Raises: UserError if there is no such data, it cannot be used, or `path` exists; ResourceError if the disk is full;
+    StoppedError if `progress` raises it: the next call resumes.
     """
     progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
     if path.exists():
@@ -182,7 +182,7 @@ def _assemble(
     origin: Origin | None = None,
     split_rule: int | None,
 ) -> Dataset:
-    """The splits and statistics of a packed file or a streamed folder."""
+    """Compute the splits and statistics of a packed file or a streamed folder."""
     where = safe_text(place or store.name)
     size = config.image_size or store.image_size
     if not enlarges(store.image_size, size):
@@ -247,7 +247,7 @@ def _report(
     split_made: bool,
     name: str | None = None,
 ) -> DataReport:
-    """What was found in the images of these parts (name -> rows)."""
+    """Report on the images of these splits (name -> rows)."""
     seen = store.seen
     return DataReport(
         name=name or store.name,

@@ -1,4 +1,4 @@
-"""A data set as training sees it: what it is, and its splits, wherever their images come from."""
+"""A loaded data set and its splits, independent of where the images are stored."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -22,7 +22,11 @@ from cctkit.digests import not_verified
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """A part of a data set: `index` (n,), int32, are its rows in `store`, `labels` (n,), int64, their classes."""
+    """A split of a data set.
+
+    index: int32 (n,), rows in `store`.
+    labels: int64 (n,), class of each row.
+    """
 
     store: Packed | Streamed
     index: np.ndarray[Any, np.dtype[np.int32]]
@@ -34,41 +38,44 @@ class Split:
     def take(self, positions: Labels) -> torch.Tensor:
         """The images at these positions of the split: uint8 (b, 3, H, W), a copy, on the device where the images are.
 
-        Raises: UserError where an image is broken, of a streamed folder; DamagedError where a packed one is damaged.
+        Raises: UserError if an image of a streamed folder is broken; DamagedError if a packed image is damaged.
         """
         return self.store.take(self.index[positions].astype(np.int64))
 
     @property
     def image_size(self) -> Size:
-        """What `take` gives."""
+        """(height, width) of what `take` returns."""
         return self.store.image_size
 
     def ids(self) -> list[str]:
-        """The images' ids: the path in the folder, or the number in the archive."""
+        """Image ids: the path in the folder, or the number in the archive."""
         return self.store.ids(self.index.astype(np.int64))
 
     def fingerprint(self) -> str:
-        """What the images are, in any order: the SHA-256 of the sorted heads of their digests (of a streamed folder: ids)."""
+        """SHA-256 of the images in any order: of their sorted digests' first 8 bytes (in a streamed folder, of the ids)."""
         heads = np.sort(self.store.order[self.index]).astype("<i8")
         return f"sha256:{hashlib.sha256(heads.tobytes()).hexdigest()}"
 
     def pixel_digests(self) -> Digests | None:
-        """Of each image, by which its copies are found: see `pixel_digest`. None where they are not known."""
+        """Digests by which copies of an image are found, see `pixel_digest`; None if unknown."""
         return None if self.store.pixel_digests is None else self.store.pixel_digests[self.index]
 
     def only(self, positions: Labels) -> "Split":
-        """The images at these positions alone."""
+        """The subset at these positions."""
         return replace(self, index=self.index[positions], labels=self.labels[positions])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """Images of K classes in up to three splits. What has the fingerprint of a named data set *is* that data set.
+    """Images of K classes in up to three splits. Images with the fingerprint of a named data set *are* that data set.
 
-    stored_size: of the images when they are augmented or evaluated; where it is smaller than image_size, which the model
-    takes, they are enlarged on the device. source: the folder or file it came from, None for a named data set; mean, std: by
-    channel, of values in 0 to 1, of a streamed folder ImageNet's; split_made: the split into train and test was made here,
-    from `split_seed`; split_rule: how, see `stratified_split`; report: what was found, to tell.
+    source: the folder or file; None for a named data set.
+    image_size: (height, width) of the model's input.
+    stored_size: (height, width) of the stored images; if smaller than image_size, they are upsampled on the device.
+    mean, std: per channel, of values in 0 to 1; ImageNet's for a streamed folder.
+    split_made: whether train and test were split here, from `split_seed`.
+    split_rule: see `stratified_split`.
+    report: what was found in the images.
     """
 
     name: str
@@ -104,28 +111,28 @@ class Dataset:
 
     @property
     def is_enlarged(self) -> bool:
-        """Whether the images become larger on the device."""
+        """Whether the images are upsampled on the device."""
         return self.stored_size != self.image_size
 
     @property
     def is_streamed(self) -> bool:
-        """Whether an image is decoded each time that it is needed."""
+        """Whether images are decoded each time they are used."""
         return isinstance(self.train.store, Streamed)
 
     @property
     def unverified(self) -> str | None:
-        """What to say of a packed file of an earlier version: it has no checksums, so damaged bytes would not be seen."""
+        """Notice for a packed file of an earlier version: without checksums, damaged bytes go unnoticed."""
         store = self.train.store
         return not_verified(store.path) if isinstance(store, Packed) and store.checksums is None else None
 
     @property
     def packed_file(self) -> str | None:
-        """Where the packed images are."""
+        """Path of the packed file."""
         return str(self.train.store.path) if isinstance(self.train.store, Packed) else None
 
     @property
     def chunk_images(self) -> int:
-        """How many images may be read between two steps; of those to decode one batch, so that a stop is not put off."""
+        """Images to read between two steps; a streamed folder reads one batch, so that a stop request is not delayed."""
         return 1 if self.is_streamed else CHUNK_IMAGES
 
     def whole(self) -> Split:
@@ -135,25 +142,25 @@ class Dataset:
         return Split(store=store, index=index, labels=store.labels[index])
 
     def workers(self, asked: int | None, *, processes: int = 1) -> int:
-        """The processes that read images: as many as asked for; else none, or one a core for a streamed folder.
+        """Number of loader workers: `asked` if given; otherwise 0, or one per core for a streamed folder.
 
-        processes: that share the machine's cores.
+        processes: number of training processes that share the cores.
         """
         if asked is not None:
             return asked
         return max(1, available_cores() // processes) if self.is_streamed else 0
 
     def for_training(self, crop: str) -> "Dataset":
-        """The same data set; of a streamed one the training images are read as training with this `crop` needs them."""
+        """The same data set; a streamed one reads its training images at the size that this `crop` needs."""
         store = self.train.store
         if not isinstance(store, Streamed):
             return self
         return replace(self, train=replace(self.train, store=store.for_training(margin=crop == "resized")))
 
     def on(self, device: str, *, most_bytes: float) -> "Dataset":
-        """The same data set with its images, of every split, in the memory of `device`, where they take at most so much.
+        """Move the images of every split to `device`, if they take at most `most_bytes`.
 
-        Raises: DamagedError where some are damaged.
+        Raises: DamagedError if some are damaged.
         """
         store = self.train.store
         if isinstance(store, Streamed) or store.images.nbytes > most_bytes:

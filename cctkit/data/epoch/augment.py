@@ -1,4 +1,4 @@
-"""Augmentation as pure functions of images and a plan: a chunk of uint8 images at a time, then batch by batch."""
+"""Augmentation as pure functions of images and a plan: first per chunk of uint8 images, then per batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,12 +35,12 @@ class Batch:
 
 
 def augment(images: Tensor, *, plan: EpochPlan, mean: Sequence[int] | None = None) -> Tensor:
-    """Policy, crop and flip of uint8 images (n, 3, H, W), position by position as `plan` (of n positions) says.
+    """Apply policy, crop and flip to uint8 images (n, 3, H, W), as drawn in `plan` (n positions).
 
-    A resized crop comes before the policy, as in its recipe's source (timm/data/transforms_factory.py), a padded one after
-    it, as in the report, with a black border. mean: of the data set by channel, 0 to 255: what RandAugment moves in from
-    outside, timm's `img_mean`, unless `config.aa_fill` says otherwise; AutoAugment moves in black. On a CPU each image is,
-    bit for bit, what it would be alone; on CUDA it may be a level off.
+    A resized crop comes before the policy, as in timm/data/transforms_factory.py; a padded crop with a black border comes
+    after it, as in the report. On a CPU each image is bit for bit what it would be alone; on CUDA it may differ by a level.
+
+    mean: per channel, 0 to 255; RandAugment's fill color (timm's `img_mean`) unless `aa_fill` is set. AutoAugment fills black.
     """
     config, size = plan.config, plan.size or (images.shape[2], images.shape[3])
     if config.crop == "resized":
@@ -64,14 +64,14 @@ def _fill_of(config: AugmentConfig, mean: Sequence[int] | None) -> Sequence[int]
 
 
 def _interpolation_of(config: AugmentConfig) -> Interpolation:
-    """As asked; else nearest for AutoAugment, as torchvision's, and bilinear where timm takes it or bicubic at random."""
+    """`aa_interpolation`, or nearest for AutoAugment as in torchvision, and bilinear for RandAugment (timm: or bicubic)."""
     return config.aa_interpolation or ("bilinear" if config.auto_augment == "rand" else "nearest")
 
 
 def _in_groups(images: Tensor, groups: Sequence[tuple[Array, Callable[[Tensor], Tensor]]]) -> Tensor:
-    """Each group's rows through its function, one call a group; the other rows as they are.
+    """Apply each group's function to its rows, one call per group; other rows stay as they are.
 
-    The rows are sorted, cut, and sorted back: `index_select` copies an image at a time, indexing a byte at a time.
+    Rows are sorted by group and back with `index_select`, which copies whole images; indexing copies byte by byte.
     """
     rest = np.ones(len(images), dtype=bool)
     for rows, _ in groups:
@@ -89,7 +89,7 @@ def _select(tensor: Tensor, rows: Array) -> Tensor:
 
 
 def _windows(images: Tensor, rows: Array, top: Array, left: Array, *, height: int, width: int) -> Tensor:
-    """For each of `rows`, the window of one size at its own place: (len(rows), C, height, width), one copy a line."""
+    """Crop each of `rows` at its own position to one size: (len(rows), C, height, width), one copy per line."""
     channels, full_height, full_width = images.shape[1:]
     lines = images.contiguous().as_strided((images.numel() - width + 1, width), (1, 1))  # every run of `width` bytes
     first = ((rows * channels)[:, None] + np.arange(channels)) * full_height + top[:, None]  # (n, C)
@@ -98,7 +98,7 @@ def _windows(images: Tensor, rows: Array, top: Array, left: Array, *, height: in
 
 
 def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
-    """The plan's window of each image with a black border."""
+    """Pad each image with black and crop it as planned."""
     assert plan.box is not None
     box = plan.box.astype(np.int64)
     padded = torch.nn.functional.pad(images, [padding] * 4)
@@ -107,7 +107,7 @@ def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
 
 
 def _resized_crop(images: Tensor, plan: EpochPlan, size: Size) -> Tensor:
-    """The plan's box of each image, brought to `size`: one bicubic, antialiased call for each size of box."""
+    """Crop each image as planned and resize it to `size`: one bicubic, antialiased call per crop size."""
     assert plan.box is not None
     top, left, heights, widths = plan.box.astype(np.int64).T
     done, order = [], []
@@ -128,13 +128,13 @@ def normalize_and_mix(
     channels_last: bool,
     rank_weight: float = 1.0,
 ) -> Batch:
-    """One batch from its augmented uint8 images: normalised, mixed and erased where the plan says so, then enlarged.
+    """Make a batch from augmented uint8 images: normalize, mix, erase, upsample.
 
-    Erasing comes after mixing, as timm's loader has it: `FastCollateMixup`, then `PrefetchLoader` with `RandomErasing`
+    Erasing comes after mixing, as in timm's loader: `FastCollateMixup`, then `PrefetchLoader` with `RandomErasing`
     (timm/data/loader.py).
 
-    To enlarge adds no information, so it comes last: all before is at the images' own size, where a crop's 4 pixels are 4 of
-    theirs, and costs a 49th between 32 and 224 pixels. It commutes with mixup; cutmix's edges are blurred by a pixel.
+    Upsampling adds no information, so it comes last: at 32 instead of 224 pixels the other steps cost 1/49, and a crop by 4
+    pixels means 4 stored pixels. It commutes with mixup; cutmix's edges are blurred by a pixel.
     """
     out = preprocess.normalize(images)
     partner = lam = None
@@ -154,7 +154,7 @@ def normalize_and_mix(
 
 
 def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:
-    """Mixup or cutmix with the partners, in place; the arithmetic of `torchvision.transforms.v2.MixUp` and `CutMix`."""
+    """Apply mixup or cutmix with the partners, in place, as `torchvision.transforms.v2.MixUp` and `CutMix` compute it."""
     assert plan.lam is not None
     assert plan.mix_box is not None
     top, left, height, width = plan.mix_box[0].tolist()
@@ -168,7 +168,7 @@ def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:
 
 
 def _erase(images: Tensor, plan: EpochPlan) -> None:
-    """Normal noise in the plan's boxes, in place; an image's noise depends on its own seed alone."""
+    """Fill the planned boxes with normal noise, in place; the noise of an image depends only on its own seed."""
     assert plan.erase_box is not None
     assert plan.noise_seed is not None
     generator = torch.Generator()

@@ -1,4 +1,4 @@
-"""From a split and a plan to batches on the device: chunks of images are augmented ahead, here or in worker processes."""
+"""Make batches on the device from a split and a plan; chunks of images are augmented ahead, here or in workers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CHUNK_IMAGES = 4096
 
 
 class ImageSource(Protocol):
-    """What is read here of a `data.dataset.Split`."""
+    """What the loader needs of a `data.splits.Split`."""
 
     @property
     def labels(self) -> Rows: ...
@@ -40,13 +40,12 @@ def train_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of an epoch from `start_step` on; the same ones for any chunk size and number of workers.
+    """The batches of an epoch from `start_step` on; they do not depend on the chunk size and the number of workers.
 
-    A chunk (at most `chunk_images`, in whole batches) is
-    read and augmented between two steps, or ahead by workers; on CUDA it is augmented on the device, whoever reads. With
-    several `ranks` a batch is the share of `rank`, each image as it would be with one.
+    A chunk of whole batches, at most `chunk_images`, is read and augmented between two steps, or ahead by workers; on CUDA
+    it is always augmented on the device. With several `ranks` a batch is the share of `rank`; its images do not change.
 
-    Raises: ResourceError where a worker dies; UserError where an image is broken that is read for the first time.
+    Raises: ResourceError if a worker dies; UserError if an image is broken.
     """
     room = images_at_once(split.take(plan.order[:1].astype(np.int64)).numel(), workers)
     chunks = _Chunks(
@@ -78,7 +77,7 @@ def train_batches(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Augmented:
-    """Images (n, 3, H, W) as the plan's n positions `rows` have them."""
+    """Augments images (n, 3, H, W), which are at the positions `rows` (n,) of the plan."""
 
     plan: EpochPlan
     mean: Sequence[int]
@@ -89,7 +88,7 @@ class _Augmented:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Read:
-    """The images at some positions of the plan: uint8 (n, 3, H, W), and what is `then` done with them."""
+    """Reads the images at some positions of the plan, uint8 (n, 3, H, W), and augments them unless `then` is None."""
 
     split: ImageSource
     plan: EpochPlan
@@ -108,7 +107,7 @@ def _spans(number: int, batch_size: int, start_step: int, chunk_images: int) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Chunks(Sequence[Rows]):
-    """Of chunk i, the positions that this rank computes."""
+    """The positions of chunk i that this rank computes."""
 
     spans: list[tuple[int, int]]
     batch_size: int
@@ -122,7 +121,7 @@ class _Chunks(Sequence[Rows]):
         return np.concatenate([rows for rows, _ in self.shares(i)])
 
     def shares(self, i: int) -> list[tuple[Rows, float]]:
-        """Of each batch in chunk i, the positions that this rank computes, and what they count."""
+        """For each batch in chunk i, the positions that this rank computes and its `rank_weight`."""
         start, stop = self.spans[i]
         return [
             share_of_batch(first, min(first + self.batch_size, stop), rank=self.rank, ranks=self.ranks)
@@ -131,13 +130,13 @@ class _Chunks(Sequence[Rows]):
 
 
 def share_of_batch(start: int, stop: int, *, rank: int, ranks: int) -> tuple[Rows, float]:
-    """The positions of a batch (`start` to `stop`) that `rank` of `ranks` computes, ascending, and what their mean counts.
+    """The positions of a batch (`start` to `stop`) that `rank` of `ranks` computes, ascending, and the weight of their mean.
 
-    Images are dealt in pairs, each with the one at the same distance from the batch's other end: that is the partner with
-    which mixup and cutmix mix it, so no rank needs another's images. The shares differ by two images at most.
+    Images are distributed in mixup and cutmix pairs, each with the image at the same distance from the other end of the
+    batch, so no rank needs another's images. The shares differ by at most two images.
 
-    The mean over ranks of each one's mean times its count is the mean over the batch. A rank without a share in a small
-    batch takes the first image with a count of 0: it has to walk the model with the others.
+    The mean over ranks of weight times mean is the mean over the batch. If a small batch leaves a rank without images, it
+    gets the first image with weight 0: it must run the model with the others.
     """
     size = stop - start
     pairs = (size + 1) // 2  # from the middle of the batch outwards; that of an odd one is its own partner

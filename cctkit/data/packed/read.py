@@ -1,8 +1,8 @@
-"""The packed file: every image decoded once, at one size, in one safetensors file that is then mapped into memory.
+"""The packed file: all images, decoded and resized once, in one memory-mapped safetensors file.
 
-A data set's *fingerprint* is the SHA-256 of the sorted digests of its images, each of role, class name, height, width and RGB
-pixels as decoded, before any resizing. So it does not depend on file names, formats without loss, order or place. The role is
-that of the source: train, val and test, or `all` where the split is made here (it is then not part of what the data is).
+A data set's *fingerprint* is the SHA-256 of the sorted digests of its images. The digest of an image covers its role, class
+name, height, width and RGB pixels before resizing. It does not depend on file names, lossless formats, order or location. The
+role is that of the source: train, val or test, or `all` if the split is made here.
 """
 
 import contextlib
@@ -47,20 +47,25 @@ DTYPES = {
     "skipped": "uint8",
     "seen": "uint8",
 }
-"""The tensors beside the images, in the order of the file: the wide ones first, so that each is aligned."""
+"""Tensors other than the images, in file order: wide types first, so that each is aligned."""
 SINCE = {"checksums": 3, "pixel_digests": 3, "seen": 3}
-"""The schema version that first had a tensor, where that is not the oldest."""
+"""First schema version with this tensor, if not the oldest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Packed:
-    """A packed file, mapped: what is not used stays on the disk.
+    """A memory-mapped packed file. checksums, pixel_digests and seen are None in files of earlier versions.
 
-    images: uint8 (M, 3, H, W); labels, roles (M,); sums: float64 (M, 6), of each image's channels and of their squares, values
-    in 0 to 255; order: int64 (M,), the head of each image's digest, by which splits are made; checksums: uint32 (M,), the
-    CRC-32 of each image's bytes as they are stored, and pixel_digests: int64 (M,), by which copies are found, see
-    `pixel_digest`; seen: what only packing sees: all None in files of earlier versions; id_offsets (M + 1,).
-    file: what the file was when it was opened; is_cached: it is ours to remove where it is damaged.
+    images: uint8 (M, 3, H, W).
+    labels, roles: (M,).
+    sums: float64 (M, 6), per image: sums of each channel and of its squares, of values in 0 to 255.
+    order: int64 (M,), first 8 bytes of each image's digest, by which splits are made.
+    checksums: uint32 (M,), CRC-32 of each image's stored bytes.
+    pixel_digests: int64 (M,), by which copies are found, see `pixel_digest`.
+    id_offsets: int64 (M + 1,), bounds of each id in id_blob.
+    seen: what only packing sees.
+    file: the file's status when it was opened.
+    is_cached: whether it is in the cache, so that it may be removed if it is damaged.
     """
 
     name: str
@@ -86,7 +91,7 @@ class Packed:
     def take(self, rows: Labels) -> torch.Tensor:
         """These images: uint8 (b, 3, H, W), a copy, on the device where the images are.
 
-        Raises: DamagedError where they are read from the file, and are not those that were written.
+        Raises: DamagedError if the bytes in the file are not those that were written.
         """
         if self.images.device.type != "cpu":
             return self.images.index_select(0, to_device(torch.from_numpy(rows), self.images.device))
@@ -97,7 +102,7 @@ class Packed:
         return images
 
     def on(self, device: str) -> "Packed":
-        """The same with all images in the memory of `device`, from where they are not checked again.
+        """Copy all images to `device`; they are checked now, and not again.
 
         Raises: DamagedError, as `take`.
         """
@@ -108,14 +113,14 @@ class Packed:
         return replace(self, images=self.images.to(device))
 
     def _check_length(self) -> None:
-        """What is read of a mapped file behind its end ends the process. Another file in its place is not what is mapped."""
+        """Raise if the file was truncated: reading past the end of a mapped file kills the process."""
         with contextlib.suppress(OSError):
             facts = os.stat(self.path)
             if facts.st_size != self.file.st_size and os.path.samestat(facts, self.file):
                 raise self._damaged(f"the packed file has {facts.st_size:,} bytes, expected {self.file.st_size:,}")
 
     def _check(self, images: torch.Tensor, rows: Labels) -> None:
-        """Images (b, 3, H, W) of these rows against their checksums, at about 2 microseconds for one of 32 x 32."""
+        """Compare images (b, 3, H, W) with their checksums: about 2 microseconds per image of 32 x 32."""
         if self.checksums is None:
             return
         found = np.fromiter(map(zlib.crc32, images.flatten(1).numpy()), dtype=np.uint32, count=len(rows))
@@ -125,7 +130,7 @@ class Packed:
             raise self._damaged(f"the packed pixels of {safe_text(self.ids(wrong[:1])[0])}{others} are damaged")
 
     def _damaged(self, what: str) -> DamagedError:
-        """The error for a damaged file, which is removed where it is the cache's."""
+        """Make the error for a damaged file; a cached file is removed."""
         where = safe_text(self.path)
         if not self.is_cached:
             return DamagedError(what, where, "make the file again: cctkit pack")
@@ -145,9 +150,9 @@ class Packed:
 
 
 def open_packed(path: Path, *, is_cached: bool = False) -> Packed:
-    """Map a packed file, whose images are checked when they are taken, and all else here.
+    """Memory-map a packed file and check everything but the images, which are checked when they are read.
 
-    Raises: UserError where it is damaged, or no packed file.
+    Raises: UserError if it is damaged or not a packed file.
     """
     try:
         facts = os.stat(path)
@@ -177,7 +182,7 @@ def _checked(
     path: Path,
     facts: os.stat_result,
 ) -> Packed:
-    """The packed file, where all holds that later code relies on.
+    """Check everything that later code relies on.
 
     Raises: ValueError, KeyError or TypeError.
     """
