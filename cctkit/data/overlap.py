@@ -1,4 +1,4 @@
-"""Images of a split that are copies of others: of images in another split, or of those that a run was trained on."""
+"""Find images of a split that are copies of images in another split, or of a run's training images."""
 
 import json
 from dataclasses import dataclass
@@ -24,8 +24,12 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Overlap:
-    """The images of a split that have copies in another: positions (m,) here, those of a copy there (m,), of the same class
-    where it has one; other_class (m,): it has none."""
+    """The images of a split that have copies in another split.
+
+    positions: (m,), in this split.
+    there: (m,), position of a copy in the other split, of the same class if there is one.
+    other_class: bool (m,), whether all copies are of another class.
+    """
 
     positions: Labels
     there: Labels
@@ -36,7 +40,7 @@ class Overlap:
 
 
 def overlap(split: Split, other: Split) -> Overlap | None:
-    """The images of `split` that are in `other` too; None where copies cannot be found, as of a streamed folder."""
+    """Find the images of `split` that are also in `other`; None if copies are unknown, as in a streamed folder."""
     digests, others = split.pixel_digests(), other.pixel_digests()
     if digests is None or others is None:
         return None
@@ -56,7 +60,7 @@ def overlap(split: Split, other: Split) -> Overlap | None:
 
 
 def copies_notice(dataset: Dataset) -> str | None:
-    """What to say before training of images that occur more than once; nothing where none does."""
+    """Notice before training if images occur more than once."""
     if (digests := dataset.train.store.pixel_digests) is None:
         why = "a streamed folder is not read before training" if dataset.is_streamed else "an earlier version packed the file"
         return f"images in two splits: not checked, since {why}"
@@ -86,14 +90,14 @@ def _pair_notice(name: str, split: Split | None, other_name: str, other: Split |
 
 
 def _examples(found: Overlap, split: Split, other: Split) -> list[tuple[str, str]]:
-    """The ids of the first few images, each with that of its copy."""
+    """Ids of the first few images and of their copies."""
     return list(zip(split.only(found.positions[:_NAMED]).ids(), other.only(found.there[:_NAMED]).ids(), strict=True))
 
 
 def copy_figures(split: Split, train: Split, is_correct: Flags) -> dict[str, Any]:
-    """What a result says of the images of `split` that are in `train` too; is_correct: (n,), of the images of `split`.
+    """Result fields about the images of `split` that are also in `train`; is_correct: bool (n,), per image of `split`.
 
-    All None where copies cannot be found; the accuracy None too where every image is a copy.
+    All are None if copies are unknown; the accuracy is None if every image is a copy.
     """
     found = overlap(split, train)
     if found is None:
@@ -108,9 +112,9 @@ def copy_figures(split: Split, train: Split, is_correct: Flags) -> dict[str, Any
 
 
 def seen_file(train: Split) -> bytes | None:
-    """The digests of the images that a run is trained on, as a file, by which `eval` finds them in other data sets.
+    """File of the digests of a run's training images, with which `eval` finds them in other data sets.
 
-    None where they are not known. Validation images are not among them.
+    None if they are unknown. Validation images are not included.
     """
     digests = train.pixel_digests()
     if digests is None:
@@ -121,9 +125,9 @@ def seen_file(train: Split) -> bytes | None:
 
 
 def read_seen(path: Path) -> Digests | None:
-    """What `seen_file` has written, sorted; None where the run has no such file.
+    """Read the digests that `seen_file` has written, sorted; None if the file does not exist.
 
-    Raises: UserError where it is damaged.
+    Raises: UserError if it is damaged.
     """
     if not path.is_file():
         return None
@@ -146,6 +150,6 @@ def read_seen(path: Path) -> Digests | None:
 
 
 def seen_in_training(split: Split, seen: Digests | None) -> Labels | None:
-    """The positions in `split` of images that the run was trained on; None where that cannot be found."""
+    """Positions in `split` of images that the run was trained on; None if unknown."""
     digests = split.pixel_digests()
     return None if digests is None or seen is None else np.flatnonzero(contains(seen, digests))

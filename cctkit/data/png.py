@@ -1,4 +1,4 @@
-"""Whether a PNG file holds all of its rows: Pillow takes one whose data ends early as whole, and leaves the rest black."""
+"""Detect PNG files whose data ends early: Pillow accepts them and leaves the missing rows black."""
 
 import struct
 import zlib
@@ -16,8 +16,8 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 def lacks_rows(image: Image.Image, path: str) -> bool:
     """Whether the data of this PNG, which Pillow has decoded, ends before the last row.
 
-    Rows are filled from the top, over zeros. Where the last pixel is not zero none is missing, and the file need not be
-    decompressed once more; interlaced rows come in another order.
+    Pillow fills rows from the top over zeros. If the last pixel is not zero, no row is missing and the file need not be
+    decompressed again; this does not hold for interlaced files.
     """
     last = image.getpixel((image.width - 1, image.height - 1))
     if not image.info.get("interlace") and (any(last) if isinstance(last, tuple) else last):
@@ -34,7 +34,7 @@ def lacks_rows(image: Image.Image, path: str) -> bool:
 
 
 def _chunks(path: str) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of the header and of the image's data, in pieces."""
+    """Kind and data of the IHDR and IDAT chunks, in pieces."""
     with open(path, "rb") as file:
         file.seek(_SIGNATURE)
         while len(head := file.read(8)) == 8:
@@ -57,7 +57,7 @@ def _decompressed(inflate: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
 
 
 def _row_bytes(header: bytes) -> int:
-    """The bytes of all rows, each with that of its filter, of an image with this IHDR."""
+    """Bytes of all rows, with a filter byte each, of an image with this IHDR."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header[:13])
     total = 0
     for column, row, columns, rows in _PASSES if interlaced else ((0, 0, 1, 1),):

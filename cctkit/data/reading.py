@@ -1,4 +1,4 @@
-"""Images made ahead of the steps, by worker processes of torch's DataLoader, or here where there are none."""
+"""Read images ahead of the training steps in DataLoader workers, or in this process without workers."""
 
 import contextlib
 import multiprocessing
@@ -28,17 +28,17 @@ _PREFETCHED = 2  # by each worker
 
 
 def images_at_once(image_bytes: int, workers: int) -> int:
-    """How many images may be made at a time, within the memory that what is under way may take."""
+    """How many images fit into the memory limit for images in flight."""
     allowed = _SHARED_BYTES // (workers * _PREFETCHED + 2) if workers else _CHUNK_BYTES
     return max(1, allowed // image_bytes)
 
 
 def read_ahead(make: Callable[[Rows], Tensor], pieces: Sequence[Rows], *, workers: int, most: int) -> Generator[Tensor]:
-    """`make(piece)` for every piece, in order; an image a row. The first piece is the longest.
+    """Yield `make(piece)` for every piece, in order; one row per image. The first piece must be the longest.
 
-    Without workers a piece is made when it is asked for; with them, ahead, in parts of at most `most` rows.
+    Without workers a piece is made on request; with workers it is made ahead, in parts of at most `most` rows.
 
-    Raises: what `make` raises; ResourceError where a worker dies, which for want of shared memory it does silently.
+    Raises: what `make` raises; ResourceError if a worker dies, for example because shared memory ran out.
     """
     if workers == 0 or len(pieces) == 0:
         yield from (make(pieces[i]) for i in range(len(pieces)))
@@ -53,7 +53,7 @@ def read_ahead(make: Callable[[Rows], Tensor], pieces: Sequence[Rows], *, worker
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Parts(TorchDataset[Tensor | UserError]):
-    """Every piece in `number` parts, of which some are empty where it is short."""
+    """Every piece in `number` parts; some parts of a short piece are empty."""
 
     make: Callable[[Rows], Tensor]
     pieces: Sequence[Rows]
@@ -103,14 +103,14 @@ def _of_workers(parts: _Parts, workers: int) -> Generator[Tensor]:
 
 
 def _worker_died(message: str) -> bool:
-    """Whether torch's message is of a dead worker, or of one without shared memory; not of a bug in one."""
+    """Whether torch's message reports a dead worker or missing shared memory, rather than a bug in a worker."""
     return message.startswith("DataLoader worker (pid") or "shared memory" in message or "No space left" in message
 
 
 def _start_worker(large: Any, _index: int) -> None:
-    """Signals sent to the whole process group (Ctrl-C, `timeout`) are the trainer's to answer, by saving.
+    """Ignore signals to the process group (Ctrl-C, `timeout`): the trainer handles them by saving.
 
-    A worker told to end does so quietly: dying of the signal would raise in the trainer, before it has saved.
+    On SIGTERM a worker exits normally; if it died of the signal, the trainer would raise before saving.
     """
     os.setpgid(0, 0)
     for number in (signal.SIGINT, signal.SIGHUP):

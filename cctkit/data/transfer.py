@@ -1,13 +1,13 @@
-"""From the host to the device, without waiting for what the device is still doing."""
+"""Copy tensors from the host to the device without waiting for the device."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`; itself where it is there already.
+    """Copy `tensor` to `device`, or return it if it is there already.
 
-    To CUDA through pinned memory: a plain copy would first let the device finish all that it was given.
+    Copies to CUDA use pinned memory: a plain copy would synchronize with the device.
     """
     kind = torch.device(device).type
     if tensor.device.type == kind:

@@ -1,4 +1,4 @@
-"""All that is wrong with a folder, told at once."""
+"""Report all faults of a folder at once."""
 
 import time
 
@@ -14,16 +14,15 @@ BROKEN_REMEDY = "mend or remove what is broken, or leave it out with --skip-bad"
 
 
 class _EnoughError(Exception):
-    """The images have been looked through for long enough."""
+    """The time for reading images is over."""
 
 
 def refuse_faulty(origin: Origin, *, read: bool, progress: Progress) -> None:
-    """Nothing where the folder has no fault that its names tell. Else its images are looked through too, for a minute at most:
-    who mends the one fault should not meet the next only then.
+    """Raise if the folder has faults. Its images are then read too, for at most a minute, to report broken ones as well.
 
-    read: whether a broken image is a fault as well.
+    read: whether a broken image is a fault.
 
-    Raises: FaultsError with all that were found; StoppedError.
+    Raises: FaultsError with all faults; StoppedError.
     """
     if not origin.faults:
         return

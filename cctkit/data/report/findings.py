@@ -1,4 +1,4 @@
-"""What is worth telling of a data set's files: what is ignored and why, what is doubtful, and what makes it unusable."""
+"""Findings about the files of a data set: ignored files, warnings, and faults that prevent training."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from cctkit.errors import UserError
 from cctkit.text import counted, safe_text
 
 NAMED = 20
-"""How many of each kind are kept by name."""
+"""Number of names kept per kind."""
 _IN_MESSAGE = 3
 _IN_LINE = 4
 _NAME_LENGTH = 200
@@ -35,7 +35,7 @@ class Finding:
     def of(
         cls, kind: str, level: Level, text: str, names: Sequence[str], *, number: int = 0, remedy: str | None = None
     ) -> "Finding":
-        """With its names made safe and counted; number: where they are not all of them."""
+        """Make a finding with printable names; number: the total, if `names` is incomplete."""
         shown = tuple(safe_text(name, _NAME_LENGTH) for name in names[:NAMED])
         return cls(kind=kind, level=level, text=text, number=number or len(names), names=shown, remedy=remedy)
 
@@ -44,7 +44,7 @@ class Finding:
         return asdict(self) | {"names": list(self.names)}
 
     def lines(self) -> list[str]:
-        """What a person is told: in a line with the first names, or with a line for each where something is to be mended."""
+        """Lines to print: one with the first names, or one per name if the user must fix something."""
         remedy = f"; {self.remedy}" if self.remedy else ""
         if self.level == "fault" or self.kind == "broken":
             more = self.number - len(self.names)
@@ -54,7 +54,7 @@ class Finding:
         return [f"  {self.level}: {self.text}{remedy}" + (f": {shown}" if shown else "")]
 
     def in_short(self, most: int = _IN_MESSAGE) -> str:
-        """The text with the first few names."""
+        """One line: the text and the first few names."""
         if not self.names:
             return self.text
         more = "; ..." if self.number > min(most, len(self.names)) else ""
@@ -62,8 +62,10 @@ class Finding:
 
 
 class FaultsError(UserError):
-    """A data set cannot be used. `faults` are all that were found, of which the message names the first of each kind; `beside`:
-    what else was, which may be their cause.
+    """A data set cannot be used.
+
+    faults: all faults; the message names the first of each kind.
+    beside: other findings, which may be the cause.
     """
 
     def __init__(self, faults: Sequence[Finding], where: str, beside: Sequence[Finding] = ()) -> None:
@@ -76,12 +78,12 @@ class FaultsError(UserError):
 
     @property
     def is_short(self) -> bool:
-        """Whether the message names everything."""
+        """Whether the message contains all findings."""
         return len(self.faults) == 1 and self.faults[0].number <= _IN_MESSAGE and not self.beside
 
 
 class Finds:
-    """What a scan meets beside images, counted; of each kind the first few by name."""
+    """Counts what a scan finds besides images, with the first few names per kind."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}
@@ -139,6 +141,6 @@ _TELLING: dict[str, tuple[Level, str, str, str | None]] = {
 
 
 def broken_images(bad: Sequence[str], *, level: Level, remedy: str | None) -> Finding:
-    """Images that cannot be used; `bad` says which, and why."""
+    """Finding for images that cannot be used; `bad` lists them with their reasons."""
     text = counted(len(bad), "broken image")
     return Finding.of("broken", level, text if level == "fault" else f"{text} left out", bad, remedy=remedy)

@@ -1,4 +1,4 @@
-"""What was found in a data set, whole, before it is trained on: data for programs, and its lines for people."""
+"""Report on a data set before training: as JSON and as lines to print."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -41,16 +41,16 @@ class DataReport:
     findings: tuple[Finding, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, of which every list of names has at most 20."""
+        """JSON values; a list of names has at most 20 entries."""
         return asdict(self) | {"findings": [finding.as_dict() for finding in self.findings]}
 
     @property
     def per_class(self) -> tuple[int, ...]:
-        """All images of each class."""
+        """Number of images per class in all splits."""
         return tuple(map(sum, zip(*self.parts.values(), strict=True)))
 
     def lines(self) -> list[str]:
-        """What a person is told; of a named data set in a line, unless there is more to tell."""
+        """Lines to print; one line for a named data set without findings."""
         if self.place is None:
             found = [f"data: {safe_text(self.name)}, {self._images()}; classes: {self._classes()}; {self._treatment()}"]
         else:

@@ -1,4 +1,4 @@
-"""What packing sees of images that the stored pixels no longer show: their sizes, deep grey, further pages."""
+"""Image properties that resizing hides: original sizes, 16-bit gray, further pages."""
 
 import contextlib
 import json
@@ -18,12 +18,12 @@ from cctkit.text import counted, safe_text
 _COMMON = 5
 _PEEKED = 64
 _SHALLOW = 2**14 - 1
-"""The largest value of 14 bits: grey of 16 bits that stays below it comes out nearly black."""
+"""Largest 14-bit value: 16-bit gray that stays below it looks nearly black."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Some:
-    """How many images have something, and the ids of the first of them."""
+    """Number of images with some property, and the first few ids."""
 
     number: int = 0
     ids: tuple[str, ...] = ()
@@ -37,9 +37,14 @@ class Some:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """num_images: good ones that were looked at; sizes: (height, width, images) of the most common, num_sizes: of all;
-    deep: images with more than 8 bits of grey; shallow: those of them that use 14 bits or fewer, with values up to `peak`;
-    paged: with further pages or frames.
+    """Properties of the original images.
+
+    num_images: good images inspected.
+    num_sizes: number of different sizes.
+    sizes: (height, width, images) of the most common sizes.
+    deep: images with more than 8 bits of gray.
+    shallow: those of them that use at most 14 bits, with values up to `peak`.
+    paged: images with further pages or frames.
     """
 
     num_images: int
@@ -54,13 +59,13 @@ class Seen:
 
     @classmethod
     def of_rows(cls, rows: Rows, ids: Ids) -> "Seen":
-        """What is known after packing: rows, of decoding.ROW, of every image."""
+        """Collect the properties after packing; rows: of `packed.decode.ROW`, one per image."""
         kept = np.flatnonzero(rows["state"] == GOOD)
         return cls._of(rows["size"][kept], rows["peak"][kept], rows["more_pages"][kept], kept, ids)
 
     @classmethod
     def of_some(cls, place: str, source: Source) -> "Seen | None":
-        """What a few images of a folder tell, most of them by their headers alone; None where none can be read."""
+        """Inspect a sample of a folder, mostly by image headers; None if no image can be read."""
         numbers, sizes, peaks, paged = [], [], [], []
         with strict_pillow():
             for i in np.unique(np.linspace(0, len(source.ids) - 1, _PEEKED).astype(np.int64)):

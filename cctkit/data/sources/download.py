@@ -1,4 +1,4 @@
-"""A download that can be cut off: continued where the server lets it, checked before anything reads it."""
+"""Download files: resumed if the server supports it, and verified before use."""
 
 import contextlib
 import hashlib
@@ -31,13 +31,12 @@ def download(
     max_bytes: int | None = None,
     progress: Progress,
 ) -> Path:
-    """Load `url` to `path`, which appears only when its checksum is right. What a broken download left is continued.
+    """Download `url` to `path`, which appears only if its checksum is right. An interrupted download is resumed.
 
-    md5, sha256: one of them, in hexadecimal, or as many first digits of it as are published; max_bytes: a longer file is
-    not it.
+    md5, sha256: give one, in hexadecimal, or its published first digits.
+    max_bytes: a longer file is an error.
 
-    Raises: UserError where the server cannot be reached within 10 s, or gives something else; ResourceError where the disk is
-    full.
+    Raises: UserError if the server cannot be reached within 10 s or sends something else; ResourceError if the disk is full.
     """
     part, lock_file = (path.with_name(f"{path.name}.{end}") for end in ("part", "lock"))
     with contextlib.ExitStack() as stack:
@@ -72,7 +71,7 @@ def _capped(progress: Progress, url: str, part: Path, max_bytes: int | None) -> 
 
 
 def _fetch(url: str, part: Path, progress: Progress) -> None:
-    """Bring `part` to its full length, in a thread, so that `progress` can stop a server that keeps us waiting."""
+    """Download the rest of `part` in a thread, so that `progress` can stop a slow server."""
     transfer = _Transfer(url, part)
     transfer.start()
     deadline_s = time.monotonic() + _CONNECT_S
