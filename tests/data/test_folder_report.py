@@ -209,6 +209,24 @@ def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
     assert load(tmp_path).class_names == ("Bus", "Car", "Train")
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("train", "test"), ("training", "Validation", "testing")])
+def test_parts_without_folders_of_classes_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_images(tmp_path, dict.fromkeys(names, 4))
+    with pytest.raises(UserError, match="is a part by its name, and has images, but no folders of classes"):
+        load(tmp_path)
+
+
+def test_test_images_without_classes_are_no_class_beside_a_train_folder_of_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, {"Test": 4})
+    write_images(tmp_path / "Train", {"cat": 4, "dog": 4})
+    with pytest.raises(UserError, match="Train/ holds folders, Test/ is one of images"):
+        load(tmp_path)
+    write_images(tmp_path / "Valid", {"cat": 4, "dog": 4})
+    data = load(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert "1 folder beside the parts: Test" in "\n".join(lines(data))
+
+
 def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
     for name in ("Train", "training", "Test"):
         write_images(tmp_path / name, {"cat": 2, "dog": 2})

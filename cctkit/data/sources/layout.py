@@ -45,8 +45,9 @@ def is_folder(entry: "os.DirEntry[str]") -> bool:
 def parts_of(root: str, finds: Finds) -> list[Part]:
     """The parts; one, `all`, where the split is still to be made. A `val` without a `test` counts as the test.
 
-    `train/` is a part where it has folders of its own: images right inside it make it a class of that name. Other spellings
-    (`Train`, `testing`) are parts where no folder with images is anything else: a class may be called so.
+    `train/` is a part where it has folders of its own: images right inside it make it a class of that name, if there are
+    classes of other names. Other spellings (`Train`, `testing`) are parts where no folder with images is anything else: a
+    class may be called so.
 
     Raises: UserError where it is neither parts nor classes.
     """
@@ -61,6 +62,7 @@ def parts_of(root: str, finds: Finds) -> list[Part]:
                 safe_text(root),
                 "expected train/CLASS/* beside it, or just CLASS/*",
             )
+        _refuse_parts_without_classes(folders, root)
         return [("all", root)]
     others = [name for name in folders if name not in parts]
     if len(parts) == 1:
@@ -80,11 +82,26 @@ def parts_of(root: str, finds: Finds) -> list[Part]:
 
 
 def _spelled(folders: dict[str, str]) -> dict[str, Role] | None:
-    """The role of every folder with images, if each is named like one and has folders of its own."""
+    """The role of every folder with folders of its own, if every folder with images is named like one."""
     roles = {name: role for name in folders if (role := _role_of(name)) is not None and subfolders(folders[name])}
-    if not roles or any(_has_image(path) for name, path in folders.items() if name not in roles):
+    if not roles or any(_has_image(path) for name, path in folders.items() if _role_of(name) is None):
         return None
     return roles
+
+
+def _refuse_parts_without_classes(folders: dict[str, str], root: str) -> None:
+    """Images right inside of `train/` and `test/` tell no class; to take these two for the classes would mean nothing.
+
+    Raises: UserError.
+    """
+    roles = {name: _role_of(name) for name, path in folders.items() if _has_image(path)}
+    flat = [name for name in roles if not subfolders(folders[name])]
+    if flat and len(roles) > 1 and "train" in roles.values() and None not in roles.values():
+        raise UserError(
+            f"{safe_text(flat[0])}/ is a part by its name, and has images, but no folders of classes",
+            safe_text(root),
+            "expected train/CLASS/* and test/CLASS/*",
+        )
 
 
 def _role_of(name: str) -> Role | None:
