@@ -159,7 +159,7 @@ def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PI
 
 
 def peek(path: str) -> tuple[Size, bool]:
-    """Read an image's decoded (height, width) from its header, and whether it may have 16-bit gray or several pages.
+    """Read an image's decoded (height, width) from its header, and whether it may have 16 bits per channel or several pages.
 
     Raises: BadImageError if the header cannot be read.
     """
@@ -167,15 +167,16 @@ def peek(path: str) -> tuple[Size, bool]:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise BadImageError("no regular file")
         with Image.open(path, formats=formats()) as image:
+            deep = image.mode.startswith("I") or _has_16_bits(image)  # before the EXIF data of a PNG loads its pixels
             turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
             size = (image.width, image.height) if turned else (image.height, image.width)
-            return size, image.mode.startswith("I") or image.format in _WITH_PAGES - {"PNG"}
+            return size, deep or image.format in _WITH_PAGES - {"PNG"}
     except Exception as error:
         raise BadImageError("no image of a known format") from error
 
 
 def _decoded(image: Image.Image, path: str) -> DecodedImage:
-    kind = image.format
+    kind, has_16_bits = image.format, _has_16_bits(image)
     image.load()
     if kind == "PNG" and lacks_rows(image, path):
         raise BadImageError("image file is truncated (it ends before its last row)")
@@ -183,10 +184,17 @@ def _decoded(image: Image.Image, path: str) -> DecodedImage:
     if image.mode == "F":
         raise BadImageError("floating-point pixels, whose range is not known")
     pixels, peak = _of_deep_grey(image) if image.mode.startswith("I") else (_rgb(image), None)
+    if has_16_bits and peak is None:  # Pillow keeps the upper byte of colours alone
+        peak = int(pixels.max()) * 256 + 255
     more = False
     with contextlib.suppress(Exception):  # what is wrong behind the first frame concerns nobody
         more = kind in _WITH_PAGES and bool(getattr(image, "is_animated", False))
     return DecodedImage(pixels, peak, more)
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether the file has 16 bits per colour, by the raw mode that Pillow decodes it from, such as `RGB;16B`."""
+    return any(";16" in str(tile[3]) for tile in image.tile)
 
 
 def _of_deep_grey(image: Image.Image) -> tuple[Pixels, int]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from cctkit.data.preprocess import decode, formats, strict_pillow, suffixes
+from cctkit.data.preprocess import decode, formats, peek, strict_pillow, suffixes
 from cctkit.data.source import BadImageError
 
 
@@ -148,6 +148,27 @@ def test_grey_beyond_sixteen_bits_is_broken(tmp_path: Path, values: list[int], d
     Image.fromarray(np.array([values], dtype=dtype)).save(tmp_path / "x.tif")
     with pytest.raises(BadImageError, match=words):
         decode(str(tmp_path / "x.tif"))
+
+
+def colours_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of (H, W, 3) values up to 65,535, which Pillow reads but cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("value", "level"), [(4095, 15), (65535, 255)])
+def test_the_largest_value_of_deep_colours_is_told_up_to_their_lower_byte(tmp_path: Path, value: int, level: int) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(colours_of_16_bits(np.full((4, 6, 3), value)))
+    decoded = decode(str(path))
+    assert decoded.pixels.tolist() == [[[level] * 3] * 6] * 4
+    assert decoded.peak == value
+    assert peek(str(path)) == ((4, 6), True)
 
 
 def test_the_largest_value_of_deep_grey_is_told(tmp_path: Path) -> None:
