@@ -194,7 +194,7 @@ def _decoded(image: Image.Image, path: str) -> DecodedImage:
 
 def _has_16_bits(image: Image.Image) -> bool:
     """Whether the file has 16 bits per colour, by the raw mode that Pillow decodes it from, such as `RGB;16B`."""
-    return any(";16" in str(tile[3]) for tile in image.tile)
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _of_deep_grey(image: Image.Image) -> tuple[Pixels, int]:
