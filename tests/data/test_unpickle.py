@@ -49,6 +49,16 @@ def test_a_damaged_batch_is_an_error_or_a_dictionary(position: float, value: int
         assert isinstance(unpickle(bytes(data), "x"), dict)
 
 
-def test_a_pickle_that_asks_for_gigabytes_gets_none() -> None:
+GIGABYTES = {
+    "place in the memo": b"\x80\x02}r\xff\xff\xff\x7f(K\x01",  # 2,147,483,647, then torn
+    "bytearray": b"\x80\x02\x96" + (2**33).to_bytes(8, "little") + b"x.",
+}
+
+
+@pytest.mark.parametrize("asked", GIGABYTES)
+def test_a_pickle_that_asks_for_gigabytes_gets_none(asked: str) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match="no CIFAR batch"):
-        unpickle(b"\x80\x02}r\xff\xff\xff\x7f(K\x01", "x")  # the memo's place 2,147,483,647, then torn
+        unpickle(GIGABYTES[asked], "x")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # kB

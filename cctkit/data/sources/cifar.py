@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,8 @@ def unpickle(data: bytes, where: str) -> dict[bytes, Any]:
     Raises: UserError on anything else.
     """
     try:
+        for _ in pickletools.genops(data):  # fails at a length beyond the data, for which the unpickler allocates memory first
+            pass
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f"this is no CIFAR batch: {safe_text(error)}", where) from error
