@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.speed.plain import plain_model
 from cctkit.bench.clock import seconds
 from cctkit.bench.task import Task
+from cctkit.torch_private import TorchDispatchMode
 
 aten = torch.ops.aten
 Shape = tuple[int, ...]

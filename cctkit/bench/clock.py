@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from cctkit.torch_private import allocations
+
 
 def seconds(run: Callable[[], object], device: str) -> float:
     """The seconds from before `run` until its work on the device is done."""
@@ -34,8 +36,4 @@ def peak_bytes(run: Callable[[], object], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    results: Any = profiler.profiler
-    changes = sorted(
-        (event.start_ns(), event.nbytes()) for event in results.kineto_results.events() if event.name() == "[memory]"
-    )
-    return max(accumulate(nbytes for _, nbytes in changes), default=0)
+    return max(accumulate(allocations(profiler)))

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from cctkit.torch_private import clear_output_hooks
+
 
 def without_data(model: nn.Module, device: str) -> nn.Module:
     """The model with empty weights and buffers on `device` ("meta", or any in the mode of `dataless.MemoryTracker`).
@@ -24,8 +26,7 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
                 memo[id(value)] = value
     clone = copy.deepcopy(model, memo)
     for module in clone.modules():
-        module._forward_hooks.clear()
-        module._backward_hooks.clear()
+        clear_output_hooks(module)
     return clone
 
 

@@ -26,6 +26,7 @@ from cctkit.summary.clone import without_data
 from cctkit.summary.shape_only import MemoryTracker
 from cctkit.summary.walk import first_line
 from cctkit.text import safe_text
+from cctkit.torch_private import flash_attention
 from cctkit.training.optim import make_optimizers
 from cctkit.training.step import TrainState, new_state, train_step
 
@@ -215,6 +216,6 @@ class _AcceleratorKernels(TorchFunctionMode):
 def _flash_attention(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
 ) -> Tensor:
-    """torch's kernel for CUDA, which needs no GPU where there is no data. A mask changes no size."""
+    """torch's kernel for CUDA, with the signature of `scaled_dot_product_attention`. A mask changes no size."""
     del attn_mask
-    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal)[0]  # type: ignore[no-any-return]
+    return flash_attention(q, k, v, dropout_p, is_causal)

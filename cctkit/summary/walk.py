@@ -19,8 +19,8 @@ from cctkit.summary.clone import without_data
 
 Shape = tuple[int, ...]
 _BATCH = 2  # as torchsummary: batch norm in training mode refuses one image
-# Products of two activations, where the others are of activations and weights.
-_ATTENTION = ("bmm", "baddbmm", "_scaled_dot_product")
+# The products of activations with weights; all others are of two activations.
+_WEIGHT_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def walk(model: nn.Module, *, image_size: Size, channels: int = 3) -> Walk:
             "give the size that it was made for (--image-size)",
         ) from error
     flops = counter.get_flop_counts().get("Global", {})
-    attention = sum(count for op, count in flops.items() if str(op).removeprefix("aten.").startswith(_ATTENTION))
+    attention = sum(count for operator, count in flops.items() if operator not in _WEIGHT_PRODUCTS)
     return Walk(
         layers=tuple(recorder.layers),
         bare=tuple(recorder.bare(clone)),
