@@ -8,7 +8,7 @@ from cctkit.config.settings import DataConfig
 from cctkit.engine.distributed import connected
 from cctkit.engine.signals import StopRequest
 from cctkit.evaluation.source import EvalConfig, evaluate_source
-from cctkit.training.loop import Progress
+from cctkit.training.job import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import start_run
 

@@ -22,7 +22,8 @@ from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError
 from cctkit.models.dropout import Dropout
 from cctkit.runs.rundir import RunDir
-from cctkit.training.loop import Job, evaluate, fit
+from cctkit.training.job import Job
+from cctkit.training.loop import evaluate, fit
 from cctkit.training.prepare import policy_of
 
 SETTINGS = {

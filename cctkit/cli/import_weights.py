@@ -54,7 +54,7 @@ def import_weights(
 
     from cctkit.cli.tables import print_text
     from cctkit.models.weights import save_weights
-    from cctkit.training.initial_weights import import_foreign
+    from cctkit.training.import_weights import import_foreign
 
     found = import_foreign(
         file,

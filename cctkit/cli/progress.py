@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from cctkit.text import terminal_width, wrapped
 
 if TYPE_CHECKING:
-    from cctkit.training.loop import Progress
+    from cctkit.training.job import Progress
 
 _SLOW_RUN_S = 3600
 _BAR = 24  # columns of the bar, on a narrow terminal half as many

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # documented, but not in an __all__
 from torch.distributed.rendezvous import rendezvous
 
 from cctkit.engine.device import DevicePolicy, choose_device, take_device

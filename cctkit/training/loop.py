@@ -2,91 +2,29 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.splits import Dataset, Split
-from cctkit.engine.device import DevicePolicy
-from cctkit.engine.distributed import ALONE, DistContext
+from cctkit.data.splits import Split
 from cctkit.engine.parallel import is_sharded, to_device_or_shard
-from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
 from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
-from cctkit.runs.rundir import RunDir
 from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cctkit.training.collective import checkpoint_of_first
+from cctkit.training.job import Job, Progress
 from cctkit.training.optim import make_optimizers
-from cctkit.training.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
+from cctkit.training.schedule import lr_factor
 from cctkit.training.shards import save_shards
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import EpochSums, TrainState, new_state, train_step
 
 _CHECKPOINT_EVERY_S = 300.0
-
-
-class Reporter(Protocol):
-    """Who is told how training goes."""
-
-    log_every_s: float
-
-    def notice(self, text: str) -> None: ...
-    def progress(self, now: "Progress") -> None: ...
-    def evaluating(self, split: str, done: int, total: int) -> None: ...
-    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Where training stands, at a log."""
-
-    epoch: int  # from 0
-    epochs: int
-    step: int  # of the epoch
-    steps: int
-    loss: float
-    lr: float
-    images_per_s: float
-    step_s: float | None
-    """Without the epoch's first step, which compiles and reserves memory; None: nothing else is done yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One run: what to do, with what, where to, and whom to tell."""
-
-    config: TrainConfig
-    dataset: Dataset
-    policy: DevicePolicy
-    run: RunDir
-    reporter: Reporter
-    stop: StopRequest = field(default_factory=StopRequest)
-    model_config: ModelConfig | None = None  # None: `model` is none of cctkit's
-    model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
-    recipe: str | None = None
-    ranks: DistContext = ALONE
-
-    @property
-    def steps(self) -> int:
-        """Steps of one epoch."""
-        return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
-
-    @property
-    def workers(self) -> int:
-        """Processes that read images, beside this one."""
-        return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
-
-    @property
-    def schedule(self) -> Schedule:
-        return schedule_of(self.config, self.steps)
-
 
 Keep = Callable[[TrainState, History], None]
 """Keeps what a run has after each epoch beside its checkpoints; all ranks call it."""

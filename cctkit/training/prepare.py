@@ -21,7 +21,7 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.text import counted
 from cctkit.training.collective import load_once
-from cctkit.training.loop import Reporter
+from cctkit.training.job import Reporter
 
 DataProgress = Callable[[str, int, int], None]
 

@@ -18,7 +18,8 @@ from cctkit.models.weights import Trained, Upsampling, WeightsInfo, read_info, s
 from cctkit.plots import draw_curves
 from cctkit.runs.predictions import write_predictions
 from cctkit.runs.runfiles import read_metrics
-from cctkit.training.loop import Job, count_trainable
+from cctkit.training.job import Job
+from cctkit.training.loop import count_trainable
 from cctkit.training.state import History, result_tensors, whole_tensors
 from cctkit.training.step import TrainState
 

@@ -18,7 +18,8 @@ from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError
 from cctkit.runs.rundir import RunDir, default_name
 from cctkit.text import safe_text
 from cctkit.training.collective import load_once, policy_for_all
-from cctkit.training.loop import Job, Reporter, evaluate, fit
+from cctkit.training.job import Job, Reporter
+from cctkit.training.loop import evaluate, fit
 from cctkit.training.prepare import (
     DataProgress,
     Request,

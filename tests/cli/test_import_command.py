@@ -25,7 +25,7 @@ def test_a_published_file_becomes_one_that_eval_takes(published: Path, capsys: p
     import_weights(published, model="cct_2_3x2_32_sine_c100", output=output)
     assert capsys.readouterr().out.splitlines() == [
         f"wrote {output}: cct_2_3x2_32_sine_c100, 100 classes, 32x32 pixels",
-        "note: the positions are learnable, not sine as the name says: the published `_sine` models were built with "
+        "note: the positional embedding is learnable, not sine as the name says: the published `_sine` models were built with "
         "learnable ones",
         f"next: cctkit eval {output}",
     ]
@@ -72,7 +72,7 @@ def test_a_grid_of_tokens_is_told_as_a_size(tmp_path: Path, capsys: pytest.Captu
 def test_weights_that_are_ours_need_no_import(published: Path, tmp_path: Path) -> None:
     ours = tmp_path / "w.safetensors"
     import_weights(published, model="cct_2_3x2_32_c100", output=ours)
-    with pytest.raises(UserError, match="a weights file of cctkit already"):
+    with pytest.raises(UserError, match="already is a weights file of cctkit"):
         import_weights(ours, model="cct_2_3x2_32_c100", output=tmp_path / "again.safetensors")
     assert not (tmp_path / "again.safetensors").exists()
 

@@ -12,7 +12,7 @@ from cctkit.cli.progress import LiveReporter, PlainReporter, epoch_line
 from cctkit.engine.signals import StopRequest
 from cctkit.runs.runfiles import read_metrics
 from cctkit.training import loop
-from cctkit.training.loop import Progress
+from cctkit.training.job import Progress
 from cctkit.training.prepare import Request
 from cctkit.training.run import start_run
 

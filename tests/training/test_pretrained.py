@@ -20,7 +20,8 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model, build_without_data
 from cctkit.models.weights import WeightsInfo, read_weights, save_weights
 from cctkit.training import initial_weights as pretrained
-from cctkit.training.initial_weights import import_foreign, initialise, pretrained_file
+from cctkit.training.import_weights import import_foreign
+from cctkit.training.initial_weights import initialise, pretrained_file
 from cctkit.training.prepare import Request
 from cctkit.training.run import start_run
 
@@ -62,7 +63,7 @@ def test_a_file_of_ours_is_taken_whole_with_its_normalisation(tmp_path: Path) ->
     assert torch.equal(model.eval()(images()), theirs(images()))
     assert (report.mean, report.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert (report.left, report.missing, report.resized, report.taken) == ((), (), (), len(theirs.state_dict()))
-    assert report.lines() == [f"weights from {path} (compact): 31 tensors taken"]
+    assert report.lines() == [f"weights from {path} (compact): 31 tensors loaded"]
 
 
 def test_the_same_classes_in_another_order_keep_their_outputs(tmp_path: Path) -> None:
@@ -81,8 +82,8 @@ def test_other_classes_get_a_new_head_even_where_they_are_as_many(tmp_path: Path
     assert all(torch.equal(state[name], fresh[name]) for name in report.missing)
     assert all(torch.equal(value, state[name]) for name, value in theirs.state_dict().items() if name not in report.left)
     assert report.lines()[1:] == [
-        "  left in the file: classifier.fc.weight, classifier.fc.bias",
-        "  new, as the classes differ: classifier.fc.weight, classifier.fc.bias",
+        "  not used from the file: classifier.fc.weight, classifier.fc.bias",
+        "  newly initialised, since the classes differ: classifier.fc.weight, classifier.fc.bias",
     ]
 
 
@@ -119,6 +120,7 @@ def timm_file(folder: Path) -> Path:
 
 
 HEADS = "2 attention heads"
+ASSUMED = "assumed, as the file does not say:"
 TIMM: dict[str, Any] = {"name": "vit", "size": 16, "num_layers": 2, "embed_dim": 16, "num_heads": 2, "patch_size": 4}
 
 
@@ -141,8 +143,8 @@ def test_a_file_of_timms_alone_says_that_its_normalisation_is_assumed(tmp_path: 
     _, report = started(path, **TIMM)
     assert report.mean == (0.485, 0.456, 0.406)
     assert report.lines()[1:3] == [
-        "  images are normalised as ImageNet's usually are: nothing says how these weights' were",
-        f"  assumed, as nothing tells: the class token is classified, exact GELU, layer norms with epsilon 1e-6, {HEADS}",
+        "  images are normalised with ImageNet's mean and std, since the file does not say which were used",
+        f"  {ASSUMED} the class token is classified, exact GELU, layer norms with epsilon 1e-6, {HEADS}",
     ]
 
 
@@ -351,7 +353,7 @@ def test_positions_are_what_the_file_holds(tmp_path: Path, positional: str) -> N
     model, info, notes = imported(tmp_path / "w.pth", tmp_path, model="cct_2_3x2_32_c10")
     assert torch.equal(model(images()), theirs(images()))
     assert info.model.positional_embedding == positional
-    assert notes == (f"the positions are {positional}, not learnable as the name says",)
+    assert notes == (f"the positional embedding is {positional}, not learnable as the name says",)
     assert info.class_names == CLASS_NAMES["cifar10"]
 
 
@@ -367,11 +369,11 @@ def test_classes_and_normalisation_can_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"model": "cct_2_3x2"}, "3 classes, and nothing names them"),
-        ({"model": "cct_2_3x2", "classes": "cifar10"}, "3 classes, and 10 different names"),
+        ({"model": "cct_2_3x2"}, "3 classes, but no names are given"),
+        ({"model": "cct_2_3x2", "classes": "cifar10"}, "3 classes, but 10 different names"),
         ({"model": "cct_2_3x2", "classes": ["a", "a", "b"]}, "2 different names"),
         ({"model": "cct_2_3x2", "classes": "cifar11"}, "unknown data set 'cifar11'"),
-        ({"model": "cct_2_3x2", "classes": CATS}, "normalised is not known"),
+        ({"model": "cct_2_3x2", "classes": CATS}, "mean and std of the training images are not known"),
         ({"model": "cct_4_3x2", "classes": CATS}, "4 blocks"),
     ],
 )
@@ -399,4 +401,4 @@ def test_an_imported_vit_of_timms_has_the_normalisation_beside_it_and_says_what_
     )
     found = import_foreign(tmp_path / "vit.pth", model="vit_s_16", classes=CATS)
     assert (found.info.mean, found.info.std) == ((0.5, 0.5, 0.4), (0.5, 0.5, 0.5))
-    assert found.notes == ("assumed, as nothing tells: exact GELU, layer norms with epsilon 1e-6, 6 attention heads",)
+    assert found.notes == (f"{ASSUMED} exact GELU, layer norms with epsilon 1e-6, 6 attention heads",)
