@@ -12,7 +12,6 @@ __all__ = [
     "TorchDispatchMode",
     "allocations",
     "clear_output_hooks",
-    "disabled_torch_function",
     "flash_attention",
     "takes_device",
     "wrapper_of",
@@ -20,9 +19,6 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Tensor)
-
-disabled_torch_function: Any = torch._C._disabled_torch_function_impl
-"""The `__torch_function__` of a subclass whose operations all go to `__torch_dispatch__`."""
 
 
 def wrapper_of(subclass: type[T], tensor: Tensor, device: torch.device) -> T:

@@ -14,7 +14,6 @@ aten = torch.ops.aten
 
 class _Wrapped(Tensor):
     dispatched: ClassVar[list[Any]] = []
-    __torch_function__ = torch_private.disabled_torch_function
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def, override]
@@ -30,8 +29,7 @@ def test_a_wrapper_has_the_shape_and_strides_of_its_tensor_on_another_device() -
     assert wrapper.device.type == "cpu"
 
 
-def test_an_operation_on_a_wrapper_goes_to_its_dispatch_alone() -> None:
-    """Were `__torch_function__` not disabled, torch would make the result a `_Wrapped` again."""
+def test_an_operation_on_a_wrapper_goes_to_its_dispatch() -> None:
     wrapper = torch_private.wrapper_of(_Wrapped, torch.empty(2, device="meta"), torch.device("cpu"))
     _Wrapped.dispatched.clear()
     assert type(torch.neg(wrapper)) is Tensor

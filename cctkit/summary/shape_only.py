@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cctkit.torch_private import TorchDispatchMode, disabled_torch_function, takes_device, wrapper_of, written_argument
+from cctkit.torch_private import TorchDispatchMode, takes_device, wrapper_of, written_argument
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
 
@@ -20,7 +20,6 @@ class ShapeOnlyTensor(Tensor):
     """A tensor on the CPU without data; `meta` is the same tensor on the meta device."""
 
     meta: Tensor
-    __torch_function__ = disabled_torch_function
 
     @staticmethod
     def __new__(cls, meta: Tensor) -> "ShapeOnlyTensor":
