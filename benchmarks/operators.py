@@ -1,21 +1,21 @@
 """Where the time of a training step goes: `python -m benchmarks.operators`.
 
-The steps that `python -m benchmarks.speed` times, under torch's profiler: plain and ours, each in a process of its own, of
-the two largest models. Prints each operator's own time in ms a step, the largest first, and its share of the step.
+Profiles the training steps that `python -m benchmarks.speed` times, plain and ours in separate processes, of the two largest
+models. Prints the self time of each operator in ms per step, largest first, and its share of the step.
 """
 
 import argparse
 import json
-import subprocess
-import sys
 from typing import Any
+
+from benchmarks.processes import call
 
 MODELS = ("cct_6_3x2", "cct_6_3x1")
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::mkldnn_convolution", "aten::convolution_backward")
 
 
 def profiled(side: str, model: str, steps: int) -> dict[str, float]:
-    """Milliseconds of each operator, its callees' left out, in one of so many steps."""
+    """Self time of each operator in ms per step, the mean of `steps`."""
     if side == "ours":
         from cctkit.engine.allocator import keep_memory
 
@@ -50,27 +50,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="that are profiled, after as many that are not")
     parser.add_argument("--rows", type=int, default=12, help="operators that are shown")
     parser.add_argument("--json", action="store_true", help="print the milliseconds as JSON")
-    parser.add_argument("--side", choices=("plain", "ours"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.side:
-        print(json.dumps(profiled(args.side, args.models[0], args.steps)))
-        return
     result: dict[str, dict[str, dict[str, float]]] = {}
     for model in args.models:
         for side in ("plain", "ours"):
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.operators",
-                "--side",
-                side,
-                "--models",
-                model,
-                "--steps",
-                str(args.steps),
-            ]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            result.setdefault(model, {})[side] = json.loads(done.stdout)
+            result.setdefault(model, {})[side] = call(profiled, side, model, args.steps)
             if not args.json:
                 print(f"{model}, {side}\n{table(result[model][side], args.rows)}", flush=True)
     if args.json:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.speed.worker import _answer
 from cctkit.cli import app
 from cctkit.errors import ResourceError, is_out_of_memory
 from cctkit.training import loop
@@ -64,16 +63,12 @@ def train(error: BaseException, patch: pytest.MonkeyPatch) -> None:
         loop._fit(SimpleNamespace(config=config, policy=SimpleNamespace(device="cuda")), resume=False, keep=raising(error))  # type: ignore[arg-type]
 
 
-def bench(error: BaseException, _: pytest.MonkeyPatch) -> None:
-    assert _answer(raising(error), {})[1][0] == "memory ran out"
-
-
 def command(error: BaseException, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(app, "app", raising(error))
     assert app.run([]) == ResourceError.exit_code
 
 
-@pytest.mark.parametrize("place", [train, bench, command])
+@pytest.mark.parametrize("place", [train, command])
 def test_every_place_that_asks_takes_the_same_for_it(place: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     for error in FULL:
         place(error, monkeypatch)
