@@ -93,7 +93,7 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
     from cctkit.data.dataset import load_dataset
     from cctkit.engine.signals import StopRequest
     from cctkit.errors import StoppedError
-    from cctkit.training.prepare import Request
+    from cctkit.training.request import Request
     from cctkit.training.run import start_run
 
     stop = StopRequest()
@@ -108,6 +108,7 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
         def notice(self, *_: Any) -> None: ...
         def evaluating(self, *_: Any) -> None: ...
         def epoch(self, *_: Any) -> None: ...
+        def data(self, *_: Any) -> None: ...
 
     flags = {"dataset": str(path), "model": model, "batch_size": batch_size}
     with tempfile.TemporaryDirectory() as folder, Peak() as peak:
@@ -116,7 +117,7 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
         seconds = time.perf_counter() - start
         request = Request(flags=flags, file_values={}, recipe=recipe, output=Path(folder) / "run")
         with contextlib.suppress(StoppedError):
-            start_run(request, reporter=Stopper(), stop=stop, data_progress=lambda *_: None)
+            start_run(request, reporter=Stopper(), stop=stop)
     return {"start_s": seconds, "anonymous_bytes": peak.bytes}
 
 

@@ -9,12 +9,12 @@ from cctkit.engine.distributed import connected
 from cctkit.engine.signals import StopRequest
 from cctkit.evaluation.source import EvalConfig, evaluate_source
 from cctkit.training.job import Progress
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import start_run
 
 
 class SilentReporter:
-    """Tells nobody."""
+    """Shows nothing."""
 
     log_every_s = 30.0
 
@@ -22,6 +22,7 @@ class SilentReporter:
     def progress(self, now: Progress) -> None: ...
     def evaluating(self, split: str, done: int, total: int) -> None: ...
     def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
+    def data(self, what: str, done: int, total: int) -> None: ...
 
 
 def fit(*, output: str | Path | None = None, recipe: str | None = None, **settings: Any) -> dict[str, Any]:
@@ -33,11 +34,10 @@ def fit(*, output: str | Path | None = None, recipe: str | None = None, **settin
 
     Raises: UserError and its kinds.
     """
-    request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None)
     with connected() as ranks:
-        _, result = start_run(
-            request, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None, ranks=ranks
-        )
+        with ranks.sync_errors():
+            request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None)
+        _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), ranks=ranks)
     return result
 
 

@@ -213,21 +213,23 @@ def resolve(
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)
 
 
-def resolve_early(
+def possible_settings(
     *, recipe_name: str | None, file_values: Mapping[str, Any], file_name: str = "", flags: Mapping[str, Any]
-) -> TrainConfig:
-    """`resolve` before the data set and the device are known, which decide on the recipe if none is named.
+) -> dict[str, Resolved | UserError]:
+    """The settings with each recipe that a run may get, by its name, or the error if they contradict it.
 
-    The first of the possible recipes that the settings fit.
+    Without a recipe's name that is every recipe that the data set and the device, which are not known yet, can select.
 
-    Raises: UserError if they fit none.
+    Raises: UserError if the settings contradict all of them.
     """
-    dataset = flags.get("dataset", file_values.get("dataset"))
-    by_default = ("demo",) if dataset == "digits" else ("fast", "report", "demo")
-    errors = []
+    by_default = ("demo",) if flags.get("dataset", file_values.get("dataset")) == "digits" else ("fast", "report", "demo")
+    found: dict[str, Resolved | UserError] = {}
     for name in (recipe_name,) if recipe_name else by_default:
         try:
-            return resolve(recipe_name=name, file_values=file_values, file_name=file_name, flags=flags).config
+            found[name] = resolve(recipe_name=name, file_values=file_values, file_name=file_name, flags=flags)
         except UserError as error:
-            errors.append(error)
-    raise errors[0]
+            found[name] = error
+    errors = [each for each in found.values() if isinstance(each, UserError)]
+    if len(errors) == len(found):
+        raise errors[0]
+    return found

@@ -18,6 +18,7 @@ from cctkit.errors import ElsewhereError, UserError
 from cctkit.runs.rundir import check_run
 from cctkit.runs.runfiles import read_config
 from cctkit.text import safe_text
+from cctkit.training.request import Request
 
 
 @with_settings
@@ -55,9 +56,10 @@ def train(
         if resume is not None:
             _check_alone({"--recipe": recipe, "--config": config, "--output": output})
             check_run(resume)
-        file_values, recipe = read_config(config, recipe=recipe)
-        if resume is None:
-            check_early(flags, file_values, str(config or ""), recipe, output)
+        else:
+            file_values, recipe = read_config(config, recipe=recipe)
+            request = Request(flags=flags, file_values=file_values, file_name=str(config or ""), recipe=recipe, output=output)
+            check_early(request)
 
     from cctkit.engine.allocator import keep_memory
 
@@ -65,7 +67,6 @@ def train(
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.engine.distributed import connected, launch_of_job
     from cctkit.engine.signals import StopRequest
-    from cctkit.training.prepare import Request
     from cctkit.training.run import resume_run, start_run
 
     with StopRequest(launched=launch_of_job() is not None) as stop, connected() as ranks:
@@ -73,18 +74,11 @@ def train(
         if not ranks.first:
             reporter = PlainReporter(quiet=True, stream=io.StringIO())
 
-        def on_data(what: str, done: int, total: int) -> None:
-            stop.check()
-            reporter.data(what, done, total)
-
         try:
             if resume is not None:
-                run, result = resume_run(resume, flags, reporter=reporter, stop=stop, data_progress=on_data, ranks=ranks)
+                run, result = resume_run(resume, flags, reporter=reporter, stop=stop, ranks=ranks)
             else:
-                request = Request(
-                    flags=flags, file_values=file_values, file_name=str(config or ""), recipe=recipe, output=output
-                )
-                run, result = start_run(request, reporter=reporter, stop=stop, data_progress=on_data, ranks=ranks)
+                run, result = start_run(request, reporter=reporter, stop=stop, ranks=ranks)
         finally:
             reporter.close()
     if not ranks.first:

@@ -39,6 +39,24 @@ class Reporter(Protocol):
     def progress(self, now: Progress) -> None: ...
     def evaluating(self, split: str, done: int, total: int) -> None: ...
     def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
+    def data(self, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Who is told of a run's progress, when it is to stop, and the processes that train it."""
+
+    reporter: Reporter
+    stop: StopRequest
+    ranks: DistContext
+
+    def on_data(self, what: str, done: int, total: int) -> None:
+        """Tell how far long work on the data is.
+
+        Raises: StoppedError if the user has stopped the run.
+        """
+        self.stop.check()
+        self.reporter.data(what, done, total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,14 @@
 """What a run needs before its first step: the settings, the device, the data and the weights to begin with, checked."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from cctkit.catalog.models import model_config
-from cctkit.catalog.pretrained import check_pretrained, is_pretrained
-from cctkit.catalog.recipes import Resolved, default_recipe, resolve, resolve_early
+from cctkit.catalog.recipes import Resolved, default_recipe
 from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.data.dataset import DEFAULT_SIZE
 from cctkit.data.overlap import copies_notice
@@ -21,34 +20,8 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.text import counted
 from cctkit.training.collective import load_once
-from cctkit.training.job import Reporter
-
-DataProgress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user asks for: settings from the command line and a config file, and where the run goes."""
-
-    flags: Mapping[str, Any]
-    file_values: Mapping[str, Any]
-    file_name: str = ""
-    recipe: str | None = None
-    output: Path | None = None
-
-    def resolve(self, recipe_name: str) -> Resolved:
-        """The settings with those of a recipe.
-
-        Raises: UserError.
-        """
-        return resolve(recipe_name=recipe_name, file_values=self.file_values, file_name=self.file_name, flags=self.flags)
-
-    def resolve_early(self) -> TrainConfig:
-        """The settings before the default recipe is known: see `cctkit.catalog.recipes.resolve_early`.
-
-        Raises: UserError.
-        """
-        return resolve_early(recipe_name=self.recipe, file_values=self.file_values, file_name=self.file_name, flags=self.flags)
+from cctkit.training.job import Reporter, Session
+from cctkit.training.request import Request
 
 
 def policy_of(config: TrainConfig) -> DevicePolicy:
@@ -79,46 +52,29 @@ def kept_policy(config: TrainConfig, kept: Mapping[str, Any]) -> DevicePolicy:
     return replace(policy, attention=attention, attention_in_evaluation=kept["attention_in_evaluation"])
 
 
-def check_request(request: Request, ranks: DistContext) -> TrainConfig:
-    """The settings as far as they are known before the device and the data set, which decide on the default recipe.
+def load(request: Request, device: str, session: Session) -> tuple[Dataset, Resolved, str]:
+    """The data set, the settings, and the recipe's name, whose default depends on the data set and the device.
 
-    Raises: UserError if a name is unknown or a value out of range, before any work.
+    Only if the embedded digits replace CIFAR-100, which is not there, the recipe sets another image size and they are loaded
+    again.
     """
-    with ranks.sync_errors():
-        early = request.resolve_early()
-        if is_pretrained(early.init):
-            check_pretrained(early.init, model_config(early.model))
-    return early
-
-
-def load(
-    request: Request,
-    early: TrainConfig,
-    device: str,
-    reporter: Reporter,
-    data_progress: DataProgress,
-    ranks: DistContext,
-) -> tuple[Dataset, Resolved, str]:
-    """The data set, the settings, and the recipe's name, whose default depends on the data set.
-
-    early: the settings known before; only the default recipe of the digits may set another image size.
-    """
-    data, named_size = early.data, model_config(early.model).image_size
+    reporter, ranks = session.reporter, session.ranks
+    data, named_size = request.early.data, model_config(request.early.model).image_size
     if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
         data = replace(data, image_size=named_size)  # a model whose name has another size
-    dataset = load_once(ranks, data, progress=data_progress, notify=reporter.notice)
-    name = request.recipe or default_recipe(dataset.name, device)
+    dataset = load_once(ranks, data, progress=session.on_data, notify=reporter.notice)
+    recipe = request.recipe or default_recipe(dataset.name, device)
     with ranks.sync_errors():
-        resolved = request.resolve(name)
+        resolved = request.resolve(recipe)
     place = dataset.source or dataset.name
     config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
     if replace(config.data, dataset=None) != replace(data, dataset=None):
-        dataset = load_once(ranks, config.data, progress=data_progress, notify=reporter.notice)
+        dataset = load_once(ranks, config.data, progress=session.on_data, notify=reporter.notice)
     if dataset.unverified:
         reporter.notice(dataset.unverified)
     if ranks.first and (notice := copies_notice(dataset)):
         reporter.notice(notice)
-    return dataset, _with_fitting_batch(Resolved(config=config, origins=resolved.origins), dataset, reporter), name
+    return dataset, _with_fitting_batch(Resolved(config=config, origins=resolved.origins), dataset, reporter), recipe
 
 
 def _with_fitting_batch(resolved: Resolved, dataset: Dataset, reporter: Reporter) -> Resolved:
@@ -132,16 +88,11 @@ def _with_fitting_batch(resolved: Resolved, dataset: Dataset, reporter: Reporter
 
 
 def initial_model(
-    config: TrainConfig,
-    architecture: ModelConfig,
-    dataset: Dataset,
-    reporter: Reporter,
-    data_progress: DataProgress,
-    ranks: DistContext,
+    config: TrainConfig, architecture: ModelConfig, dataset: Dataset, session: Session
 ) -> tuple[nn.Module | None, dict[str, Any] | None]:
-    """The model filled from `--init`, and what was taken from there; (None, None) without `--init`.
+    """The model with the weights of `--init`, and what was loaded from there; (None, None) without `--init`.
 
-    One process of each machine goes first, so that the others find what it has downloaded.
+    One process per machine goes first, so that the others find what it has downloaded.
     """
     if config.init is None:
         return None, None
@@ -157,12 +108,12 @@ def initial_model(
             config=architecture,
             class_names=dataset.class_names,
             may_download=config.data.download,
-            progress=data_progress,
+            progress=session.on_data,
         )
-        reporter.notice("\n".join(report.lines()))
+        session.reporter.notice("\n".join(report.lines()))
         return model, report.as_dict()
 
-    return ranks.first_of_machine_first(fill)
+    return session.ranks.first_of_machine_first(fill)
 
 
 def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:

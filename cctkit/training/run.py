@@ -18,13 +18,10 @@ from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError
 from cctkit.runs.rundir import RunDir, default_name
 from cctkit.text import safe_text
 from cctkit.training.collective import load_once, policy_for_all
-from cctkit.training.job import Job, Reporter
+from cctkit.training.job import Job, Reporter, Session
 from cctkit.training.loop import evaluate, fit
 from cctkit.training.prepare import (
-    DataProgress,
-    Request,
     check_against_data,
-    check_request,
     first_line,
     initial_model,
     kept_policy,
@@ -32,13 +29,14 @@ from cctkit.training.prepare import (
     normalised_as,
     policy_of,
 )
+from cctkit.training.request import Request
 from cctkit.training.result import dataset_info, keep_weights, write_result
 from cctkit.training.state import result_tensors
 from cctkit.training.stored import check_same_data, read_stored, restarted_run
 
 
 def start_run(
-    request: Request, *, reporter: Reporter, stop: StopRequest, data_progress: DataProgress, ranks: DistContext = ALONE
+    request: Request, *, reporter: Reporter, stop: StopRequest, ranks: DistContext = ALONE
 ) -> tuple[RunDir, dict[str, Any]]:
     """Train as requested in a new run directory; if torchrun has restarted this job, resume the run that it began.
 
@@ -46,22 +44,17 @@ def start_run(
     """
     own = restarted_run(request, ranks)
     if own is not None:
-        return resume_run(own, {}, reporter=reporter, stop=stop, data_progress=data_progress, ranks=ranks)
+        return resume_run(own, {}, reporter=reporter, stop=stop, ranks=ranks)
+    session = Session(reporter=reporter, stop=stop, ranks=ranks)
     with contextlib.ExitStack() as undo:
-        job = _new_job(request, reporter, stop, data_progress, ranks, undo)
+        job = _new_job(request, session, undo)
         undo.pop_all()
     with job.run, _resumable(job.run, ranks):
         return job.run, _train(job, resume=False)
 
 
 def resume_run(
-    path: Path,
-    flags: Mapping[str, Any],
-    *,
-    reporter: Reporter,
-    stop: StopRequest,
-    data_progress: DataProgress,
-    ranks: DistContext = ALONE,
+    path: Path, flags: Mapping[str, Any], *, reporter: Reporter, stop: StopRequest, ranks: DistContext = ALONE
 ) -> tuple[RunDir, dict[str, Any]]:
     """Resume the run in `path` exactly where its newest checkpoint is.
 
@@ -70,24 +63,18 @@ def resume_run(
     with ranks.sync_errors():
         run = RunDir.open(path) if ranks.first else RunDir.of_another(path)
     with run, _resumable(run, ranks):
-        job = _resumed_job(run, flags, reporter, stop, data_progress, ranks)
+        job = _resumed_job(run, flags, Session(reporter=reporter, stop=stop, ranks=ranks))
         return run, _train(job, resume=True)
 
 
-def _new_job(
-    request: Request,
-    reporter: Reporter,
-    stop: StopRequest,
-    data_progress: DataProgress,
-    ranks: DistContext,
-    undo: contextlib.ExitStack,
-) -> Job:
+def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> Job:
     """A new run, up to its first step. `undo` discards its directory."""
-    early = check_request(request, ranks)
+    reporter, ranks = session.reporter, session.ranks
+    early = request.early
     device = ranks.device(lambda: choose_device(device=early.device, precision=early.precision))
     output = request.output
     run = _claim(lambda: RunDir.create(output), ranks, undo) if output else None
-    dataset, resolved, recipe = load(request, early, device, reporter, data_progress, ranks)
+    dataset, resolved, recipe = load(request, device, session)
     config = resolved.config
     policy = policy_for_all(ranks, lambda: policy_of(config))
     ranks = ranks.on(policy)
@@ -95,7 +82,7 @@ def _new_job(
     run = run or _claim(lambda: _run_by_default_name(dataset.name, config.model.model), ranks, undo)
     reporter.notice("\n".join([first_line(config, recipe, dataset, policy, ranks), *dataset.report.lines()]))
     reporter.notice(describe(recipe))
-    model, report = initial_model(config, architecture, dataset, reporter, data_progress, ranks)
+    model, report = initial_model(config, architecture, dataset, session)
     job = Job(
         config=config,
         model_config=architecture,
@@ -104,7 +91,7 @@ def _new_job(
         run=run,
         recipe=recipe,
         reporter=reporter,
-        stop=stop,
+        stop=session.stop,
         model=model,
         ranks=ranks,
     )
@@ -112,29 +99,23 @@ def _new_job(
     return job
 
 
-def _resumed_job(
-    run: RunDir,
-    flags: Mapping[str, Any],
-    reporter: Reporter,
-    stop: StopRequest,
-    data_progress: DataProgress,
-    ranks: DistContext,
-) -> Job:
+def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job:
     """The run that is stored in `run`, with those `flags` that may change."""
+    reporter, ranks = session.reporter, session.ranks
     stored = read_stored(run, flags, ranks)
     config, env = stored.config, stored.env
     policy = policy_for_all(ranks, lambda: kept_policy(config, env["policy"]))
     ranks = ranks.on(policy)
     for difference in differences(env, policy, ranks=ranks.size, sharded=uses_fsdp(config, ranks), ema=config.ema is not None):
         reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
-    dataset = load_once(ranks, config.data, progress=data_progress, notify=lambda _: None, split_rule=stored.split_rule)
+    dataset = load_once(ranks, config.data, progress=session.on_data, notify=lambda _: None, split_rule=stored.split_rule)
     architecture = check_same_data(dataset, stored, run, policy, ranks)
     reporter.notice(f"resuming {safe_text(run.path)}")
     if dataset.unverified:
         reporter.notice(dataset.unverified)
     model = None
     if env["init"] and not stored.has_checkpoint:  # killed before its initial weights were in a checkpoint
-        model, _ = initial_model(config, architecture, dataset, reporter, data_progress, ranks)
+        model, _ = initial_model(config, architecture, dataset, session)
     return Job(
         config=config,
         model_config=architecture,
@@ -143,7 +124,7 @@ def _resumed_job(
         run=run,
         recipe=stored.recipe,
         reporter=reporter,
-        stop=stop,
+        stop=session.stop,
         model=model,
         ranks=ranks,
     )

@@ -16,7 +16,8 @@ from cctkit.errors import UserError
 from cctkit.runs.rundir import DEFAULT_ROOT, RunDir, RunPaths
 from cctkit.runs.runfiles import read_object, read_settings
 from cctkit.text import safe_text
-from cctkit.training.prepare import Request, architecture_of, check_ranks
+from cctkit.training.prepare import architecture_of, check_ranks
+from cctkit.training.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

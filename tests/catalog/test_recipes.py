@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cctkit.catalog.recipes import RECIPES, Resolved, describe, resolve, resolve_early
+from cctkit.catalog.recipes import RECIPES, Resolved, describe, possible_settings, resolve
 from cctkit.config.settings import AUGMENT, MAIN, OPTIMIZER, TrainConfig, settings
 from cctkit.errors import UserError
 
@@ -60,7 +60,8 @@ def test_a_fraction_of_warm_up_outdoes_the_epochs_of_what_lies_beneath() -> None
 def test_before_the_recipe_is_known_values_that_one_possible_recipe_admits_are_no_error(
     flags: dict[str, Any], expected: float
 ) -> None:
-    assert resolve_early(recipe_name=None, file_values={}, flags=flags).lr == expected
+    found = possible_settings(recipe_name=None, file_values={}, flags=flags)
+    assert next(each.config.lr for each in found.values() if isinstance(each, Resolved)) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_before_the_recipe_is_known_values_that_one_possible_recipe_admits_are_n
 )
 def test_before_the_recipe_is_known_values_that_no_possible_recipe_admits_are_an_error(flags: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        resolve_early(recipe_name=None, file_values={}, flags=flags)
+        possible_settings(recipe_name=None, file_values={}, flags=flags)
 
 
 @pytest.mark.parametrize("recipe", [None, "report"])

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from cctkit.api import SilentReporter
+from cctkit.catalog import recipes
 from cctkit.catalog.recipes import RECIPES
+from cctkit.cli import app
 from cctkit.cli.progress import LiveReporter, PlainReporter, epoch_line
 from cctkit.engine.signals import StopRequest
 from cctkit.runs.runfiles import read_metrics
 from cctkit.training import loop
 from cctkit.training.job import Progress
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import start_run
 
 
@@ -52,7 +54,7 @@ def test_the_first_step_of_an_epoch_is_not_in_the_time_of_a_step(tmp_path: Path,
     monkeypatch.setattr(loop, "train_step", timed_step)
     flags = {"dataset": "digits", "model": "cct_2_3x2", "image_size": [8, 8], "batch_size": 479, "epochs": 1}
     request = Request(flags=flags, file_values={}, output=tmp_path / "run")
-    start_run(request, reporter=heard, stop=StopRequest(), data_progress=lambda *_: None)
+    start_run(request, reporter=heard, stop=StopRequest())
     assert [now.step_s for now in heard.all] == [None, 2.0, 2.0, 2.0]  # 1,438 images
     assert "(1,438 images, 10 classes, 8x8), recipe demo, 1 epoch, cpu" in heard.notices[0]
     assert f"recipe demo: {RECIPES['demo'].purpose}\n  expected: {RECIPES['demo'].expected}" in heard.notices
@@ -97,7 +99,7 @@ def test_the_loss_on_the_way_is_plain_cross_entropy_as_in_the_epochs_line(tmp_pa
     heard = Heard()
     flags = {"dataset": "digits", "model": "cct_2_3x2", "image_size": [8, 8], "batch_size": 1438, "epochs": 1}
     request = Request(flags={**flags, "label_smoothing": 0.5}, file_values={}, output=tmp_path / "run")
-    start_run(request, reporter=heard, stop=StopRequest(), data_progress=lambda *_: None)
+    start_run(request, reporter=heard, stop=StopRequest())
     (record,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [now.loss for now in heard.all] == [record["train_loss"]]
     assert record["train_loss"] != record["train_loss_smoothed"]
@@ -129,3 +131,27 @@ def test_a_narrow_terminal_shows_whole_parts_of_the_step(
         assert reporter.bar.tasks[0].fields["more"].split("  ") == parts
     finally:
         reporter.close()
+
+
+def test_a_start_resolves_its_settings_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve, recipes_asked = recipes.resolve, []
+
+    def counting(**options: Any) -> Any:
+        recipes_asked.append(options["recipe_name"])
+        return resolve(**options)
+
+    monkeypatch.setattr(recipes, "resolve", counting)
+    arguments = [
+        "--model",
+        "cct_2_3x2",
+        "--image-size",
+        "8",
+        "--batch-size",
+        "719",
+        "--epochs",
+        "1",
+        "-o",
+        str(tmp_path / "run"),
+    ]
+    assert app.run(["train", "digits", "--quiet", *arguments]) == 0
+    assert recipes_asked == ["demo"]

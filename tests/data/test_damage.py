@@ -22,7 +22,7 @@ from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, UserError
 from cctkit.evaluation.source import EvalConfig, evaluate_source
 from cctkit.training.job import Progress
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
 from tests.data.packs import change_bytes, images_in, pack, without_checksums
@@ -57,15 +57,16 @@ class Told:
 
     def evaluating(self, split: str, done: int, total: int) -> None: ...
     def epoch(self, record: Any, epochs: int) -> None: ...
+    def data(self, what: str, done: int, total: int) -> None: ...
 
 
 def train(run: Path, told: Told, **settings: Any) -> None:
     request = Request(flags=TINY | settings, file_values={}, output=run)
-    start_run(request, reporter=told, stop=StopRequest(), data_progress=lambda *_: None)
+    start_run(request, reporter=told, stop=StopRequest())
 
 
 def resume(run: Path) -> None:
-    resume_run(run, {}, reporter=Told(), stop=StopRequest(), data_progress=lambda *_: None)
+    resume_run(run, {}, reporter=Told(), stop=StopRequest())
 
 
 def packed_digits() -> Path:

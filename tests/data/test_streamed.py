@@ -23,7 +23,8 @@ from cctkit.data.preprocess import Preprocess, decode
 from cctkit.data.splits import Dataset
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
-from cctkit.training.run import Request, resume_run, start_run
+from cctkit.training.request import Request
+from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there are fewer cores than workers
@@ -225,8 +226,8 @@ def test_a_streamed_run_is_the_same_with_any_workers_and_when_it_is_resumed(fold
     request = Request(flags=flags | {"workers": 1}, file_values={}, recipe="report", output=path)
     reporter = StopAfter(stop)
     with pytest.raises(StoppedError):
-        start_run(request, reporter=reporter, stop=stop, data_progress=lambda *_: None)
-    resume_run(path, {"workers": 2}, reporter=reporter, stop=StopRequest(), data_progress=lambda *_: None)
+        start_run(request, reporter=reporter, stop=stop)
+    resume_run(path, {"workers": 2}, reporter=reporter, stop=StopRequest())
     weights = unbroken / "weights.safetensors"
     assert (path / "weights.safetensors").read_bytes() == weights.read_bytes()
 

@@ -16,7 +16,7 @@ from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
 from cctkit.runs.predictions import read_predictions
 from cctkit.training import prepare
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
 
@@ -45,7 +45,7 @@ def train(folder: Path, output: Path, *, stop: bool = False, **flags: Any) -> tu
     request = Request(flags=TINY | {"dataset": str(folder), **flags}, file_values={}, recipe="report", output=output)
     asked = StopRequest()
     notes = Notes(asked if stop else None)
-    _, result = start_run(request, reporter=notes, stop=asked, data_progress=lambda *_: None)
+    _, result = start_run(request, reporter=notes, stop=asked)
     return result, notes.said
 
 
@@ -182,7 +182,7 @@ def test_a_run_from_before_goes_on_and_is_evaluated_with_the_split_that_it_had(
     env = json.loads((run / "env.json").read_text())
     del env["dataset"]["split_rule"]
     (run / "env.json").write_text(json.dumps(env))
-    _, result = resume_run(run, {}, reporter=Notes(), stop=StopRequest(), data_progress=lambda *_: None)
+    _, result = resume_run(run, {}, reporter=Notes(), stop=StopRequest())
     assert set(read_predictions(run / "predictions.safetensors").ids) == set(before.test.ids())
     assert result["copies_in_train"] > 0
     evaluated = api.evaluate(run / "weights.safetensors", dataset=str(twice))
@@ -196,7 +196,7 @@ def test_a_rule_of_a_later_version_stops_a_resume(run: Path, tmp_path: Path) -> 
     env["dataset"]["split_rule"] = 3
     (later / "env.json").write_text(json.dumps(env))
     with pytest.raises(UserError, match="rule 3, this version knows 1 and 2"):
-        resume_run(later, {}, reporter=Notes(), stop=StopRequest(), data_progress=lambda *_: None)
+        resume_run(later, {}, reporter=Notes(), stop=StopRequest())
 
 
 def test_a_start_that_fails_leaves_no_list_behind(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.models.depth import freeze_backbone
 from cctkit.training.optim import make_optimizers, set_lr
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from cctkit.training.step import TrainState, new_state, train_step
 from tests.conftest import write_images
@@ -143,8 +143,8 @@ def test_a_fine_tuning_run_goes_on_after_a_stop_as_if_there_had_been_none(
     reporter = StopsAfterAnEpoch()
     request = Request(flags=settings, file_values={}, output=tmp_path / "parts")
     with pytest.raises(StoppedError):
-        start_run(request, reporter=reporter, stop=reporter.stop, data_progress=lambda *_: None)
-    resume_run(tmp_path / "parts", {}, reporter=reporter, stop=StopRequest(), data_progress=lambda *_: None)
+        start_run(request, reporter=reporter, stop=reporter.stop)
+    resume_run(tmp_path / "parts", {}, reporter=reporter, stop=StopRequest())
     digests = [hashlib.sha256((tmp_path / run / "weights.safetensors").read_bytes()).hexdigest() for run in ("whole", "parts")]
     assert digests[0] == digests[1]
     if "freeze" in changes:  # 128 wide, three classes

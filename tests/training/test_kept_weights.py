@@ -18,7 +18,7 @@ from cctkit.errors import StoppedError, UserError
 from cctkit.models.weights import read_info, read_weights
 from cctkit.runs.rundir import RunPaths, newest_run, weights_file
 from cctkit.training import loop
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
 
@@ -74,7 +74,7 @@ def epoch_in(path: Path) -> int | None:
 def train(run: Path, settings: dict[str, Any], *, stop_after: int = 0) -> Watch:
     watch = Watch(run, stop_after)
     request = Request(flags=settings, file_values={}, recipe="report", output=run)
-    start_run(request, reporter=watch, stop=watch.stop, data_progress=lambda *_: None)
+    start_run(request, reporter=watch, stop=watch.stop)
     return watch
 
 
@@ -84,7 +84,7 @@ def stopped(run: Path, settings: dict[str, Any], *, after: int) -> None:
 
 
 def resume(run: Path) -> dict[str, Any]:
-    return resume_run(run, {}, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None)[1]
+    return resume_run(run, {}, reporter=SilentReporter(), stop=StopRequest())[1]
 
 
 def test_the_best_and_the_newest_weights_are_there_after_each_epoch(
@@ -148,7 +148,7 @@ def test_before_its_first_epoch_is_done_a_run_has_no_weights(settings: dict[str,
     watch = AtOnce(run)
     request = Request(flags=settings, file_values={}, output=run)
     with pytest.raises(StoppedError):
-        start_run(request, reporter=watch, stop=watch.stop, data_progress=lambda *_: None)
+        start_run(request, reporter=watch, stop=watch.stop)
     assert not (run / "weights.safetensors").exists()
     for use in (evaluate, cctkit.load, lambda path: fit(output=tmp_path / "next", **settings | {"init": str(path)})):
         with pytest.raises(UserError, match="this run has no weights yet") as caught:
@@ -241,6 +241,6 @@ def test_the_best_weights_are_written_again_where_they_are_not_those_of_the_chec
         cctkit.models.weights.save_weights(run.weights, tensors=tensors, info=replace(info, trained=trained))
     watch = Watch(run.path, stop_after=2)
     with pytest.raises(StoppedError):
-        resume_run(run.path, {}, reporter=watch, stop=watch.stop, data_progress=lambda *_: None)
+        resume_run(run.path, {}, reporter=watch, stop=watch.stop)
     assert watch.epochs == [(1, 2)]
     assert sha256(run.weights) == expected

@@ -10,20 +10,17 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from cctkit.api import SilentReporter
 from cctkit.catalog import pretrained as catalog
 from cctkit.catalog.classes import CLASS_NAMES
 from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
-from cctkit.engine.signals import StopRequest
 from cctkit.errors import UserError
 from cctkit.models.build import build_model, build_without_data
 from cctkit.models.weights import WeightsInfo, read_weights, save_weights
 from cctkit.training import initial_weights as pretrained
 from cctkit.training.import_weights import import_foreign
 from cctkit.training.initial_weights import initialise, pretrained_file
-from cctkit.training.prepare import Request
-from cctkit.training.run import start_run
+from cctkit.training.request import Request
 
 CATS = ("cat", "dog", "ant")
 
@@ -231,9 +228,8 @@ def test_weights_by_the_name_of_another_model_are_refused_before_their_download(
     config = named_config(name, num_classes=2)
     with pytest.raises(UserError, match=f"vit_b_16 are not those of {name}.*add --model vit_b_16"):
         pretrained.initialise(build_without_data(config), "vit_b_16", config=config)
-    request = Request(flags={"init": "vit_b_16", "model": name, "dataset": str(tmp_path / "no images")}, file_values={})
     with pytest.raises(UserError, match=f"vit_b_16 are not those of {name}"):  # before the images are looked for
-        start_run(request, reporter=SilentReporter(), stop=StopRequest(), data_progress=lambda *_: None)
+        Request(flags={"init": "vit_b_16", "model": name, "dataset": str(tmp_path / "no images")}, file_values={})
 
 
 def test_weights_by_name_are_not_fetched_where_downloads_are_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

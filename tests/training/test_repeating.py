@@ -17,7 +17,7 @@ from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError
 from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.training import loop
-from cctkit.training.prepare import Request
+from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
 from tests.probes import write_probe
@@ -63,7 +63,7 @@ def policy_in(run: Path) -> Mapping[str, Any]:
 def resume(path: Path, stop: StopRequest, told: list[str] | None = None) -> None:
     reporter = SilentReporter()
     reporter.notice = (told if told is not None else []).append  # type: ignore[method-assign]
-    resume_run(path, {}, reporter=reporter, stop=stop, data_progress=lambda *_: None)
+    resume_run(path, {}, reporter=reporter, stop=stop)
 
 
 @pytest.mark.parametrize(("path", "precision"), EVERY)
@@ -91,7 +91,7 @@ def test_a_run_that_is_stopped_and_killed_in_the_midst_of_its_epochs_ends_as_an_
     with pytest.raises(StoppedError):
         start_run(
             Request(flags=settings, file_values={}, recipe="report", output=run),
-            reporter=SilentReporter(), stop=stop, data_progress=lambda *_: None,
+            reporter=SilentReporter(), stop=stop,
         )  # fmt: skip
     with pytest.raises(Killed):
         resume(run, StopRequest())
