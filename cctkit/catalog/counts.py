@@ -18,16 +18,29 @@ class Counts:
     macs: int
 
 
+def conv_planes(config: ModelConfig) -> list[int]:
+    """Channels before the first and after each of the tokenizer's convolutions with a max-pool (CCT, TCT)."""
+    return [3, *[CCT_PLANES] * (config.num_convs - 1), config.conv_dim if config.family == "tct" else config.embed_dim]
+
+
+def gated_hidden(config: ModelConfig, width: int) -> int:
+    """Hidden width of a gated MLP (TCT) on tokens of this width."""
+    return round(width * config.mlp_ratio)
+
+
 def conv_sides(config: ModelConfig, pixels: int) -> list[tuple[int, int]]:
-    """(side after the convolution, side of the tokens that go on) along an axis of `pixels`, for each convolution."""
-    if config.family != "cct":
+    """(side after the convolution, side of the tokens that go on) along an axis of `pixels`, for each convolution.
+
+    The last of TCT is its depthwise convolution of stride 2.
+    """
+    if config.family not in ("cct", "tct"):
         return [(pixels // config.patch_size,) * 2]
     kernel, sides = config.kernel_size, []
     for _ in range(config.num_convs):
         conv = (pixels + 2 * max(1, kernel // 2) - kernel) // max(1, kernel // 2 - 1) + 1
         pixels = (conv - 1) // 2 + 1  # the 3 x 3 max-pool of stride 2
         sides.append((conv, pixels))
-    return sides
+    return [*sides, ((pixels + 1) // 2,) * 2] if config.family == "tct" else sides
 
 
 def grid_size(config: ModelConfig) -> Size:
@@ -43,6 +56,8 @@ def has_class_token(config: ModelConfig) -> bool:
 
 def count(config: ModelConfig) -> Counts:
     """The counts of the model that `models.build` builds of `config`."""
+    if config.family == "tct":
+        return _count_tied(config)
     width, classes = config.embed_dim, config.num_classes
     hidden = int(width * config.mlp_ratio)
     rows, columns = grid_size(config)
@@ -63,6 +78,33 @@ def count(config: ModelConfig) -> Counts:
         without_embeddings=plain,
         macs=conv_macs + config.num_layers * block_macs + pool_macs + width * classes,
     )
+
+
+def _count_tied(config: ModelConfig) -> Counts:
+    """The counts of a TCT: matrices once, norms and layer scales of each use, products of every use."""
+    narrow, width, inner = config.conv_dim, config.embed_dim, config.attention_dim or config.embed_dim
+    (conv_rows, rows), *_, (_, token_rows) = conv_sides(config, config.image_size[0])
+    (conv_columns, columns), *_, (_, token_columns) = conv_sides(config, config.image_size[1])
+    tokens, repeats = token_rows * token_columns, config.repeats
+    conv_mlp, conv_biases = _gated_mlp(config, narrow)
+    mlp, biases = _gated_mlp(config, width)
+    attention = 4 * width * inner
+    conv_block = conv_mlp + conv_biases + 3 * narrow * repeats  # a norm and a layer scale per use
+    block = attention + width + mlp + biases + 6 * width * repeats
+    stem, shrink, widen, head = 27 * narrow, 9 * narrow, narrow * width, width * config.num_classes
+    plain = stem + config.num_conv_blocks * conv_block + 2 * narrow + shrink + narrow + widen + width
+    plain += config.num_layers * block + 2 * width + width + 1 + head + config.num_classes
+    embeddings = (config.positional_embedding != "none") * tokens * width
+    block_macs = tokens * (attention + mlp) + 2 * tokens * tokens * inner
+    macs = stem * conv_rows * conv_columns + repeats * config.num_conv_blocks * rows * columns * conv_mlp
+    macs += tokens * (shrink + widen) + repeats * config.num_layers * block_macs + 2 * tokens * width + head
+    return Counts(weights=plain + embeddings, without_embeddings=plain, macs=macs)
+
+
+def _gated_mlp(config: ModelConfig, width: int) -> tuple[int, int]:
+    """Weights of a gated MLP that multiply each token, and its biases."""
+    hidden = gated_hidden(config, width)
+    return (3 * width + 9) * hidden, 3 * hidden + width
 
 
 def _convolutions(config: ModelConfig) -> tuple[int, int]:

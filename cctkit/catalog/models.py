@@ -72,6 +72,7 @@ MODELS: Mapping[str, ModelRow] = MappingProxyType(
         "cct_7_7x2_224": ModelRow(image_size=224, num_classes=102),
         "cct_14_7x2_224": ModelRow(image_size=224, num_classes=1000, published_millions=22.36),
         "cct_14_7x2_384": ModelRow(image_size=384, num_classes=1000, published_millions=22.51),
+        "tct_2_2x2": ModelRow(),
         "vit_s_16": ModelRow(image_size=224, num_classes=1000, published_millions=22.2),
         "vit_b_16": ModelRow(image_size=224, num_classes=1000, published_millions=86),
         "vit_b_32": ModelRow(image_size=224, num_classes=1000, published_millions=86),
@@ -86,6 +87,11 @@ _COMPACT = re.compile(
     r"(?P<family>cct|cvt|vit_lite|vit)_(?P<layers>\d{1,3})_(?P<kernel>\d{1,3})(?:x(?P<convs>\d))?"
     r"(?:_(?P<side>32|64|224|384))?(?:_(?P<positional>learnable|sine|none))?(?:_(?P<classes>c10|c100|fl))?"
 )
+# Ours: see `models/tied.py`. Width, heads and MLP of the transformer blocks, then of the convolutional blocks and the heads.
+TCT_WIDTH = Width(embed_dim=96, num_heads=4, mlp_ratio=4 / 3)
+TCT_CONV_DIM, TCT_ATTENTION_DIM = 48, 64
+_TCT = re.compile(r"tct_(?P<conv_blocks>\d{1,3})_(?P<layers>\d{1,3})x(?P<repeats>\d{1,3})(?:_(?P<classes>c10|c100))?")
+_TCT_OPTIONS = ("repeats", "conv_dim", "attention_dim")
 _VIT = re.compile(r"vit(?:_(?P<size>[sblh])_(?P<patch>\d{1,3}))?")
 
 
@@ -98,7 +104,11 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
     Raises: UserError for a name that the grammar or the table of sizes does not know, naming the nearest ones, and for an
     option that the model cannot follow.
     """
-    if parts := _VIT.fullmatch(options.model):
+    if parts := _TCT.fullmatch(options.model):
+        values = _tct(parts, options)
+    elif flag := next((flag_name(key) for key in _TCT_OPTIONS if getattr(options, key) is not None), None):
+        raise UserError(f"{safe_text(options.model)} has no {flag}, which TCT models have", flag, f"leave out {flag}")
+    elif parts := _VIT.fullmatch(options.model):
         values = _vit(parts, options)
     elif parts := _compact_parts(options.model):
         values = _compact(parts, options)
@@ -116,8 +126,9 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
 
 def family_of(name: str) -> str | None:
     """The family of a model name, also of a published one (`vit_7_4_32` is a ViT-Lite); None if there is no such model."""
-    if _VIT.fullmatch(name):
-        return "vit"
+    for family, grammar in (("vit", _VIT), ("tct", _TCT)):
+        if grammar.fullmatch(name):
+            return family
     return _family(parts) if (parts := _compact_parts(name)) else None
 
 
@@ -170,6 +181,25 @@ def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
     if options.patch_size is not None:
         raise UserError(f"{safe_text(parts.string)} cuts no patches: its name sets the convolutions", "--patch-size")
     return values | {"kernel_size": kernel, "num_convs": int(parts["convs"])}
+
+
+def _tct(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
+    """A tied compact transformer's values by its name's parts."""
+    if options.patch_size is not None:
+        raise UserError(f"{safe_text(parts.string)} cuts no patches", "--patch-size", "leave it out")
+    return {
+        "family": "tct",
+        "num_classes": _PUBLISHED_CLASSES.get(parts["classes"] or "", 10),
+        "positional_embedding": "none",
+        "num_conv_blocks": int(parts["conv_blocks"]),
+        "num_layers": options.num_layers or int(parts["layers"]),
+        "repeats": options.repeats or int(parts["repeats"]),
+        "conv_dim": options.conv_dim or TCT_CONV_DIM,
+        "embed_dim": options.embed_dim or TCT_WIDTH.embed_dim,
+        "num_heads": options.num_heads or TCT_WIDTH.num_heads,
+        "attention_dim": options.attention_dim or TCT_ATTENTION_DIM,
+        "mlp_ratio": options.mlp_ratio or TCT_WIDTH.mlp_ratio,
+    }
 
 
 def _vit(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:

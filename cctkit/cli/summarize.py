@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cctkit.summary.view import Summary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_OURS = ("cct", "cvt", "vit")  # how their names begin; any other is torchvision's
+_OURS = ("cct", "cvt", "tct", "vit")  # how their names begin; any other is torchvision's
 _SIDE = 32  # the catalog's table is of the models for images of this many pixels
 
 

@@ -40,6 +40,11 @@ class ModelOptions(Validated):
     patch_size: int | None = setting(
         None, f"patch size in pixels, for CVT, ViT-Lite and ViT {_OVERRIDES}", panel=MODEL, at_least=1
     )
+    repeats: int | None = setting(
+        None, f"times that each block is applied, with the same matrices, for TCT {_OVERRIDES}", panel=MODEL, at_least=1
+    )
+    conv_dim: int | None = setting(None, f"width of the convolutional blocks, for TCT {_OVERRIDES}", panel=MODEL, at_least=1)
+    attention_dim: int | None = setting(None, f"width of all heads together, for TCT {_OVERRIDES}", panel=MODEL, at_least=1)
     dropout: float = setting(0.0, "dropout rate after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
     attention_dropout: float = setting(0.1, "dropout rate of the attention weights", panel=MODEL, at_least=0, below=1)
     drop_path: float = setting(
@@ -55,7 +60,7 @@ class ModelConfig(Validated):
     """One architecture, complete: what `models.build` needs and what a weights file carries. Built by `catalog.models`."""
 
     name: str
-    family: Literal["cct", "cvt", "vit_lite", "vit"]
+    family: Literal["cct", "cvt", "vit_lite", "vit", "tct"]
     num_classes: int = setting(10, "number of classes", panel=MODEL, at_least=1)
     image_size: Size = (32, 32)
     num_layers: int = like(_OPTIONS["num_layers"], 2)
@@ -65,6 +70,10 @@ class ModelConfig(Validated):
     kernel_size: int = setting(3, "kernel size of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
     num_convs: int = setting(1, "number of the tokenizer's convolutions (CCT)", panel=MODEL, at_least=1)
     patch_size: int = like(_OPTIONS["patch_size"], 4)
+    num_conv_blocks: int = setting(0, "number of convolutional blocks in the tokenizer (TCT)", panel=MODEL, at_least=0)
+    repeats: int = like(_OPTIONS["repeats"], 1)
+    conv_dim: int = like(_OPTIONS["conv_dim"], 48)
+    attention_dim: int | None = like(_OPTIONS["attention_dim"])
     positional_embedding: Positional = "learnable"
     dropout: float = like(_OPTIONS["dropout"])
     attention_dropout: float = like(_OPTIONS["attention_dropout"])
@@ -72,17 +81,16 @@ class ModelConfig(Validated):
 
     def __post_init__(self) -> None:
         Validated.__post_init__(self)
-        if self.embed_dim % self.num_heads:
-            raise UserError(
-                f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}", "--embed-dim, --num-heads"
-            )
+        key, width = ("attention_dim", self.attention_dim) if self.attention_dim else ("embed_dim", self.embed_dim)
+        if width % self.num_heads:
+            raise UserError(f"{key} {width} is not divisible by num_heads {self.num_heads}", f"{flag_name(key)}, --num-heads")
         height, width = self.image_size
         if min(height, width) < 8:
             raise UserError(f"image size {height}x{width} is too small, expected at least 8 pixels a side", "--image-size")
         if self.family == "vit" and self.positional_embedding != "learnable":
             raise UserError(f"the positions of {self.name} are learnable", "--positional-embedding", "leave it out")
         patch = self.patch_size
-        if self.family != "cct" and (height % patch or width % patch):
+        if self.family not in ("cct", "tct") and (height % patch or width % patch):
             nearest_sizes = (
                 "x".join(str(max(1, side // patch + more) * patch if side % patch else side) for side in self.image_size)
                 for more in (0, 1)

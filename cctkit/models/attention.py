@@ -26,19 +26,24 @@ class HasAttentionImpl(nn.Module):
 
 
 class Attention(HasAttentionImpl):
-    """Multi-head self-attention of `Compact-Transformers/src/utils/transformers.py`: (B, N, D) -> (B, N, D)."""
+    """Multi-head self-attention of `Compact-Transformers/src/utils/transformers.py`: (B, N, D) -> (B, N, D).
 
-    def __init__(self, *, embed_dim: int, num_heads: int, attention_dropout: float, dropout: float) -> None:
+    attention_dim: width of all heads together (default: D, as published).
+    """
+
+    def __init__(
+        self, *, embed_dim: int, num_heads: int, attention_dropout: float, dropout: float, attention_dim: int | None = None
+    ) -> None:
         super().__init__()
+        inner = attention_dim or embed_dim
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
+        self.qkv = nn.Linear(embed_dim, 3 * inner, bias=False)
         self.attn_drop = Dropout(attention_dropout)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.proj = nn.Linear(inner, embed_dim)
         self.proj_drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, d)
         return self.proj_drop(self.proj(attend(qkv, dropout=self.attn_drop, impl=self.attention_impl)))  # type: ignore[no-any-return]
 
 

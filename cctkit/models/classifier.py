@@ -1,4 +1,4 @@
-"""The compact models whole: CCT, CVT and ViT-Lite (Hassani et al. 2021), with the published module names."""
+"""The compact models whole: CCT, CVT and ViT-Lite (Hassani et al. 2021), with the published module names, and TCT."""
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from cctkit.config.settings import ModelConfig
 from cctkit.models.attention import Attention
 from cctkit.models.dropout import Dropout, DropPath, add_branch, drop_path_rates
 from cctkit.models.head import float32_logits
+from cctkit.models.tied import TiedEncoderLayer, TiedTokenizer
 from cctkit.models.tokenizer import Tokenizer, check_size
 
 
@@ -37,6 +38,12 @@ class TransformerEncoderLayer(nn.Module):
         return self.dropout2(self.linear2(hidden))  # type: ignore[no-any-return]
 
 
+def _block(config: ModelConfig, *, drop_path: float) -> nn.Module:
+    if config.family == "tct":
+        return TiedEncoderLayer(config, grid=grid_size(config), drop_path=drop_path)
+    return TransformerEncoderLayer(config, drop_path=drop_path)
+
+
 class TransformerClassifier(nn.Module):
     """Tokens (B, N, D) -> logits (B, K): position, blocks, then sequence pooling (CCT, CVT) or a class token (ViT-Lite)."""
 
@@ -57,7 +64,7 @@ class TransformerClassifier(nn.Module):
         elif config.positional_embedding == "sine":
             self.positional_emb = nn.Parameter(sinusoidal_embedding(tokens, width), requires_grad=False)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(TransformerEncoderLayer(config, drop_path=rate) for rate in drop_path_rates(config))
+        self.blocks = nn.ModuleList(_block(config, drop_path=rate) for rate in drop_path_rates(config))
         self.norm = nn.LayerNorm(width)
         self.fc = nn.Linear(width, config.num_classes)
 
@@ -84,7 +91,7 @@ class CompactTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = Tokenizer(config)
+        self.tokenizer = TiedTokenizer(config) if config.family == "tct" else Tokenizer(config)
         self.classifier = TransformerClassifier(config)
         self._initialise()
 
@@ -93,12 +100,16 @@ class CompactTransformer(nn.Module):
         return self.classifier(self.tokenizer(x))  # type: ignore[no-any-return]
 
     def _initialise(self) -> None:
-        """As published (`init_weight` in both files): the patch convolution's bias keeps torch's initial values."""
+        """As published (`init_weight` in both files): the patch convolution's bias keeps torch's initial values.
+
+        The matrices of TCT keep the variance of what they multiply (LeCun et al. 1998, "Efficient BackProp", section 4.6).
+        """
+        tied = self.config.family == "tct"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5 if tied else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         position = self.classifier.positional_emb

@@ -9,6 +9,7 @@ from cctkit.models.convert import HEAD
 from cctkit.models.dropout import Dropout, DropPath
 
 _BLOCK = re.compile(r"(?:classifier\.blocks\.|encoder\.layers\.encoder_layer_)(\d+)\.")
+_CONV_BLOCK = re.compile(r"tokenizer\.blocks\.")
 _LAST_NORM = re.compile(r"(?:classifier\.norm|encoder\.ln)\.")
 _STEM = re.compile(r"(?:tokenizer|conv_proj)\.")
 _EMBEDDINGS = {"positional_emb", "class_emb", "pos_embedding", "class_token"}
@@ -35,6 +36,11 @@ def depth_of(name: str, config: ModelConfig) -> int:
     if _LAST_NORM.match(name):
         return config.num_layers
     return 0 if _STEM.match(name) or is_embedding(name) else config.num_layers + 1
+
+
+def is_in_block(name: str) -> bool:
+    """Whether the weight belongs to a transformer block, or to a convolutional block of TCT's tokenizer."""
+    return bool(_BLOCK.match(name) or _CONV_BLOCK.match(name))
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

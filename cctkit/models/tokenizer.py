@@ -4,7 +4,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from cctkit.catalog.counts import CCT_PLANES
+from cctkit.catalog.counts import conv_planes
 from cctkit.config.settings import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.attention import HasAttentionImpl
@@ -20,7 +20,8 @@ class Tokenizer(HasAttentionImpl):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.conv_layers = nn.Sequential(*(_cct_layers(config) if config.family == "cct" else [_patch_layer(config)]))
+        cuts_patches = config.family in ("cvt", "vit_lite")
+        self.conv_layers = nn.Sequential(*([_patch_layer(config)] if cuts_patches else _cct_layers(config)))
         self.flattener = nn.Flatten(2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,14 +36,13 @@ class Tokenizer(HasAttentionImpl):
 
 def _cct_layers(config: ModelConfig) -> list[nn.Sequential]:
     kernel = config.kernel_size
-    planes = [3, *[CCT_PLANES] * (config.num_convs - 1), config.embed_dim]
     return [
         nn.Sequential(
             nn.Conv2d(before, after, kernel, stride=max(1, kernel // 2 - 1), padding=max(1, kernel // 2), bias=False),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
         )
-        for before, after in itertools.pairwise(planes)
+        for before, after in itertools.pairwise(conv_planes(config))
     ]
 
 

@@ -152,7 +152,8 @@ def check_tensors(tensors: Mapping[str, Tensor], info: WeightsInfo, path: Path) 
     Raises: UserError naming the first that is missing, too much, or of another shape.
     """
     name, wrong = safe_text(info.model.name), "the number of tensors"
-    if info.model.num_layers + info.model.num_convs < len(tensors):
+    blocks = (info.model.num_layers + info.model.num_conv_blocks) * info.model.repeats
+    if blocks + info.model.num_convs < len(tensors):
         try:
             expected = build_without_data(info.model).state_dict()
         except (RuntimeError, TypeError, OverflowError) as error:  # a shape past what torch can count

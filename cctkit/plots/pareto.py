@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import BboxBase
 
-_FAMILIES = ("cct", "cvt", "vit_lite", "vit", "condensenet", "densenet")
+_FAMILIES = ("cct", "cvt", "vit_lite", "vit", "condensenet", "densenet", "tct")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

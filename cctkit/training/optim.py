@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cctkit.config.settings import ModelConfig, TrainConfig
-from cctkit.models.depth import depth_of, is_embedding
+from cctkit.models.depth import depth_of, is_embedding, is_in_block
 
 _Kind = Literal["decayed", "plain", "muon"]
 
@@ -18,7 +18,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
     Norms, biases and embeddings are not decayed, unless `decay_all`, as examples/main.py of the published repository does,
     or `decay_embeddings` for the last: its train.py takes timm's groups (timm/optim/_param_groups.py), which spare vectors,
     biases and what a model's `no_weight_decay()` names, a method that the published models lack. Muon (Jordan et al. 2024)
-    takes the matrices of the transformer blocks. The peak of a weight at depth `d` (`models.depth`) is
+    takes the matrices of the blocks. The peak of a weight at depth `d` (`models.depth`) is
     `layer_decay ** (num_layers + 1 - d)` times the run's (Bao et al. 2022, BEiT, optim_factory.py): the head's is the run's.
     """
     weights: dict[tuple[_Kind, float], list[nn.Parameter]] = {}
@@ -26,7 +26,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
         if weight.requires_grad:
             depth, head = _depth(name, model)
             scale = config.layer_decay ** (head - depth)
-            weights.setdefault((_kind(name, weight, config, in_block=0 < depth < head), scale), []).append(weight)
+            weights.setdefault((_kind(name, weight, config, in_block=head > 0 and is_in_block(name)), scale), []).append(weight)
 
     def groups(kind: _Kind, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         chosen = {scale: params for (of_kind, scale), params in weights.items() if of_kind == kind}

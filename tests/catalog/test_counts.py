@@ -55,6 +55,8 @@ CASES = [
     *((name, {}) for name in MODELS),
     ("cct_6_3x1_none", {"image_size": (48, 32)}),
     ("cct_3_5x3", {"embed_dim": 96, "num_heads": 3, "mlp_ratio": 1.5, "image_size": (57, 40), "num_classes": 3}),
+    ("tct_1_3x4", {"embed_dim": 80, "conv_dim": 40, "attention_dim": 48, "image_size": (33, 47), "num_classes": 7}),
+    ("tct_0_1x1", {"positional_embedding": "learnable", "image_size": (8, 9)}),
     ("vit_lite_2_8_sine", {"image_size": (8, 48)}),
     ("vit", {"num_layers": 8, "embed_dim": 64, "num_heads": 4, "patch_size": 6, "image_size": (36, 30)}),
 ]

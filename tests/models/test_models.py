@@ -41,7 +41,7 @@ def test_every_model_of_the_catalog_runs_forward_and_backward_without_memory(nam
 
 
 @pytest.mark.parametrize("size", [(48, 32), (32, 48), (8, 8), (9, 31), (8, 200)])
-@pytest.mark.parametrize("name", ["cct_2_3x2", "cct_4_3x1", "cct_2_7x2", "cct_2_5x3"])
+@pytest.mark.parametrize("name", ["cct_2_3x2", "cct_4_3x1", "cct_2_7x2", "cct_2_5x3", "tct_1_2x2"])
 def test_convolutions_take_any_size_from_eight_pixels_on(name: str, size: tuple[int, int]) -> None:
     model = create_model(name, num_classes=7, image_size=size)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -57,7 +57,7 @@ def test_patches_take_any_size_that_they_divide(name: str, size: tuple[int, int]
 
 
 def test_a_model_of_another_image_size_refuses_the_images() -> None:
-    for name in ("cct_2_3x2", "vit_lite_2_4", "vit_s_16"):
+    for name in ("cct_2_3x2", "vit_lite_2_4", "tct_1_1x2", "vit_s_16"):
         model = create_model(name, image_size=(48, 32))
         with pytest.raises(UserError, match="48x32 pixels, got 32x48"):
             model(torch.zeros(1, 3, 32, 48))
@@ -98,6 +98,11 @@ def test_given_size_and_classes_win_over_a_published_name() -> None:
         ("cct_6_3x1", {"image_size": 4}, "at least 8 pixels"),
         ("cvt_6_4", {"image_size": 30}, "do not divide 30x30"),
         ("cct_6_3x1", {"num_heads": 3}, "not divisible"),
+        ("cct_6_3x1", {"repeats": 2}, "cct_6_3x1 has no --repeats"),
+        ("vit_b_16", {"attention_dim": 64}, "vit_b_16 has no --attention-dim"),
+        ("tct_2_2x2", {"patch_size": 4}, "cuts no patches"),
+        ("tct_2_2x2", {"num_heads": 5}, "attention_dim 64 is not divisible"),
+        ("tct_2_2", {}, "tct_2_2x2"),
     ],
 )
 def test_a_wrong_name_or_option_says_what_is_known(name: str, options: dict[str, object], words: str) -> None:

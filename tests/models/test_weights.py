@@ -127,7 +127,16 @@ def test_tied_weights_are_written_and_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie", [{"num_layers": 10**9}, {"num_convs": 10**9}, {"embed_dim": 2**40}, {"embed_dim": 2**62}, {"kernel_size": 2**31}]
+    "lie",
+    [
+        {"num_layers": 10**9},
+        {"num_convs": 10**9},
+        {"num_conv_blocks": 10**9},
+        {"repeats": 10**9},
+        {"embed_dim": 2**40},
+        {"embed_dim": 2**62},
+        {"kernel_size": 2**31},
+    ],
 )
 def test_a_header_that_lies_about_the_models_size_is_refused_without_its_memory(tmp_path: Path, lie: dict[str, int]) -> None:
     config = named_config("cct_2_3x2", num_classes=2)

@@ -31,7 +31,13 @@ from tests.conftest import write_images
 
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 VIT = {"num_layers": 3, "embed_dim": 32, "num_heads": 2, "patch_size": 4}
-MODELS: list[tuple[str, dict[str, Any]]] = [("cct_2_3x2", {}), ("cvt_2_4", {}), ("vit_lite_2_4_sine", {}), ("vit", VIT)]
+MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("cct_2_3x2", {}),
+    ("cvt_2_4", {}),
+    ("vit_lite_2_4_sine", {}),
+    ("tct_1_2x2", {}),
+    ("vit", VIT),
+]
 DROPS = {"dropout": 0.5, "attention_dropout": 0.5, "drop_path": 0.5}
 
 

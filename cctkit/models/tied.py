@@ -1,0 +1,130 @@
+"""TCT, the tied compact transformer: CCT's tokenizer, attention and sequence pooling, and blocks that are applied repeatedly.
+
+Each block is applied `repeats` times with the same matrices; norms and layer scales are of each use (Universal Transformers,
+Dehghani et al. 2019; ALBERT, Lan et al. 2020, which shares them too). Positions come from the depthwise convolution in the
+gated MLP (ConvGLU: Shi 2024, "TransNeXt", section 3.4), so that none are stored.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from cctkit.catalog.counts import conv_sides, gated_hidden
+from cctkit.config.settings import ModelConfig
+from cctkit.config.size import Size
+from cctkit.models.attention import Attention
+from cctkit.models.dropout import Dropout, DropPath, add_branch
+from cctkit.models.tokenizer import Tokenizer
+
+_LAYER_SCALE = 0.5  # at the start
+
+
+class LayerScale(nn.Module):
+    """(B, N, D) -> (B, N, D): each channel times its own weight (CaiT: Touvron et al. 2021, section 2.1)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((width,), _LAYER_SCALE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.to(x.dtype)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A 3 x 3 depthwise convolution of tokens on their grid: (B, rows columns, D) -> (B, fewer with stride, D)."""
+
+    def __init__(self, width: int, *, grid: Size, stride: int = 1) -> None:
+        super().__init__(width, width, 3, stride=stride, padding=1, groups=width)
+        self.grid = grid
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(-1, *self.grid, x.shape[-1]).permute(0, 3, 1, 2)  # (B, D, rows, columns) in channels_last, not copied
+        return super().forward(x).flatten(2).transpose(1, 2)
+
+
+class GatedMLP(nn.Module):
+    """fc2(gelu(depthwise(gate(x))) * value(x)): (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, width: int, *, hidden: int, grid: Size, dropout: float) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden)
+        self.depthwise = DepthwiseConv(hidden, grid=grid)
+        self.value = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(self.depthwise(self.gate(x))) * self.value(x)
+        return self.dropout(self.fc2(hidden))  # type: ignore[no-any-return]
+
+
+class TiedBranch(nn.Module):
+    """x + drop_path(scale * layer(norm(x))) with one `layer`, and a norm and a layer scale of each use."""
+
+    def __init__(self, layer: nn.Module, *, width: int, repeats: int, drop_path: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(repeats))
+        self.scales = nn.ModuleList(LayerScale(width) for _ in range(repeats))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, use: int) -> Tensor:
+        return add_branch(x, lambda x: self.scales[use](self.layer(self.norms[use](x))), self.drop_path)
+
+
+class TiedConvBlock(nn.Module):
+    """(B, N, S) -> (B, N, S): a gated MLP, whose depthwise convolution mixes the tokens, `repeats` times."""
+
+    def __init__(self, config: ModelConfig, *, grid: Size) -> None:
+        super().__init__()
+        width = config.conv_dim
+        mlp = GatedMLP(width, hidden=gated_hidden(config, width), grid=grid, dropout=config.dropout)
+        self.repeats = config.repeats
+        self.mlp = TiedBranch(mlp, width=width, repeats=config.repeats, drop_path=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for use in range(self.repeats):
+            x = self.mlp(x, use)
+        return x
+
+
+class TiedEncoderLayer(nn.Module):
+    """(B, N, D) -> (B, N, D): attention and a gated MLP, `repeats` times."""
+
+    def __init__(self, config: ModelConfig, *, grid: Size, drop_path: float) -> None:
+        super().__init__()
+        width, repeats = config.embed_dim, config.repeats
+        attention = Attention(
+            embed_dim=width,
+            num_heads=config.num_heads,
+            attention_dim=config.attention_dim,
+            attention_dropout=config.attention_dropout,
+            dropout=config.dropout,
+        )
+        mlp = GatedMLP(width, hidden=gated_hidden(config, width), grid=grid, dropout=config.dropout)
+        self.repeats = repeats
+        self.attention = TiedBranch(attention, width=width, repeats=repeats, drop_path=drop_path)
+        self.mlp = TiedBranch(mlp, width=width, repeats=repeats, drop_path=drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for use in range(self.repeats):
+            x = self.mlp(self.attention(x, use), use)
+        return x
+
+
+class TiedTokenizer(Tokenizer):
+    """(B, 3, height, width) -> (B, N, D): CCT's convolution and max-pool, blocks of convolutions, and a stride of 2."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        height, width = config.image_size
+        grid = conv_sides(config, height)[0][1], conv_sides(config, width)[0][1]
+        self.blocks = nn.ModuleList(TiedConvBlock(config, grid=grid) for _ in range(config.num_conv_blocks))
+        self.norm = nn.LayerNorm(config.conv_dim)
+        self.shrink = DepthwiseConv(config.conv_dim, grid=grid, stride=2)
+        self.widen = nn.Linear(config.conv_dim, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)  # (B, rows columns, S)
+        for block in self.blocks:
+            x = block(x)
+        return self.widen(self.shrink(self.norm(x)))  # type: ignore[no-any-return]

@@ -1,0 +1,135 @@
+"""TCT: matrices used again, and what is of each use."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cctkit.catalog.counts import count
+from cctkit.catalog.models import named_config
+from cctkit.config.settings import TrainConfig
+from cctkit.models.attention import ATTENTION_IMPLS
+from cctkit.models.build import build_model, create_model, set_attention_impl
+from cctkit.models.tied import GatedMLP
+from cctkit.training.optim import make_optimizers
+
+NO_RATES = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
+
+
+def made(name: str, **options: Any) -> nn.Module:
+    return build_model(named_config(name, num_classes=5, image_size=(12, 16), **NO_RATES | options), seed=3).double()
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.randn(count, 3, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_counts_are_those_computed_by_hand() -> None:
+    """Of 100 classes: stem 27 * 48; convolutional block 3 * 48 * 64 + 9 * 64 + biases 3 * 64 + 48 + 2 * 3 * 48 of its uses;
+    stride 9 * 48 + 48 + 48 * 96 + 96, before it a norm 2 * 48; transformer block: attention 4 * 96 * 64 + 96, MLP
+    3 * 96 * 128 + 9 * 128 + 3 * 128 + 96, uses 2 * 6 * 96; norm 2 * 96, pooling 97, head 9,700.
+    """
+    counts = count(named_config("tct_2_2x2", num_classes=100))
+    conv_block, block = 9216 + 576 + 240 + 288, 24576 + 96 + 36864 + 1152 + 480 + 1152
+    assert counts.weights == 1296 + 2 * conv_block + 96 + 480 + 4704 + 2 * block + 192 + 97 + 9700
+
+
+def untied(tied: nn.Module) -> nn.Module:
+    """As many blocks as `tied` has uses of its blocks, each with the matrices, norms and scales of that use."""
+    config = tied.config
+    name = f"tct_{config.num_conv_blocks * config.repeats}_{config.num_layers * config.repeats}x1"
+    model = made(name)
+    state = {}
+    for key, value in tied.state_dict().items():
+        part, _, rest = key.partition("blocks.")
+        if not rest:
+            state[key] = value
+            continue
+        block, _, rest = rest.partition(".")
+        for use in range(config.repeats):
+            before, kind, after = rest.partition("norms.") if "norms." in rest else rest.partition("scales.")
+            if kind and not after.startswith(f"{use}."):
+                continue
+            own = f"{before}{kind}0.{after.partition('.')[2]}" if kind else rest
+            state[f"{part}blocks.{int(block) * config.repeats + use}.{own}"] = value
+    model.load_state_dict(state)
+    return model
+
+
+def test_repeated_blocks_compute_what_as_many_blocks_with_equal_matrices_do() -> None:
+    tied = made("tct_2_2x3")
+    with torch.no_grad():
+        for key, weight in tied.named_parameters():  # so that the uses differ
+            if "norms" in key or "scales" in key:
+                weight.add_(torch.randn(weight.shape, dtype=weight.dtype, generator=torch.Generator().manual_seed(len(key))))
+    model = untied(tied)
+    torch.testing.assert_close(tied(images()), model(images()), rtol=1e-12, atol=1e-12)
+    tied(images()).square().sum().backward()
+    model(images()).square().sum().backward()
+    per_use = [block.mlp.layer.fc2.weight.grad for block in model.classifier.blocks]
+    for index, block in enumerate(tied.classifier.blocks):
+        expected = sum(per_use[3 * index : 3 * index + 3])
+        torch.testing.assert_close(block.mlp.layer.fc2.weight.grad, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gated_mlp_mixes_neighbours_on_the_grid_of_its_tokens() -> None:
+    mlp = GatedMLP(4, hidden=6, grid=(3, 5), dropout=0.0).double()
+    x = torch.randn(2, 15, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gate, kernel, bias = mlp.gate(x).detach(), mlp.depthwise.weight[:, 0], mlp.depthwise.bias
+    expected = torch.zeros(2, 15, 6, dtype=torch.float64)
+    for row in range(3):
+        for column in range(5):
+            total = bias.clone()
+            for down in (-1, 0, 1):
+                for right in (-1, 0, 1):
+                    if 0 <= row + down < 3 and 0 <= column + right < 5:
+                        total = total + kernel[:, down + 1, right + 1] * gate[:, (row + down) * 5 + column + right]
+            expected[:, row * 5 + column] = total
+    hidden = nn.functional.gelu(expected) * mlp.value(x)
+    torch.testing.assert_close(mlp(x), mlp.fc2(hidden))
+
+
+def test_every_attention_implementation_gives_the_same_logits() -> None:
+    model = made("tct_1_2x2")
+    logits = []
+    for attention_impl in ATTENTION_IMPLS:
+        set_attention_impl(model, attention_impl)
+        logits.append(model(images()))
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], rtol=1e-10, atol=1e-10)
+
+
+def test_each_rate_makes_training_random_and_evaluation_is_without() -> None:
+    for rate in NO_RATES:
+        model = made("tct_1_3x2", **{rate: 0.5})
+        assert torch.equal(model.eval()(images()), made("tct_1_3x2").eval()(images()))
+        assert not torch.equal(model.train()(images()), model(images()))
+
+
+def test_names_and_options_set_the_geometry() -> None:
+    config = named_config("tct_1_3x2_c100", repeats=4, conv_dim=40, attention_dim=48, embed_dim=80, mlp_ratio=2.0)
+    assert (config.num_classes, config.num_conv_blocks, config.num_layers, config.repeats) == (100, 1, 3, 4)
+    with torch.device("meta"):
+        model = create_model("tct_1_3x2", repeats=4, conv_dim=40, attention_dim=48, embed_dim=80, mlp_ratio=2.0)
+    block = model.classifier.blocks[0]
+    assert block.attention.layer.qkv.weight.shape == (3 * 48, 80)
+    assert (len(block.mlp.norms), block.mlp.layer.gate.weight.shape) == (4, (160, 80))
+    assert model.tokenizer.blocks[0].mlp.layer.value.weight.shape == (80, 40)
+    assert model.classifier.positional_emb is None
+
+
+def test_muon_takes_the_matrices_of_all_blocks_and_nothing_else() -> None:
+    model = made("tct_1_1x2")
+    _, muon = make_optimizers(model, TrainConfig.from_flat({"model": "tct_1_1x2", "optimizer": "muon"}))
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    taken = {names[id(weight)] for group in muon.param_groups for weight in group["params"]}
+    mlp = {f"mlp.layer.{name}.weight" for name in ("gate", "value", "fc2")}
+    block = mlp | {"attention.layer.qkv.weight", "attention.layer.proj.weight"}
+    assert taken == {f"tokenizer.blocks.0.{name}" for name in mlp} | {f"classifier.blocks.0.{name}" for name in block}
+
+
+@pytest.mark.parametrize("key", ["mlp.layer.gate.weight", "attention.layer.proj.weight"])
+def test_matrices_start_with_the_variance_that_keeps_that_of_their_input(key: str) -> None:
+    weight = made("tct_1_1x2").classifier.blocks[0].get_parameter(key)
+    assert weight.std().item() == pytest.approx(weight.shape[1] ** -0.5, rel=0.05)
