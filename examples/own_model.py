@@ -2,9 +2,8 @@
 
     python examples/own_model.py runs/own
 
-The trainer brings data, augmentation, optimizer, schedule, metrics and checkpoints. Run the same command again after Ctrl-C: it
-resumes exactly. The weights are saved as a plain state dict, because `cctkit eval` and `cctkit.load` can only build models that
-cctkit knows.
+The trainer provides data, augmentation, optimizer, schedule, metrics and checkpoints. After Ctrl-C, run the same command again
+to resume exactly. The weights are saved as a plain state dict: `cctkit eval` and `cctkit.load` only build the models of cctkit.
 """
 
 import sys
@@ -50,7 +49,7 @@ class SmallConvNet(nn.Module):
             nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1),
             nn.ReLU(),
         )
-        self.dropout = Dropout(0.1)  # nn.Dropout works too, but a resumed run then draws other masks
+        self.dropout = Dropout(0.1)  # with nn.Dropout a resumed run would draw other masks
         self.head = nn.Linear(4 * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
@@ -65,10 +64,10 @@ class PrintingReporter(SilentReporter):
 
 
 def main(path: Path, **changes: Any) -> float:
-    """Train, or resume what is in `path`; returns the test top-1 in percent."""
+    """Train, or resume the run in `path`. Returns the test top-1 in percent."""
     config = TrainConfig.from_flat(SETTINGS | changes)
     dataset = load_dataset(config.data, progress=lambda *_: None, notify=print)
-    torch.manual_seed(config.seed)  # for the initial weights; all else that is random depends on config.seed alone
+    torch.manual_seed(config.seed)  # for the initial weights; all other random draws are seeded by `config.seed`
     is_begun = (path / "config.json").exists()
     with StopRequest() as stop, RunDir.open(path) if is_begun else RunDir.create(path) as run:
         run.write_json(run.config, {"values": config.flat(), "origins": {}, "recipe": None})
@@ -94,4 +93,4 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except StoppedError:
-        sys.exit("stopped, and everything is saved: run the same command again to resume")
+        sys.exit("stopped, everything is saved; run the same command again to resume")
