@@ -52,7 +52,7 @@ def pack(
     check_place(config)  # before torch is imported
     from cctkit.cli.progress import LiveReporter, PlainReporter
     from cctkit.cli.tables import print_json, print_text
-    from cctkit.data.dataset import pack_dataset
+    from cctkit.data.images import pack_dataset
     from cctkit.engine.signals import StopRequest
     from cctkit.text import safe_text
 

@@ -126,11 +126,6 @@ class Dataset:
         return not_verified(store.path) if isinstance(store, Packed) and store.checksums is None else None
 
     @property
-    def packed_file(self) -> str | None:
-        """Path of the packed file."""
-        return str(self.train.store.path) if isinstance(self.train.store, Packed) else None
-
-    @property
     def chunk_images(self) -> int:
         """Images to read between two steps; a streamed folder reads one batch, so that a stop request is not delayed."""
         return 1 if self.is_streamed else CHUNK_IMAGES

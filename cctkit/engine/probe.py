@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from cctkit.data.dataset import cache_folder
+from cctkit.data.sources.places import cache_folder
 from cctkit.errors import UserError
 from cctkit.files import write_atomic
 from cctkit.models.attention import ATTENTION_IMPLS, SEEDED_ATTENTION_IMPLS, Attention, AttentionImpl

@@ -11,7 +11,8 @@ from cctkit.catalog.datasets import DATASETS
 from cctkit.config.settings import DataConfig
 from cctkit.config.size import MAX_PIXELS
 from cctkit.data.copies import Digests
-from cctkit.data.dataset import load_dataset
+from cctkit.data.dataset import split_images
+from cctkit.data.images import open_images
 from cctkit.data.overlap import seen_in_training
 from cctkit.data.preprocess import enlarges
 from cctkit.data.splits import Dataset, Split
@@ -38,24 +39,20 @@ def load_images(
     """
     config = _data_config(info, asked, stored)
     rule = rule_of(info.dataset, "the header of the weights file")
-    at_first = BY_FILE if asked.dataset else rule  # other images are all evaluated, even if copies prevent a split
-    dataset = load_dataset(config, progress=progress, notify=notify, split_rule=at_first)
+    images = open_images(config, progress=progress, notify=notify)
     stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
-    if not enlarges(dataset.stored_size, stored_size):  # more pixels than the model saw in training
+    if not enlarges(images.store.image_size, stored_size):  # more pixels than the model saw in training
         config = replace(config, image_size=stored_size)
-        dataset = load_dataset(config, progress=progress, notify=notify, split_rule=at_first)
-    if dataset.fingerprint == info.dataset["fingerprint"]:
-        val_fraction = info.dataset["val_fraction"]  # not used before: another data set may have its own validation images
-        if val_fraction > 0 or (dataset.split_made and rule != dataset.split_rule):
-            config = replace(config, val_fraction=val_fraction)
-            dataset = load_dataset(config, progress=progress, notify=notify, split_rule=rule)
-    elif asked.dataset is None:
+        images = open_images(config, progress=progress, notify=notify)
+    if images.store.fingerprint == info.dataset["fingerprint"]:
+        return split_images(images, replace(config, val_fraction=info.dataset["val_fraction"]), split_rule=rule)
+    if asked.dataset is None:
         raise UserError(
-            f"the images of {dataset.name} are not those that the model was trained with",
+            f"the images of {images.name} are not those that the model was trained with",
             "eval",
             "give --dataset to use others",
         )
-    return dataset
+    return split_images(images, config, split_rule=BY_FILE)  # all are evaluated, even if copies prevent a split
 
 
 def _data_config(info: WeightsInfo, asked: DataConfig, stored: DataConfig) -> DataConfig:

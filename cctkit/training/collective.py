@@ -9,9 +9,9 @@ from typing import Any
 from safetensors.torch import load, save
 
 from cctkit.config.settings import DataConfig
-from cctkit.data.dataset import load_dataset, load_packed
+from cctkit.data.images import OpenedImages, open_images
+from cctkit.data.packed.read import open_packed
 from cctkit.data.source import Notify, Progress
-from cctkit.data.splits import Dataset
 from cctkit.engine.device import DevicePolicy, apply_policy
 from cctkit.engine.distributed import DistContext
 from cctkit.errors import UserError
@@ -20,30 +20,27 @@ from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
 
 
-def load_once(
-    ranks: DistContext, config: DataConfig, *, progress: Progress, notify: Notify, split_rule: int | None = None
-) -> Dataset:
-    """`load_dataset`, by one process of each machine; the others wait, and map the same packed file, or list the same folder.
+def open_once(ranks: DistContext, config: DataConfig, *, progress: Progress, notify: Notify) -> OpenedImages:
+    """`open_images` in one process per machine; then the others map the same packed file or list the same folder.
 
-    Raises: UserError where the machines' images differ.
+    Raises: UserError if the machines' images differ.
     """
-    dataset = None
+    images = None
     with ranks.sync_errors():
         if ranks.local_rank == 0:
-            dataset = load_dataset(config, progress=progress, notify=notify, split_rule=split_rule)
-    found = (dataset.packed_file, dataset.source, dataset.fingerprint) if dataset is not None else None
+            images = open_images(config, progress=progress, notify=notify)
+    found = images and (images.packed_file and str(images.packed_file), images.place, images.store.fingerprint)
     everywhere = ranks.all_gather_object(found)
     with ranks.sync_errors():
-        if dataset is None:
+        if images is None:
             path, place, _ = everywhere[ranks.rank - ranks.local_rank]
-            dataset = (
-                load_packed(Path(path), config, place=place, split_rule=split_rule)
-                if path
-                else load_dataset(config, progress=progress, split_rule=split_rule)
-            )
-        if dataset.fingerprint != everywhere[0][2]:
-            raise UserError(f"the images of {dataset.name} differ from the first machine's", safe_text(platform.node()))
-    return dataset
+            if path:
+                images = OpenedImages(store=open_packed(Path(path), is_cached=path != place), place=place)
+            else:
+                images = open_images(config, progress=progress)
+        if images.store.fingerprint != everywhere[0][2]:
+            raise UserError(f"the images of {images.name} differ from the first machine's", safe_text(platform.node()))
+    return images
 
 
 def policy_for_all(ranks: DistContext, choose: Callable[[], DevicePolicy]) -> DevicePolicy:

@@ -10,7 +10,8 @@ from torch import nn
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe
 from cctkit.config.settings import ModelConfig, TrainConfig
-from cctkit.data.dataset import DEFAULT_SIZE
+from cctkit.data.dataset import split_images
+from cctkit.data.images import DEFAULT_SIZE
 from cctkit.data.overlap import copies_notice
 from cctkit.data.splits import Dataset
 from cctkit.engine.device import DevicePolicy, choose_policy, seeded
@@ -19,7 +20,7 @@ from cctkit.engine.parallel import uses_fsdp
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.text import counted
-from cctkit.training.collective import load_once
+from cctkit.training.collective import open_once
 from cctkit.training.job import Reporter, Session
 from cctkit.training.request import Request
 
@@ -62,14 +63,16 @@ def load(request: Request, device: str, session: Session) -> tuple[Dataset, Reso
     data, named_size = request.early.data, model_config(request.early.model).image_size
     if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
         data = replace(data, image_size=named_size)  # a model whose name has another size
-    dataset = load_once(ranks, data, progress=session.on_data, notify=reporter.notice)
-    recipe = request.recipe or default_recipe(dataset.name, device)
+    images = open_once(ranks, data, progress=session.on_data, notify=reporter.notice)
+    recipe = request.recipe or default_recipe(images.name, device)
     with ranks.sync_errors():
         resolved = request.resolve(recipe)
-    place = dataset.source or dataset.name
+    place = images.place or images.name
     config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
     if replace(config.data, dataset=None) != replace(data, dataset=None):
-        dataset = load_once(ranks, config.data, progress=session.on_data, notify=reporter.notice)
+        images = open_once(ranks, config.data, progress=session.on_data, notify=reporter.notice)
+    with ranks.sync_errors():
+        dataset = split_images(images, config.data)
     if dataset.unverified:
         reporter.notice(dataset.unverified)
     if ranks.first and (notice := copies_notice(dataset)):

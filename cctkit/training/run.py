@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.catalog.recipes import Resolved, describe
+from cctkit.data.dataset import split_images
 from cctkit.data.overlap import seen_file
 from cctkit.engine.device import choose_device
 from cctkit.engine.distributed import ALONE, DistContext
@@ -17,7 +18,7 @@ from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError
 from cctkit.runs.rundir import RunDir, default_name
 from cctkit.text import safe_text
-from cctkit.training.collective import load_once, policy_for_all
+from cctkit.training.collective import open_once, policy_for_all
 from cctkit.training.job import Job, Reporter, Session
 from cctkit.training.loop import evaluate, fit
 from cctkit.training.prepare import (
@@ -108,7 +109,9 @@ def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job
     ranks = ranks.on(policy)
     for difference in differences(env, policy, ranks=ranks.size, sharded=uses_fsdp(config, ranks), ema=config.ema is not None):
         reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
-    dataset = load_once(ranks, config.data, progress=session.on_data, notify=lambda _: None, split_rule=stored.split_rule)
+    images = open_once(ranks, config.data, progress=session.on_data, notify=lambda _: None)
+    with ranks.sync_errors():
+        dataset = split_images(images, config.data, split_rule=stored.split_rule)
     architecture = check_same_data(dataset, stored, run, policy, ranks)
     reporter.notice(f"resuming {safe_text(run.path)}")
     if dataset.unverified:

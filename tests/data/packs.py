@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from cctkit.config.settings import DataConfig
-from cctkit.data.dataset import pack_dataset
+from cctkit.data.images import pack_dataset
 from cctkit.data.packed.read import KEY
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cctkit.catalog.datasets import DATASETS, Archive
 from cctkit.config.settings import DataConfig
-from cctkit.data import dataset
+from cctkit.data import images
 from cctkit.data.dataset import load_dataset
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
@@ -57,7 +57,7 @@ def use(monkeypatch: pytest.MonkeyPatch, archive: Archive, path: Path | None = N
     if path is not None:
         archive = replace(archive, files=(replace(archive.files[0], md5=md5(path.read_bytes())),))
     row = replace(DATASETS["cifar100"], archives=(archive,))
-    monkeypatch.setattr(dataset, "DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
+    monkeypatch.setattr("cctkit.data.images.DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
 
 
 def install(monkeypatch: pytest.MonkeyPatch, place: Path, form: str) -> None:
@@ -156,7 +156,7 @@ def test_a_changed_file_is_refused_before_it_is_read(form: str, tmp_path: Path, 
 def test_what_has_the_fingerprint_of_a_named_data_set_is_that_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path / "data", "python folder")
     fingerprint = load(tmp_path / "data").fingerprint
-    monkeypatch.setattr(dataset, "NAME_OF_FINGERPRINT", {fingerprint: "cifar100"})
+    monkeypatch.setattr("cctkit.data.images.NAME_OF_FINGERPRINT", {fingerprint: "cifar100"})
     as_files(tmp_path / "mine")
     mine = load_dataset(DataConfig(dataset=str(tmp_path / "mine")))
     assert (mine.name, mine.named, mine.std) == ("cifar100", True, (0.2675, 0.2565, 0.2761))
@@ -243,7 +243,7 @@ def test_a_link_or_device_in_the_place_of_a_batch_is_refused(
 @pytest.mark.parametrize("damage", ["no gzip", "torn", "huge member"])
 def test_an_archive_that_cannot_be_read_is_a_clear_error(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, "binary archive")
-    archive = dataset.DATASETS["cifar100"].archives[0]
+    archive = images.DATASETS["cifar100"].archives[0]
     path = tmp_path / archive.files[0].path
     if damage == "huge member":
         member = tarfile.TarInfo(f"{archive.folder}/train.bin")

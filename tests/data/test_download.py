@@ -18,7 +18,6 @@ import pytest
 
 from cctkit.catalog.datasets import DATASETS
 from cctkit.config.settings import DataConfig
-from cctkit.data import dataset
 from cctkit.data.dataset import load_dataset
 from cctkit.data.sources import download as module
 from cctkit.data.sources.download import download
@@ -264,7 +263,7 @@ def cifar_from(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     archive = DATASETS["cifar100"].archives[0]
     archive = replace(archive, files=(replace(archive.files[0], url=url),))
     row = replace(DATASETS["cifar100"], archives=(archive,))
-    monkeypatch.setattr(dataset, "DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
+    monkeypatch.setattr("cctkit.data.images.DATASETS", MappingProxyType({**DATASETS, "cifar100": row}))
 
 
 def test_a_download_is_announced_before_it_starts(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

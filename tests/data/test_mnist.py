@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from cctkit.catalog.datasets import DATASETS
 from cctkit.config.settings import DataConfig
-from cctkit.data import dataset
 from cctkit.data.dataset import load_dataset
 from cctkit.data.sources.idx import read_idx
 from cctkit.data.splits import Dataset
@@ -44,7 +43,7 @@ def install(monkeypatch: pytest.MonkeyPatch, place: Path, *, compressed: bool) -
         (path if compressed else path.with_suffix("")).write_bytes(packed if compressed else data)
         remotes.append(replace(remote, md5=hashlib.md5(packed).hexdigest()))
     row = replace(row, archives=(replace(row.archives[0], files=tuple(remotes)),))
-    monkeypatch.setattr(dataset, "DATASETS", MappingProxyType({**DATASETS, "mnist": row}))
+    monkeypatch.setattr("cctkit.data.images.DATASETS", MappingProxyType({**DATASETS, "mnist": row}))
 
 
 def load(place: Path) -> Dataset:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from cctkit.config.settings import DataConfig
 from cctkit.data.copies import pixel_digest
-from cctkit.data.dataset import load_dataset, pack_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.images import pack_dataset
 from cctkit.data.overlap import copies_notice, copy_figures, overlap, read_seen, seen_file, seen_in_training
 from cctkit.data.splits import Dataset
 from cctkit.errors import UserError

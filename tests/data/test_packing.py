@@ -165,7 +165,7 @@ KILLED = """
 import os, sys, time
 from pathlib import Path
 from cctkit.config.settings import DataConfig
-from cctkit.data import dataset
+from cctkit.data import images
 from cctkit.data.packed import decode as decoding
 from cctkit.data.sources import folder
 from cctkit.data.packed import journal as partial
@@ -178,7 +178,7 @@ def slow(path, decode=folder.decode, **options):
 
 folder.decode, decoding.available_cores = slow, lambda: 2
 decoding._ALONE_S, decoding._CHUNK, partial._COMMIT_EVERY_S = 0.0, 8, 0.0
-dataset.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("packed"))
+images.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("packed"))
 """
 
 

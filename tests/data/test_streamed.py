@@ -15,10 +15,11 @@ from torchvision.transforms.v2 import functional
 from cctkit import api
 from cctkit.config.settings import AugmentConfig, DataConfig
 from cctkit.data import reading
-from cctkit.data.dataset import load_dataset, pack_dataset
+from cctkit.data.dataset import load_dataset
 from cctkit.data.epoch.augment import Batch
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.images import pack_dataset
 from cctkit.data.preprocess import Preprocess, decode
 from cctkit.data.splits import Dataset
 from cctkit.engine.signals import StopRequest

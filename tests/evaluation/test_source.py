@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from cctkit.catalog.models import named_config
 from cctkit.config.settings import DataConfig
-from cctkit.data.dataset import load_dataset, pack_dataset
+from cctkit.data.dataset import load_dataset
+from cctkit.data.images import pack_dataset
 from cctkit.data.packed.read import open_packed
 from cctkit.errors import UserError
 from cctkit.evaluation.source import EvalConfig, evaluate_source

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from cctkit import api
 from cctkit.config.settings import DataConfig
-from cctkit.data.dataset import load_dataset
+from cctkit.data.dataset import load_dataset, split_images
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
 from cctkit.runs.predictions import read_predictions
@@ -174,8 +175,7 @@ def test_a_run_from_before_goes_on_and_is_evaluated_with_the_split_that_it_had(
 ) -> None:
     before = load_dataset(DataConfig(dataset=str(twice), image_size=(8, 8)), split_rule=1)
     assert before.test is not None
-    load_once = prepare.load_once
-    monkeypatch.setattr(prepare, "load_once", lambda *given, **named: load_once(*given, **named, split_rule=1))
+    monkeypatch.setattr(prepare, "split_images", partial(split_images, split_rule=1))
     run = tmp_path / "run"
     with pytest.raises(StoppedError):
         train(twice, run, epochs=2, stop=True)

@@ -1,4 +1,4 @@
-"""Where images are, and what can be told of them without torch, before anything is read."""
+"""Find a data set by its name, without torch and before anything is read."""
 
 import os
 from pathlib import Path
@@ -18,16 +18,23 @@ def data_dir(config: DataConfig) -> Path:
     return Path(config.data_dir or os.environ.get("CCTKIT_DATA") or Path(platformdirs.user_cache_dir("cctkit")) / "data")
 
 
-def existing(name: str) -> Path:
-    """The folder or file of this name.
+def cache_folder() -> Path:
+    """Folder of what can be made or downloaded again: CCTKIT_CACHE, or the user's cache."""
+    return Path(os.environ.get("CCTKIT_CACHE") or platformdirs.user_cache_dir("cctkit"))
 
-    Raises: UserError where there is none.
+
+def place_of(name: str | None) -> Path | None:
+    """The folder or packed file of this name; None for a named data set, or without a name.
+
+    Raises: UserError if there is no such folder, file or data set.
     """
+    if name is None or name in DATASETS:
+        return None
     path = Path(name)
     try:
         if name and path.exists():
             return path.resolve()
-    except (OSError, ValueError):  # a name that no file system takes
+    except (OSError, ValueError):  # the file system does not accept the name
         pass
     near = nearest(name, DATASETS)
     raise UserError(
@@ -38,26 +45,26 @@ def existing(name: str) -> Path:
 
 
 def streamed_folder(config: DataConfig) -> Path:
-    """The folder that is to be streamed.
+    """The folder to stream.
 
-    Raises: UserError where it is none.
+    Raises: UserError if it is not a folder.
     """
-    folder = None if config.dataset is None or config.dataset in DATASETS else existing(config.dataset)
+    folder = place_of(config.dataset)
     if folder is None or not folder.is_dir():
         raise UserError("only a folder of images can be streamed", "--stream", "leave it out, or give a folder to --dataset")
     return folder
 
 
 def check_place(config: DataConfig) -> None:
-    """Look for the data that `config` names, within milliseconds: no image is read, no folder of a class gone through.
+    """Look for the data in `config`, within milliseconds: by the names of the outer folders, without reading images.
 
-    Raises: UserError where there is none, or it is no data set by its folders alone.
+    Raises: UserError if there is none, or the folder has neither splits nor classes.
     """
     name = config.dataset
     if config.stream:
         check_layout(streamed_folder(config))
-    elif name is not None and name in DATASETS:
-        if not config.download:
-            check_offline(name, DATASETS[name], data_dir(config))
-    elif name is not None and (path := existing(name)).is_dir():
-        check_layout(path)
+    elif (path := place_of(name)) is not None:
+        if path.is_dir():
+            check_layout(path)
+    elif name is not None and not config.download:
+        check_offline(name, DATASETS[name], data_dir(config))
