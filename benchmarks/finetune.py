@@ -36,7 +36,7 @@ from cctkit.engine.device import DevicePolicy, choose_policy
 from cctkit.models.build import build_model
 from cctkit.models.convert import convert
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style
-from cctkit.runs.rundir import read_metrics
+from cctkit.runs.runfiles import read_metrics
 
 SIDE = 32  # pixels
 GEOMETRY = {"patch_size": 4, "num_layers": 6, "embed_dim": 128, "num_heads": 4, "mlp_ratio": 2.0}

@@ -57,7 +57,7 @@ def fitting(columns: Sequence[Column], width: int | None) -> tuple[list[Column],
 
 def narrow_note(left_out: Iterable[str], elsewhere: str) -> str:
     """The note that names the columns that were left out."""
-    return f"left out, as the terminal is narrow: {', '.join(left_out)}; {elsewhere}"
+    return f"columns left out on this narrow terminal: {', '.join(left_out)}; {elsewhere}"
 
 
 def table_of(columns: Sequence[Column], *, bold: Sequence[bool] = ()) -> "Table":

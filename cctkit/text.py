@@ -1,11 +1,12 @@
-"""Text for printing: names from outside made safe, lines wrapped to the terminal, the known name nearest to a mistyped one."""
+"""Text for printing: escaping, wrapping, JSON and CSV, similar names."""
 
 import difflib
 import json
+import math
 import shutil
 import textwrap
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _WIDEST = 100  # columns, of running text
@@ -25,10 +26,22 @@ def safe_text(text: object, max_length: int = 200) -> str:
 def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False, ascii_only: bool = False) -> str:
     r"""`value` as JSON that is readable and safe to print: in strings the characters that `safe_text` escapes are `\uXXXX`.
 
-    Loading it gives back every string unchanged, including lone surrogates (of file names that are not UTF-8).
+    Loading it gives back every string unchanged, including lone surrogates (of file names that are not UTF-8). Numbers that
+    are not finite become null.
     """
-    text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=ascii_only)
+    text = json.dumps(_finite(value), indent=indent, sort_keys=sort_keys, ensure_ascii=ascii_only)
     return "".join(_json_escape(each) if each != "\n" and not each.isprintable() else each for each in text)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for each NaN and infinity, which JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _json_escape(character: str) -> str:
@@ -44,7 +57,7 @@ def csv_cell(value: Any) -> Any:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 epoch`, `1,000 epochs`. plural: if it is not `noun` + "s"."""
+    """`1 epoch`, `1,000 epochs`. plural: default `noun` + "s"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 

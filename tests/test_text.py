@@ -129,3 +129,8 @@ def test_json_is_printable_and_gives_any_text_back(value: dict[str, list[str]]) 
 def test_lines_break_between_words_and_a_long_word_stays_whole() -> None:
     text = "  a well-known /path/that/is/longer/than/the/line word\n\nnext: it"
     assert wrapped(text, 14, further="  ") == "  a well-known\n    /path/that/is/longer/than/the/line\n    word\n\nnext: it"
+
+
+def test_numbers_that_are_not_finite_become_null_in_json() -> None:
+    value = {"a": [float("inf"), 1.0, {"b": float("nan")}], "c": (2,)}
+    assert json_text(value) == '{"a": [null, 1.0, {"b": null}], "c": [2]}'

@@ -10,6 +10,7 @@ from typing import Literal
 
 Kind = Literal["report", "final result", "published"]
 
+DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k": "ImageNet-1k"}
 FROM_SCRATCH = "from scratch"
 _IMAGENET_21K = "pretrained on ImageNet-21k"
 _IMAGENET_1K = "pretrained on ImageNet-1k"

@@ -1,4 +1,4 @@
-"""The command line's frame: which subcommands there are, and the one place where an error is printed."""
+"""The command-line application: its commands, and the only place where errors are printed."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from cctkit.cli.train import train
 from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError, is_out_of_memory
 from cctkit.text import safe_text
 
-# Of the click that Typer uses, which newer versions carry within themselves.
+# From the click that Typer uses; newer versions include their own.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickException: Any = typer.BadParameter.__mro__[2]
 _LONGEST_LINE = 1000
@@ -67,26 +67,27 @@ def _version(wanted: bool) -> None:
 def _main(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
-    no_color: Annotated[
-        bool, typer.Option("--no-color", help="No colours (also: NO_COLOR=1); before or after the command.")
-    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Print without colours, as NO_COLOR=1 does.")] = False,
 ) -> None:
-    del version, no_color  # the latter is here for the help: see `_without_no_color`
+    del version, no_color  # declared for the help; `_without_no_color` reads it
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code; what the user caused is at most three lines on stderr."""
+    """Run the command line and exit with its exit code."""
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of the command line: 0 done, 2 usage or input, 3 diverged, 4 resources, 5 in use, 128 + signal."""
+    """Run the command line and return its exit code.
+
+    0: success; 2: usage or input; 3: diverged; 4: memory or disk; 5: run in use; 128 + signal.
+    """
     words = _without_no_color(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the encoding of a terminal or pipe lacks
+            stream.reconfigure(errors="backslashreplace")  # characters that the encoding of a terminal or pipe lacks
     try:
         code = app(args=words, prog_name="cctkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -111,23 +112,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except _ClickException as error:
         _print_error(error.format_message(), None, None)
         return UserError.exit_code
-    except BrokenPipeError:  # the reader of stdout has left, as `head` does
+    except BrokenPipeError:  # stdout was closed, as by `head`
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _print_error("memory ran out", None, "a smaller model or image size")
+        _print_error("memory ran out", None, "choose a smaller model or image size")
         return ResourceError.exit_code
     except OSError as error:
-        if error.filename is None:  # not about a file of the user's: a bug
+        if error.filename is None:  # not about a file: a bug
             raise
         _print_error(str(error.strerror), str(error.filename), None)
         return UserError.exit_code
 
 
 def _without_no_color(arguments: Sequence[str]) -> list[str]:
-    """The arguments without `--no-color`, which every subcommand has, and which is heeded here."""
+    """The arguments without `--no-color`, which may follow any command; it is applied here."""
     words = list(arguments)
     end = words.index("--") if "--" in words else len(words)
     if "--no-color" in words[:end]:
@@ -141,5 +142,5 @@ def _print_error(what: str, where: str | None, remedy: str | None) -> None:
 
 
 def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal that was closed does not change the exit code
+    with contextlib.suppress(OSError):  # a closed terminal does not change the exit code
         print_text(text, stream=sys.stderr)

@@ -4,10 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cctkit.cli import completion
-from cctkit.cli.options import Json, Quiet, option
+from cctkit.cli.options import Json, Quiet, classes_option, flag, option
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -19,30 +17,30 @@ _NOTE = (
     "Step: forward, backward and update on one batch; epoch: the same with the data read, augmented and normalised. "
     "The report's regularisation: attention dropout 0.1 and drop path 0.1. Memory: the allocator's peak of a training step."
 )
-_CUDA_NOTE = "On CUDA this command was never run by its authors: take its figures with care."
+_CUDA_NOTE = "This command has never been tested on CUDA; check its figures before you rely on them."
 
 
 def bench(
     model: Annotated[
         list[str] | None,
-        typer.Option(
+        flag(
             "--model",
             "-m",
-            help="model of the catalog; may be repeated (default: six models for 32 x 32 images)",
-            show_default=False,
-            autocompletion=completion.models,
+            text="model of the catalog; may be repeated",
+            default="six models for 32 x 32 images",
+            complete=completion.models,
         ),
     ] = None,
     batch_size: Annotated[int, option("batch_size", default=128)] = 128,
     image_size: Annotated[str | None, option("image_size", default="the model's")] = None,
-    num_classes: Annotated[int, typer.Option("--num-classes", help="classes", min=1)] = 100,
+    num_classes: Annotated[int, classes_option(100)] = 100,
     num_images: Annotated[
-        int, typer.Option("--num-images", help="training images of the run whose duration is estimated", min=1)
+        int, flag("--num-images", text="training images of the run whose duration is estimated", default=50_000, at_least=1)
     ] = 50_000,
     epochs: Annotated[int, option("epochs", text="epochs of that run", default=30)] = 30,
     device: Annotated[str, option("device", text="auto, cpu or cuda", default="auto")] = "auto",
     threads: Annotated[int | None, option("threads")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="one short round per model")] = False,
+    quick: Annotated[bool, flag("--quick", text="one short round per model")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,7 +58,6 @@ def bench(
     from cctkit.config.size import parse_size
 
     size = None if image_size is None else parse_size(image_size)
-
     tasks = [
         Task(model=name, device=device, batch_size=batch_size, num_classes=num_classes, image_size=size, threads=threads)
         for name in model or MODELS
@@ -96,7 +93,7 @@ def _table(result: Mapping[str, Any]) -> "Group":
 
 
 def _heading(result: Mapping[str, Any]) -> str:
-    """The machine and the device policy chosen for it."""
+    """The machine, and the precision and attention chosen for it."""
     policy = result["policy"]
     machine = result["gpu"] if policy["device"] == "cuda" else f"{result['cpu']}, {policy['threads']} threads"
     return (
@@ -110,7 +107,7 @@ def _speed(images_per_s: float) -> str:
 
 
 def _about(seconds: float) -> str:
-    """`40 s`, `12 min`, `4.2 h`, `3 days`: two digits, since the estimate is no more precise."""
+    """`40 s`, `12 min`, `4.2 h`, `3 days`: two digits, as the estimate is no more precise."""
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= (2 * size if unit == "days" else size):
             return f"{seconds / size:.2g} {unit}"

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from cctkit.cli.options import Json, flag
 from cctkit.cli.tables import print_text
 from cctkit.digests import not_verified
 from cctkit.errors import UserError
@@ -22,60 +21,48 @@ _RUNS = Path("runs")
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--runs",
-            help="run directory, or a directory of runs; may be repeated (default: runs/ if it exists)",
-            show_default=False,
-        ),
+        flag("--runs", text="run directory, or a directory of runs; may be repeated", default="runs/ if it exists"),
     ] = None,
-    published: Annotated[bool, typer.Option("--published/--no-published", help="include the published results")] = True,
+    published: Annotated[
+        bool, flag("--published/--no-published", text="include the published results", default="--published")
+    ] = True,
     everything: Annotated[
-        bool, typer.Option("--all", help="include published results with more epochs, of other networks and on other data sets")
+        bool, flag("--all", text="include published results with more epochs, of other networks and on other data sets")
     ] = False,
     sort: Annotated[
-        str | None,
-        typer.Option("--sort", help="sort by score, top1, params, macs, epochs or model (default: score)", show_default=False),
+        str | None, flag("--sort", text="sort by score, top1, params, macs, epochs or model", default="score")
     ] = None,
     family: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--family", help="only these families, separated by commas: cct, cvt, vit, vit_lite, ...", show_default=False
-        ),
+        list[str] | None, flag("--family", text="only these families, separated by commas: cct, cvt, vit, vit_lite, ...")
     ] = None,
     min_accuracy: Annotated[
-        float | None,
-        typer.Option("--min-accuracy", help="smallest top-1 accuracy in percent", min=0, max=100, show_default=False),
+        float | None, flag("--min-accuracy", text="smallest top-1 accuracy in percent", at_least=0, at_most=100)
     ] = None,
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", help="save a plot of accuracy against parameters as a .png, .svg or .pdf file", show_default=False
-        ),
+        Path | None, flag("--plot", text="save a plot of accuracy against parameters as a .png, .svg or .pdf file")
     ] = None,
     paired: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
-            "--paired",
-            metavar="A B",
-            help="compare two runs on the same test images with McNemar's test",
-            show_default=False,
-        ),
+        flag("--paired", metavar="A B", text="compare two runs on the same test images with McNemar's test"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
+    as_json: Json = False,
+    as_csv: Annotated[bool, flag("--csv", text="print CSV")] = False,
+    as_markdown: Annotated[bool, flag("--markdown", text="print Markdown")] = False,
 ) -> None:
     """Compare runs with published results: the report's score table, and the Pareto front of accuracy and parameters."""
     if as_json + as_csv + as_markdown > 1:
-        raise UserError("--json, --csv and --markdown exclude each other", "command line", "choose one")
+        raise UserError("--json, --csv and --markdown cannot be combined", "command line", "choose one")
     if paired is not None:
         others = {"--runs": runs, "--all": everything, "--sort": sort, "--family": family, "--plot": plot, "--csv": as_csv}
         others |= {"--markdown": as_markdown, "--no-published": not published, "--min-accuracy": min_accuracy is not None}
-        _refuse_beside_paired([name for name, value in others.items() if value])
+        if names := [name for name, value in others.items() if value]:
+            raise UserError(f"{', '.join(names)} cannot be combined with --paired", "command line")
         _print_paired(*paired, as_json=as_json)
         return
-    from cctkit.runs.comparison import ranked
+    from cctkit.runs.comparison import SORTS, ranked
 
+    if sort not in (None, *SORTS):
+        raise UserError(f"cannot sort by '{safe_text(sort)}'", "--sort", f"sort by one of: {', '.join(SORTS)}")
     if plot is not None:
         from cctkit.plots import check_picture
 
@@ -84,25 +71,20 @@ def compare(
     for path, reason in skipped.items():
         print_text(f"skipped {path}: {reason}", stream=sys.stderr)
     kept = _filtered(rows, families=family, min_accuracy=min_accuracy)
-    tables = ranked(kept, _checked_sort(sort or "score"))
+    tables = ranked(kept, sort or "score")
     panels = None if plot is None else _panels(tables)
     _print_tables(tables, skipped, as_json=as_json, as_csv=as_csv, as_markdown=as_markdown)
     if plot is not None and panels is not None:
         _draw(panels, plot)
 
 
-def _refuse_beside_paired(others: Sequence[str]) -> None:
-    if others:
-        raise UserError(f"{', '.join(others)} cannot be given with --paired, which compares two runs alone", "command line")
-
-
 def _collect(runs: Sequence[Path] | None, *, published: bool, everything: bool) -> "tuple[list[Row], dict[str, str]]":
-    """Rows of the catalog and of the user's runs, and the skipped runs with the reason."""
+    """Rows of published results and own runs, and why runs were skipped, by path."""
     from cctkit.catalog.results import RESULTS
     from cctkit.runs.comparison import find_runs, published_row
 
     if everything and not published:
-        raise UserError("--all and --no-published contradict each other", "command line")
+        raise UserError("--all and --no-published cannot be combined", "command line")
     rows = [published_row(result) for result in RESULTS if published and (everything or result.kind != "published")]
     skipped: dict[str, str] = {}
     for root in dict.fromkeys(runs or ([_RUNS] if _RUNS.is_dir() else [])):
@@ -110,9 +92,7 @@ def _collect(runs: Sequence[Path] | None, *, published: bool, everything: bool) 
         rows += found
         skipped |= bad
     if not rows:
-        raise UserError(
-            "there is no finished run to compare", safe_text(_RUNS), "train one: cctkit train, or name a directory: --runs DIR"
-        )
+        raise UserError("found no finished run to compare", safe_text(_RUNS), "train a model: cctkit train, or add --runs DIR")
     return rows, skipped
 
 
@@ -123,22 +103,14 @@ def _filtered(rows: "Sequence[Row]", *, families: Sequence[str] | None, min_accu
         if family not in known:
             hint = nearest(family, known)
             raise UserError(
-                f"there is no row of family '{safe_text(family)}'",
+                f"no result of family '{safe_text(family)}'",
                 "--family",
-                f"families: {', '.join(hint or sorted(known))}; --all has more",
+                f"choose from {', '.join(hint or sorted(known))}; --all adds more",
             )
     kept = [row for row in rows if row.family in wanted and row.top1_percent >= (min_accuracy or 0)]
     if not kept:
-        raise UserError(f"no row has a top-1 of {min_accuracy:g}%", "--min-accuracy")
+        raise UserError(f"no result has a top-1 accuracy of {min_accuracy:g}%", "--min-accuracy")
     return kept
-
-
-def _checked_sort(sort: str) -> str:
-    from cctkit.runs.comparison import SORTS
-
-    if sort not in SORTS:
-        raise UserError(f"cannot sort by '{safe_text(sort)}'", "--sort", f"sort by one of: {', '.join(SORTS)}")
-    return sort
 
 
 def _print_tables(
@@ -157,7 +129,7 @@ def _print_tables(
 
 
 def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
-    """The points to plot per data set with at least two rows; sizes are true counts if they are known.
+    """The points to plot, per data set with at least two rows; sizes are the true numbers of parameters if known.
 
     Raises: UserError if no data set has two rows.
     """
@@ -178,7 +150,7 @@ def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
                 group=row.training,
                 params_millions=size,
                 top1_percent=row.top1_percent,
-                on_front=row.pareto_true,
+                on_front=row.pareto_true_params,
                 own=row.is_own,
             )
             for row in rows
@@ -187,9 +159,9 @@ def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
         if len(points) > 1:
             panels[title] = points
         else:
-            print_text(f"not drawn, as there is one row alone: {title}", stream=sys.stderr)
+            print_text(f"not plotted, as it has only one row: {title}", stream=sys.stderr)
     if not panels:
-        raise UserError("there is no data set with two rows to draw", "--plot", "train another model on it: cctkit train")
+        raise UserError("no data set has two rows to plot", "--plot", "train another model on the same images")
     return panels
 
 
@@ -221,7 +193,7 @@ def _print_paired(a: Path, b: Path, *, as_json: bool) -> None:
     lines = [
         f"A  {top1_a:.2f}%  {safe_text(a)}",
         f"B  {top1_b:.2f}%  {safe_text(b)}",
-        f"right on the same {n:,} images: both {result.both:,}, A alone {result.only_a:,}, B alone {result.only_b:,}, "
+        f"correct on the same {n:,} images: both {result.both:,}, only A {result.only_a:,}, only B {result.only_b:,}, "
         f"neither {result.neither:,}",
         f"difference {top1_a - top1_b:+.2f} points, McNemar's exact test p = {result.p_value:.3g}: {verdict} at the 5% level",
     ]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cctkit.catalog.results import NOTES
+from cctkit.catalog.results import DATASET_TITLES, NOTES
 from cctkit.catalog.score import THRESHOLD_PERCENT
 from cctkit.columns import Column, fitting, narrow_note, table_of, total_width
 from cctkit.runs.comparison import SCORED_DATASET, Row
@@ -17,26 +17,35 @@ from cctkit.text import csv_cell, safe_text
 if TYPE_CHECKING:
     from rich.console import Group
 
-DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k": "ImageNet-1k"}
-SCORED_PANEL = f"{DATASET_TITLES[SCORED_DATASET]}: accuracy against size"
-_IN_FOOTNOTES = ("recipe", "seed")  # of own runs, where their columns are left out
-_FOLDED_MODEL = 18  # columns that a long model name is folded into, before other columns are left out
+SCORED_PANEL = f"{DATASET_TITLES[SCORED_DATASET]}: accuracy against parameters"
+_IN_FOOTNOTES = ("recipe", "seed")  # of own runs, if their columns are left out
+_FOLDED_MODEL = 18  # characters at which model names wrap before columns are left out
 _NOTE_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_INTERVAL = "top1_interval_percent"
+_KEYS = (
+    *("model", "dataset", "training", "kind", "family", "top1_percent", _INTERVAL, "num_images"),
+    *("params_millions", "score", "true_params", "score_true_params"),
+    *("params_without_embeddings", "score_without_embeddings", "macs", "epochs", "pareto", "pareto_true_params"),
+    *("source", "run", "recipe", "seed"),
+)
 _SCORE = (
     f"score: 100 * (top-1 - {THRESHOLD_PERCENT:g}) / millions of parameters, the report's formula, for CIFAR-100; none under "
-    f"{THRESHOLD_PERCENT:g}%. It grows without bound as a model shrinks and does not see what is under {THRESHOLD_PERCENT:g}%, "
-    "so read it with the front."
+    f"{THRESHOLD_PERCENT:g}%. It grows without bound as models get smaller and ignores all accuracy under "
+    f"{THRESHOLD_PERCENT:g}%, so read it together with the Pareto front."
 )
 _SIZE = (
-    "size, score: by the published count, for own runs by the true one; true: all weights, as trained; "
-    "t.s.: by torchsummary's count, which leaves embeddings out."
+    "size, score: with the published number of parameters (own runs: the true number); true: with all trained weights; "
+    "t.s.: with torchsummary's count, which leaves embeddings out."
 )
-_FRONT = "front: no other row of the table has as few parameters and as much accuracy; p by the size shown, t by the true one."
-_OWN_FRONT = "front, *: no other run of the table has as few parameters and as much accuracy."
+_FRONT = "front: on the Pareto front of accuracy and parameters; p: by the size shown, t: by the true number."
+_OWN_FRONT = "front, *: on the Pareto front of accuracy and parameters."
 
 
 def label(row: Row, *, with_recipe: bool = False) -> str:
-    """The model, and what tells the row from others of the same model; with_recipe: and recipe and seed of an own run."""
+    """The model, and what distinguishes the row from others of the same model.
+
+    with_recipe: add the recipe and seed of an own run.
+    """
     if row.kind == "final result":
         return f"{row.model}, final result"
     if row.kind == "published" and row.epochs not in (None, 200):
@@ -47,13 +56,13 @@ def label(row: Row, *, with_recipe: bool = False) -> str:
 
 
 def title(rows: Sequence[Row]) -> str:
-    """What the rows of a table have in common."""
+    """The title of a table: its images and kind of training."""
     return f"{_images(rows[0])}, {rows[0].training}"
 
 
 def panel_title(rows: Sequence[Row]) -> str:
-    """Over the picture of a table and of others on the same images."""
-    return f"{_images(rows[0])}: accuracy against size"
+    """The title of the plot of all tables with the same images."""
+    return f"{_images(rows[0])}: accuracy against parameters"
 
 
 def _images(row: Row) -> str:
@@ -62,7 +71,7 @@ def _images(row: Row) -> str:
 
 
 class _Marks:
-    """Numbers of the sources and letters of the notes, in the order of their first use; an own run stands for itself."""
+    """Numbers of sources and letters of notes, in the order of first use. An own run needs none: its path is shown."""
 
     def __init__(self) -> None:
         self.sources: dict[str, int] = {}
@@ -70,7 +79,7 @@ class _Marks:
         self.told: set[str] = set()
 
     def of(self, row: Row, *, numbered: bool = True) -> str:
-        """The mark of a row; numbered: also of an own run, whose name would be too long."""
+        """The marks of a row. numbered: also mark an own run, whose path would be too long."""
         if row.run and not numbered:
             return row.run
         number = self.sources.setdefault(_described(row), len(self.sources) + 1)
@@ -78,7 +87,7 @@ class _Marks:
         return f"[{number}] {''.join(sorted(letters))}".rstrip()
 
     def lines(self) -> list[str]:
-        """The footnotes of the marks given since it was last asked for them."""
+        """The footnotes of the marks used since the last call."""
         sources = {f"[{number}]": source for source, number in self.sources.items()}
         notes = {f"{letter}:": NOTES[note] for note, letter in self.notes.items()}
         new = {mark: text for mark, text in (sources | notes).items() if mark not in self.told}
@@ -87,7 +96,7 @@ class _Marks:
 
 
 def _described(row: Row) -> str:
-    """Where a row comes from, of an own run with its recipe and seed."""
+    """The source of a row; for an own run its path, recipe and seed."""
     if row.run is None:
         return row.source
     told = (f"recipe {row.recipe}" if row.recipe else "", "" if row.seed is None else f"seed {row.seed}")
@@ -95,7 +104,7 @@ def _described(row: Row) -> str:
 
 
 def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> list[Column]:
-    """The columns that have anything to say of these rows. numbered: own runs are named in the footnotes."""
+    """The columns that are not empty for these rows. numbered: own runs are named in footnotes."""
     scored, own_only = rows[0].dataset == SCORED_DATASET, all(row.is_own for row in rows)
     columns: list[Column] = []
 
@@ -129,14 +138,14 @@ def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> l
 
 
 def _front_text(row: Row, *, own_only: bool) -> str:
-    """On which fronts a row is; among own runs, whose size is the true one, there is one front."""
+    """The fronts that a row is on; own runs have only one, as their size is the true one."""
     if own_only:
         return "*" * row.pareto
-    return " ".join("p" * row.pareto + "t" * row.pareto_true)
+    return " ".join("p" * row.pareto + "t" * row.pareto_true_params)
 
 
 def _decimals(value: float | None, least: int, most: int) -> str:
-    """At most `most` decimals, without the zeros after the first `least`; empty for None."""
+    """At most `most` decimals, without trailing zeros after the first `least`; empty for None."""
     if value is None:
         return ""
     whole, _, decimals = f"{value:.{most}f}".partition(".")
@@ -156,8 +165,9 @@ def _score_text(row: Row, score: float | None) -> str:
 
 
 def render(tables: Sequence[Sequence[Row]], *, width: int | None) -> "Group":
-    """The tables, each data set's footnotes beneath its last; columns are left out, and named, where they do not fit into
-    `width` (None: any).
+    """The tables, with the footnotes of each data set below its last table.
+
+    width: of the terminal in characters; columns that do not fit are left out and named. None: unlimited.
     """
     from rich.console import Group
     from rich.text import Text
@@ -169,7 +179,7 @@ def render(tables: Sequence[Sequence[Row]], *, width: int | None) -> "Group":
         for rows in dataset:
             columns, left_out = _fitted(rows, marks, width)
             dropped |= dict.fromkeys(left_out)
-            bold = [len(rows) > 1 and (row.pareto or row.pareto_true) for row in rows]
+            bold = [len(rows) > 1 and (row.pareto or row.pareto_true_params) for row in rows]
             parts += [Text(title(rows), style="bold"), table_of(columns, bold=bold), Text()]
         notes = [*_explanations(dataset), *marks.lines()]
         parts += [*map(Text, notes), *([Text()] if notes else [])]
@@ -179,12 +189,12 @@ def render(tables: Sequence[Sequence[Row]], *, width: int | None) -> "Group":
 
 
 def _by_dataset(tables: Sequence[Sequence[Row]]) -> list[list[Sequence[Row]]]:
-    """The tables of each data set, which stand together."""
+    """The tables grouped by data set."""
     return [list(group) for _, group in itertools.groupby(tables, key=lambda rows: rows[0].dataset)]
 
 
 def _explanations(tables: Sequence[Sequence[Row]]) -> list[str]:
-    """What the columns of a data set's tables mean: of the report's the score and the sizes, of any the front."""
+    """What the columns of a data set's tables mean."""
     notes = [_SCORE, _SIZE] if tables[0][0].dataset == SCORED_DATASET else []
     compared = [rows for rows in tables if len(rows) > 1]
     if any(not row.is_own for rows in compared for row in rows):
@@ -197,7 +207,7 @@ def _explanations(tables: Sequence[Sequence[Row]]) -> list[str]:
 def _fitted(rows: Sequence[Row], marks: _Marks, width: int | None) -> tuple[list[Column], list[str]]:
     """The columns that fit, and the names of those that do not.
 
-    Where not all of them fit, own runs are named in the footnotes, with their recipes and seeds.
+    If not all fit, own runs are named in footnotes, with their recipes and seeds.
     """
     marks_before = copy.deepcopy(marks)
     columns = _columns(rows, marks)
@@ -209,7 +219,7 @@ def _fitted(rows: Sequence[Row], marks: _Marks, width: int | None) -> tuple[list
 
 
 def markdown(tables: Sequence[Sequence[Row]]) -> str:
-    """The tables and their footnotes as GitHub's Markdown."""
+    """The tables and their footnotes as GitHub Markdown."""
     marks = _Marks()
     parts = []
     for dataset in _by_dataset(tables):
@@ -224,51 +234,26 @@ def markdown(tables: Sequence[Sequence[Row]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text from outside without a meaning in Markdown."""
+    """Text with the characters escaped that have a meaning in Markdown."""
     return re.sub(r"([\\|<*`\[\]])", r"\\\1", text)
 
 
 def as_dict(row: Row) -> dict[str, Any]:
-    """A row of `compare --json`, schema version 1; others may be added, these stay."""
-    return {
-        "model": row.model,
-        "dataset": row.dataset,
-        "training": row.training,
-        "kind": row.kind,
-        "family": row.family,
-        "top1_percent": row.top1_percent,
-        "top1_interval_percent": row.top1_interval_percent,
-        "num_images": row.num_images,
-        "params_millions": row.params_millions,
-        "score": row.score,
-        "true_params": row.true_params,
-        "score_true_params": row.score_true_params,
-        "params_without_embeddings": row.params_without_embeddings,
-        "score_without_embeddings": row.score_without_embeddings,
-        "macs": row.macs,
-        "epochs": row.epochs,
-        "pareto": row.pareto,
-        "pareto_true_params": row.pareto_true,
-        "source": row.source,
-        "run": row.run,
-        "recipe": row.recipe,
-        "seed": row.seed,
-        "fingerprint": row.fingerprint or None,
-        "notes": [NOTES[note] for note in row.notes],
-    }
+    """A row of `compare --json`, schema version 1: later versions may add keys and keep these."""
+    values = {key: getattr(row, key) for key in _KEYS}
+    return values | {"fingerprint": row.fingerprint or None, "notes": [NOTES[note] for note in row.notes]}
 
 
 def csv_text(tables: Sequence[Sequence[Row]]) -> str:
-    """The rows as CSV, with the keys of `--json`; what is null is empty. No cell from outside is a formula."""
+    """The rows as CSV with the keys of `--json`; null is empty. Text that looks like a formula is escaped."""
     out = io.StringIO()
-    records = [as_dict(row) for rows in tables for row in rows]
-    writer = csv.writer(out, lineterminator="\n")
-    flat = [key for key in records[0] if key not in ("top1_interval_percent", "notes")]
-    at = flat.index("num_images")
-    writer.writerow([*flat[:at], "top1_low_percent", "top1_high_percent", *flat[at:], "notes"])
-    for record in records:
-        low, high = record["top1_interval_percent"] or ("", "")
-        cells = [record[key] for key in flat]
-        line = [*cells[:at], low, high, *cells[at:], "; ".join(record["notes"])]
-        writer.writerow(map(csv_cell, line))
+    at = _KEYS.index(_INTERVAL)
+    names = [*_KEYS[:at], "top1_low_percent", "top1_high_percent", *_KEYS[at + 1 :], "fingerprint", "notes"]
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in itertools.chain.from_iterable(tables):
+        record = as_dict(row)
+        record["top1_low_percent"], record["top1_high_percent"] = row.top1_interval_percent or ("", "")
+        record["notes"] = "; ".join(record["notes"])
+        writer.writerow({key: csv_cell(value) for key, value in record.items()})
     return out.getvalue()

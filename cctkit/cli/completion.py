@@ -1,4 +1,4 @@
-"""Shell completion of names of the catalog, without torch."""
+"""Shell completion of models, data sets, recipes and weights, without torch."""
 
 from collections.abc import Iterable
 

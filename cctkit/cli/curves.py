@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cctkit.cli.options import PicturePath
 from cctkit.cli.tables import print_text
 from cctkit.errors import UserError
-from cctkit.runs.rundir import RunPaths
+from cctkit.runs.paths import RunPaths
 from cctkit.runs.runfiles import read_metrics
 from cctkit.text import safe_text
 
@@ -18,9 +19,7 @@ Records = Sequence[Mapping[str, Any]]
 
 def curves(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories, finished or not", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="save the plot as a .png, .svg or .pdf file", show_default=False)
-    ] = None,
+    output: PicturePath = None,
 ) -> None:
     """Plot loss and top-1 per epoch of one or several runs, and mark where the train loss falls below the held-out loss.
 
@@ -38,7 +37,7 @@ def curves(
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Each run by its directory's name, or by its path if two have the same name; a run given twice counts once."""
+    """The runs by directory name, or by path if two have the same name; duplicates are dropped."""
     unique = list(dict.fromkeys(paths))
     names = [path.resolve().name for path in unique]
     return {safe_text(path if names.count(name) > 1 else name, 80): path for name, path in zip(names, unique, strict=True)}
@@ -51,10 +50,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """
     file = RunPaths(path).metrics if path.is_dir() else path
     if not file.is_file():
-        raise UserError("there are no metrics of a run", safe_text(file), "name a run directory, such as runs/NAME")
+        raise UserError("found no metrics", safe_text(file), "name a run directory, such as runs/NAME")
     records = read_metrics(file)
     if not records:
-        raise UserError("no epoch is done yet", safe_text(file), "come back after the first epoch")
+        raise UserError("no epoch is finished yet", safe_text(file), "try again after the first epoch")
     return records
 
 
@@ -83,7 +82,7 @@ def _print_curves(runs: Mapping[str, Records]) -> None:
 
 
 def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:
-    """The figures of each run's last epoch, and the epoch from which the train loss is below the held-out loss."""
+    """The top-1 accuracy of each run's last epoch, and the epoch from which the train loss is below the held-out loss."""
     from cctkit.plots import crossing_epoch, held_out_split, loss_name
 
     facts = []
@@ -95,7 +94,7 @@ def _facts(runs: Mapping[str, Records], ending: str) -> list[str]:
             for split in ("train", "val", "test")
             if last.get(f"{split}_top1_percent") is not None
         ]
-        fact = f"{name}: epoch {last['epoch']}, top-1 {', '.join(figures) or 'not known'}"
+        fact = f"{name}: epoch {last['epoch']}, top-1 {', '.join(figures) or 'unknown'}"
         held_out, crossing = held_out_split(records), crossing_epoch(records, ending)
         if crossing:
             fact += f"; from epoch {crossing} on, the {loss} is lower on train than on {held_out}"

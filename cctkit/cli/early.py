@@ -1,4 +1,4 @@
-"""Checks of a training run's command line before torch is imported, which takes seconds."""
+"""Checks the options of `cctkit train` before torch is imported, which takes seconds."""
 
 import os
 
@@ -8,13 +8,14 @@ from cctkit.training.request import Request
 
 
 def check_early(request: Request) -> None:
-    """Check the model, the run directory and the data set. Each is checked again where it is used.
+    """Check model, run directory and data set, which are checked again when they are used.
 
     Raises: UserError.
     """
     config, output = request.early, request.output
     model_config(config.model, image_size=config.data.image_size)
-    if output is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":  # a restarted job's own run is there
+    is_restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # such a job finds its own run in `output`
+    if output is not None and not is_restarted:
         check_output(output)
     from cctkit.data.sources.places import check_place
 

@@ -1,12 +1,11 @@
 """`cctkit eval`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cctkit.cli.options import Json, Quiet, option
+from cctkit.cli.options import Json, Quiet, flag, option
 from cctkit.config.size import MAX_PIXELS
 
 
@@ -22,28 +21,19 @@ def evaluate(
     ] = None,
     data_dir: Annotated[str | None, option("data_dir")] = None,
     split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            help="test, val, train or all (default: test, or all if --dataset has no test split)",
-            show_default=False,
-        ),
+        str | None, flag("--split", text="test, val, train or all", default="test, or all if --dataset has no test split")
     ] = None,
     skip_bad: Annotated[bool, option("skip_bad", default="off")] = False,
     max_pixels: Annotated[int, option("max_pixels", default=MAX_PIXELS)] = MAX_PIXELS,
     include_seen: Annotated[
-        bool, typer.Option("--include-seen", help="with --dataset: keep the images that the run was trained on")
+        bool, flag("--include-seen", text="with --dataset: keep the images that the run was trained on")
     ] = False,
     device: Annotated[str, option("device", default="auto")] = "auto",
     precision: Annotated[str | None, option("precision", default="the precision of the run")] = None,
     threads: Annotated[int | None, option("threads")] = None,
     save_predictions: Annotated[
         Path | None,
-        typer.Option(
-            "--save-predictions",
-            help="write image ids, labels and logits to this new file (CSV if it ends in .csv)",
-            show_default=False,
-        ),
+        flag("--save-predictions", text="write image ids, labels and logits to this new file (CSV if it ends in .csv)"),
     ] = None,
     download: Annotated[bool, option("download", default="on")] = True,
     as_json: Json = False,
@@ -58,33 +48,25 @@ def evaluate(
     from cctkit.engine.allocator import keep_memory
 
     keep_memory()
-    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.cli.progress import reporting
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, print_wide
     from cctkit.engine.signals import StopRequest
     from cctkit.evaluation.source import EvalConfig, evaluate_source
 
+    config = EvalConfig(
+        data=data,
+        split=split,
+        device=device,
+        precision=precision,
+        threads=threads,
+        save_predictions=save_predictions,
+        include_seen=include_seen,
+    )
     with StopRequest() as stop:
-        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            stop.check()
-            reporter.data(what, done, total)
-
-        config = EvalConfig(
-            data=data,
-            split=split,
-            device=device,
-            precision=precision,
-            threads=threads,
-            save_predictions=save_predictions,
-            include_seen=include_seen,
-        )
-        try:
-            result = evaluate_source(source, config, notify=reporter.notice, progress=on_progress)
-        finally:
-            reporter.close()
-        stop.check()  # asked to while the predictions were written
+        with reporting(stop, quiet=quiet) as (reporter, data_progress):
+            result = evaluate_source(source, config, notify=reporter.notice, progress=data_progress)
+        stop.check()  # a signal may have come while the predictions were written
     if as_json:
         print_json(result)
     else:

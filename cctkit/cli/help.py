@@ -1,4 +1,4 @@
-"""The help of a command as text: one section per panel; lines break only between words, at any terminal width."""
+"""Help pages as plain text: one section per panel, with lines that break only between words."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cctkit.cli import completion
-from cctkit.cli.options import option
+from cctkit.cli.options import flag, option
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -17,39 +17,33 @@ def import_weights(
     file: Annotated[Path, typer.Argument(help="a .pth or .safetensors file from another program")],
     model: Annotated[
         str,
-        typer.Option(
+        flag(
             "--model",
             "-m",
-            help="model of these weights, such as cct_7_3x1_32_c100 or vit_b_16",
-            autocompletion=completion.models,
+            text="model of these weights, such as cct_7_3x1_32_c100 or vit_b_16",
+            complete=completion.models,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="weights file to write")],
+    output: Annotated[Path, flag("--output", "-o", text="weights file to write")],
     classes: Annotated[
         str | None,
-        typer.Option(
+        flag(
             "--classes",
-            help="cifar10, cifar100, or a file with one class name per line, in label order (default: from the model's name)",
-            show_default=False,
+            text="cifar10, cifar100, or a file with one class name per line, in label order",
+            default="from the model's name",
         ),
     ] = None,
     image_size: Annotated[str | None, option("image_size", default="the model's")] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option("--mean", help="mean R,G,B of pixels in [0, 1] (default: the data set's)", show_default=False),
-    ] = None,
+    mean: Annotated[str | None, flag("--mean", text="mean R,G,B of pixels in [0, 1]", default="the data set's")] = None,
     std: Annotated[
-        str | None,
-        typer.Option(
-            "--std", help="standard deviation R,G,B of pixels in [0, 1] (default: the data set's)", show_default=False
-        ),
+        str | None, flag("--std", text="standard deviation R,G,B of pixels in [0, 1]", default="the data set's")
     ] = None,
 ) -> None:
-    """Convert weights of another program to a weights file of cctkit, which holds everything needed to use them."""
+    """Convert weights of another program to a weights file of cctkit, with the model, classes and normalisation."""
     if output.exists():
-        raise UserError("the output exists, nothing is overwritten", safe_text(output), "another --output, or remove it")
+        raise UserError("the output exists, and nothing is overwritten", safe_text(output), "choose another --output")
     if (mean is None) != (std is None):
-        raise UserError("--mean and --std go together", "command line")
+        raise UserError("--mean and --std must be given together", "command line")
     names = _class_names(classes)
 
     from cctkit.cli.tables import print_text
@@ -91,7 +85,7 @@ def _class_names(classes: str | None) -> "str | list[str] | None":
 
 
 def _channels(text: str | None, flag: str) -> Channels | None:
-    """`0.5,0.5,0.5` -> three numbers of 0 to 1."""
+    """`0.5,0.5,0.5` -> three numbers between 0 and 1."""
     if text is None:
         return None
     try:
@@ -99,5 +93,5 @@ def _channels(text: str | None, flag: str) -> Channels | None:
     except ValueError:
         red = green = blue = -1.0
     if not all(0 < value < 1 for value in (red, green, blue)):
-        raise UserError(f"'{safe_text(text)}' are not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
+        raise UserError(f"'{safe_text(text)}' is not three numbers between 0 and 1", flag, f"{flag} 0.5,0.5,0.5")
     return red, green, blue

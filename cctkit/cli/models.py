@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cctkit.catalog.results import DATASET_TITLES, RESULTS
 from cctkit.cli import completion
-from cctkit.cli.options import Json
+from cctkit.cli.options import Json, classes_option
 from cctkit.columns import Column, fitting, narrow_note, table_of
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
@@ -15,8 +16,8 @@ from cctkit.text import nearest, safe_text
 if TYPE_CHECKING:
     from rich.console import Group
 
-_DATASETS = {"cifar100": "CIFAR-100", "flowers102": "Flowers-102", "imagenet1k": "ImageNet-1k"}
-_FOLDED = 17  # columns of the accuracies, on a narrow terminal
+_DATASETS = ("cifar100", "flowers102", "imagenet1k")
+_FOLDED = 17  # characters at which accuracies wrap on a narrow terminal
 
 
 def models(
@@ -27,13 +28,7 @@ def models(
         ),
     ] = None,
     num_classes: Annotated[
-        int | None,
-        typer.Option(
-            "--num-classes",
-            help="number of classes (default: 100 for 32 x 32 images, as in the report; otherwise the published number)",
-            min=1,
-            show_default=False,
-        ),
+        int | None, classes_option("100 for 32 x 32 images, as in the report; otherwise the published number")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +83,7 @@ def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) 
 
 
 def _matches(pattern: str | None, name: str, alias: str | None) -> bool:
-    """Whether a pattern with * and ? matches the name or alias; other text matches as a part of it."""
+    """Whether a pattern with * and ? matches the name or alias, or text without them is a part of it."""
     if pattern is None:
         return True
     wanted = pattern.lower().replace("-", "_")
@@ -97,9 +92,8 @@ def _matches(pattern: str | None, name: str, alias: str | None) -> bool:
 
 
 def _published(name: str) -> list[dict[str, Any]]:
-    """The published accuracies of a model with their sources: per data set the one after 200 epochs, if there is one."""
+    """The published accuracies of a model with their sources: per data set the one after 200 epochs if there is one."""
     from cctkit.catalog.pretrained import PRETRAINED
-    from cctkit.catalog.results import RESULTS
 
     found: dict[str, dict[str, Any]] = {}
     for result in RESULTS:
@@ -165,7 +159,7 @@ def _pixels(row: Mapping[str, Any]) -> str:
 
 
 def _accuracies(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{each['top1_percent']:.2f} {_DATASETS[each['dataset']]}" for each in row["published"])
+    return ", ".join(f"{each['top1_percent']:.2f} {DATASET_TITLES[each['dataset']]}" for each in row["published"])
 
 
 def _or_empty(value: float | None) -> str:

@@ -1,8 +1,9 @@
-"""Configuration fields as command-line flags: help, spellings, panels, ranges and defaults come from `config/settings.py`."""
+"""Command-line options: those of the settings in `config/settings.py`, and those that several commands share."""
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,37 +15,44 @@ from cctkit.config.settings import settings
 from cctkit.errors import UserError
 
 _OFF = "no_"
-_RECIPE_HELP = f"{', '.join(RECIPES)}; cctkit recipes describes them"
-_CONFIG_HELP = "settings from a TOML file, or of a run: RUN/config.json"
 _COMPLETIONS = {"model": completion.models, "dataset": completion.datasets, "init": completion.weights}
 _OF_RECIPES = {key for recipe in RECIPES.values() for key in recipe.settings("x1")}
 
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
+def flag(
+    *spellings: str,
+    text: str,
+    default: object = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    metavar: str | None = None,
+    panel: str | None = None,
+    check: Callable[[Any], Any] | None = None,
+    complete: Callable[[str], list[str]] | None = None,
+) -> Any:
+    """A command-line option.
 
-
-def recipe_option(*, default: str | None = None, panel: str | None = None) -> Any:
-    """`--recipe`, whose default is named in the help."""
+    text: its help.
+    default: what the help names as the default.
+    check: called with the value; returns the value to use.
+    """
     return typer.Option(
-        "--recipe",
-        "-r",
-        help=_RECIPE_HELP + (f" (default: {default})" if default else ""),
+        *spellings,
+        help=text if default is None else f"{text} (default: {default})",
+        min=at_least,
+        max=at_most,
+        metavar=metavar,
         rich_help_panel=panel,
+        callback=check,
+        autocompletion=complete,
         show_default=False,
-        autocompletion=completion.recipes,
     )
-
-
-def config_option(*, panel: str | None = None) -> Any:
-    """`--config`."""
-    return typer.Option("--config", "-c", help=_CONFIG_HELP, rich_help_panel=panel, show_default=False)
 
 
 def option(name: str, *, text: str | None = None, default: object = None) -> Any:
     """The flag of one setting for a command's own parameter, checked as the setting is.
 
-    text: help in place of the setting's.
+    text: help that replaces the setting's.
     default: what the help names as the default.
     """
     item, hint = next(each for each in settings() if each[0].name == name)
@@ -52,19 +60,40 @@ def option(name: str, *, text: str | None = None, default: object = None) -> Any
     def check(value: Any) -> Any:
         return value if value is None or base_type(hint) is tuple else checked(name, value, hint, item.metadata)
 
-    return typer.Option(
+    return flag(
         *_spellings(item, hint),
-        help=(text or item.metadata["help"]) + ("" if default is None else f" (default: {default})"),
-        show_default=False,
-        callback=check,
-        autocompletion=_COMPLETIONS.get(name),
+        text=text or item.metadata["help"],
+        default=default,
+        check=check,
+        complete=_COMPLETIONS.get(name),
     )
 
 
-def with_settings(command: Callable[..., None], *, panel: str | None = None) -> Callable[..., None]:
-    """`command(..., flags=...)` as a Typer command with a flag per setting, or per setting of one panel of the help.
+def recipe_option(*, default: str | None = None, panel: str | None = None) -> Any:
+    """`--recipe`."""
+    text = f"{', '.join(RECIPES)}; cctkit recipes describes them"
+    return flag("--recipe", "-r", text=text, default=default, panel=panel, complete=completion.recipes)
 
-    `flags` holds the settings that were given.
+
+def config_option(*, panel: str | None = None) -> Any:
+    """`--config`."""
+    return flag("--config", "-c", text="settings from a TOML file, or of a run: RUN/config.json", panel=panel)
+
+
+def classes_option(default: object) -> Any:
+    """`--num-classes`."""
+    return flag("--num-classes", text="number of classes", default=default, at_least=1)
+
+
+Json = Annotated[bool, flag("--json", text="print JSON")]
+Quiet = Annotated[bool, flag("--quiet", "-q", text="no progress")]
+PicturePath = Annotated[Path | None, flag("--output", "-o", text="save the plot as a .png, .svg or .pdf file")]
+
+
+def with_settings(command: Callable[..., None], *, panel: str | None = None) -> Callable[..., None]:
+    """`command(flags, ...)` as a Typer command with one option per setting; `flags` holds the settings that were given.
+
+    panel: only the settings in this panel of the help.
     """
     own = inspect.signature(command)
     parameters = [parameter for name, parameter in own.parameters.items() if name != "flags"]
@@ -83,7 +112,7 @@ def with_settings(command: Callable[..., None], *, panel: str | None = None) -> 
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were given: those that are not None. `--no-NAME` stands for the field's off value."""
+    """The settings that are not None; `--no-NAME` sets NAME to its off value."""
     off = {_OFF + item.name: (item.name, item.metadata["off"]) for item, _ in settings() if item.metadata["off"] is not None}
     flags: dict[str, Any] = {}
     for key, value in values.items():
@@ -97,29 +126,23 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Parameter]:
-    """The flag of a field, and its `--no-` form if the field has an off value."""
+    """The option of a setting, and its `--no-` form if the setting has an off value."""
     metadata, name = item.metadata, flag_name(item.name)
     kind = base_type(hint)
     shown = ("on" if item.default else "off") if kind is bool else item.default
     parts = ["the recipe's"] if item.name in _OF_RECIPES else []
     parts += [] if shown is None else [f"else {shown}" if parts else str(shown)]
-    default = f" (default: {', '.join(parts)})" if parts else ""
     annotation = str if kind is tuple else kind  # sizes are given as text; the configuration checks choices
-    flag = typer.Option(
+    on = flag(
         *_spellings(item, hint),
-        help=metadata["help"] + default,
-        rich_help_panel=metadata["panel"],
-        show_default=False,
-        autocompletion=_COMPLETIONS.get(item.name),
+        text=metadata["help"],
+        default=", ".join(parts) or None,
+        panel=metadata["panel"],
+        complete=_COMPLETIONS.get(item.name),
     )
-    parameters = [_keyword(item.name, Annotated[annotation | None, flag])]
+    parameters = [_keyword(item.name, Annotated[annotation | None, on])]
     if metadata["off"] is not None:
-        off = typer.Option(
-            f"--no-{name.removeprefix('--')}",
-            help=f"same as {name} {metadata['off']}",
-            rich_help_panel=metadata["panel"],
-            show_default=False,
-        )
+        off = flag(f"--no-{name.removeprefix('--')}", text=f"same as {name} {metadata['off']}", panel=metadata["panel"])
         parameters.append(_keyword(_OFF + item.name, Annotated[bool | None, off]))
     return parameters
 

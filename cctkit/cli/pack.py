@@ -1,13 +1,12 @@
 """`cctkit pack`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cctkit.cli import completion
-from cctkit.cli.options import Json, Quiet, option
+from cctkit.cli.options import Json, Quiet, flag, option
 from cctkit.config.size import MAX_PIXELS
 
 
@@ -18,9 +17,7 @@ def pack(
             metavar="DATASET", help="a folder of images, or the name of a data set", autocompletion=completion.datasets
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="the packed file, for train --dataset FILE", show_default=False)
-    ],
+    output: Annotated[Path, flag("--output", "-o", text="packed file to write, for train --dataset FILE")],
     image_size: Annotated[str | None, option("image_size", default=32)] = None,
     resize_mode: Annotated[str, option("resize_mode", default="crop")] = "crop",
     skip_bad: Annotated[bool, option("skip_bad", default="off")] = False,
@@ -50,23 +47,14 @@ def pack(
     from cctkit.data.sources.places import check_place
 
     check_place(config)  # before torch is imported
-    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.cli.progress import reporting
     from cctkit.cli.tables import print_json, print_text
     from cctkit.data.images import pack_dataset
     from cctkit.engine.signals import StopRequest
     from cctkit.text import safe_text
 
-    with StopRequest() as stop:
-        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet, stream=sys.stderr)
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            stop.check()
-            reporter.data(what, done, total)
-
-        try:
-            packed = pack_dataset(config, output, progress=on_progress, notify=reporter.notice)
-        finally:
-            reporter.close()
+    with StopRequest() as stop, reporting(stop, quiet=quiet) as (reporter, data_progress):
+        packed = pack_dataset(config, output, progress=data_progress, notify=reporter.notice)
     height, width = packed.image_size
     if as_json:
         print_json(

@@ -1,5 +1,6 @@
 """`cctkit plot-lr`."""
 
+import csv
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -8,9 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
-import typer
-
-from cctkit.cli.options import config_option, option, recipe_option
+from cctkit.cli.options import PicturePath, config_option, flag, option, recipe_option
 from cctkit.cli.tables import print_text
 from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
@@ -18,12 +17,12 @@ from cctkit.runs.runfiles import read_config
 from cctkit.text import counted, safe_text
 from cctkit.training.schedule import Schedule, lr_factor, schedule_of, steps_per_epoch
 
-_POINTS = 800  # of a drawn line
+_POINTS = 800  # of a plotted line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PeerSettings:
-    """What the schedules of other scripts depend on; they count whole epochs from 0."""
+    """What the schedules of other scripts depend on. They count whole epochs, from 0."""
 
     lr: float
     min_lr: float
@@ -33,7 +32,7 @@ class _PeerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PeerSchedule:
-    """Learning rate per epoch of another script, with its source, and a remark on what is unexpected about it."""
+    """Learning rate per epoch of another script, with its source and a remark on what is unexpected in it."""
 
     source: str
     remark: str
@@ -82,20 +81,17 @@ def plot_lr(
     warmup_fraction: Annotated[float | None, option("warmup_fraction")] = None,
     min_lr: Annotated[float | None, option("min_lr")] = None,
     batch_size: Annotated[int | None, option("batch_size")] = None,
-    num_images: Annotated[int, typer.Option("--num-images", help="training images", min=1)] = 50_000,
+    num_images: Annotated[int, flag("--num-images", text="training images", default=50_000, at_least=1)] = 50_000,
     compare: Annotated[
-        str | None,
-        typer.Option("--compare", help="overlay the schedule of other scripts: shi, timm, or shi,timm", show_default=False),
+        str | None, flag("--compare", text="overlay the schedules of other scripts: shi, timm, or shi,timm")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="save the plot as a .png, .svg or .pdf file", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the values per epoch and per step as JSON")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="print the values per step as CSV")] = False,
+    output: PicturePath = None,
+    as_json: Annotated[bool, flag("--json", text="print the values per epoch and per step as JSON")] = False,
+    as_csv: Annotated[bool, flag("--csv", text="print the values per step as CSV")] = False,
 ) -> None:
     """Plot the learning rate of a run, computed by the function that training uses."""
     if as_json and as_csv:
-        raise UserError("--json and --csv exclude each other", "command line", "choose one")
+        raise UserError("--json and --csv cannot be combined", "command line", "choose one")
     flags = {"epochs": epochs, "lr": lr, "warmup_epochs": warmup_epochs, "warmup_fraction": warmup_fraction}
     flags |= {"min_lr": min_lr, "batch_size": batch_size}
     plan = _plan({key: value for key, value in flags.items() if value is not None}, recipe, config, num_images)
@@ -116,29 +112,29 @@ def plot_lr(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """A run's schedule, and what it is called."""
+    """A run's learning-rate schedule."""
 
     recipe: str
     config: TrainConfig
     steps: int  # of an epoch
     schedule: Schedule
 
+    @property
+    def peaks(self) -> dict[str, float]:
+        """The peak learning rate of AdamW, `lr`, and of Muon if the run uses it, `lr_muon`."""
+        muon = {"lr_muon": self.config.muon_lr} if self.config.optimizer == "muon" else {}
+        return {"lr": self.config.lr, **muon}
+
     def lr(self, step: int) -> float:
         return self.config.lr * lr_factor(step, self.schedule)
 
-    def lr_muon(self, step: int) -> float:
-        return self.config.muon_lr * lr_factor(step, self.schedule)
-
-    @property
-    def has_muon(self) -> bool:
-        return self.config.optimizer == "muon"
-
     @property
     def title(self) -> str:
-        return f"Learning rate, {self.recipe}: {counted(self.config.epochs, 'epoch')} of {counted(self.steps, 'step')}"
+        length = f"{counted(self.config.epochs, 'epoch')} of {counted(self.steps, 'step')}"
+        return f"Learning rate, recipe {self.recipe}: {length}"
 
     def drawn_steps(self) -> list[int]:
-        """Steps from the first to the last, few enough to draw, with the corner at the end of the warm-up."""
+        """Steps to plot: the first, the last, the end of the warm-up, and evenly spaced ones between."""
         last = self.schedule.total_steps - 1
         stride = max(1, last // _POINTS)
         return sorted({*range(0, last, stride), last, min(last, max(0, self.schedule.warmup_steps - 1))})
@@ -151,13 +147,13 @@ def _plan(flags: Mapping[str, Any], recipe: str | None, config: Path | None, num
     recipe = recipe or "report"
     settings = resolve(recipe_name=recipe, file_values=file_values, file_name=safe_text(config or ""), flags=flags).config
     steps = steps_per_epoch(num_images, settings.batch_size)
-    return _Plan(recipe=f"recipe {recipe}", config=settings, steps=steps, schedule=schedule_of(settings, steps))
+    return _Plan(recipe=recipe, config=settings, steps=steps, schedule=schedule_of(settings, steps))
 
 
 def _peer_rates(names: str | None, plan: _Plan) -> dict[str, list[float]]:
-    """The learning rate of others' schedules with these settings, by epoch.
+    """The learning rates per epoch of other scripts with these settings.
 
-    Raises: UserError for a schedule that is not known.
+    Raises: UserError if the schedule is unknown.
     """
     if names is None:
         return {}
@@ -176,32 +172,30 @@ def _peer_rates(names: str | None, plan: _Plan) -> dict[str, list[float]]:
 def _print_json(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
     from cctkit.cli.tables import print_json
 
-    total, steps = plan.schedule.total_steps, plan.steps
     values: dict[str, Any] = {
         "schema_version": 1,
-        "recipe": plan.recipe.removeprefix("recipe "),
+        "recipe": plan.recipe,
         "epochs": list(range(1, plan.config.epochs + 1)),
-        "lr": [plan.lr(step) for step in range(0, total, steps)],
-        "steps_per_epoch": steps,
+        "steps_per_epoch": plan.steps,
         "warmup_steps": plan.schedule.warmup_steps,
-        "lr_by_step": [plan.lr(step) for step in range(total)],
     }
-    if plan.has_muon:
-        values["lr_muon"] = [plan.lr_muon(step) for step in range(0, total, steps)]
-        values["lr_muon_by_step"] = [plan.lr_muon(step) for step in range(total)]
+    factors = [lr_factor(step, plan.schedule) for step in range(plan.schedule.total_steps)]
+    for name, peak in plan.peaks.items():
+        rates = [peak * factor for factor in factors]
+        values |= {name: rates[:: plan.steps], f"{name}_by_step": rates}
     if peers:
         values["compare"] = {name: {"lr": rates} for name, rates in peers.items()}
     print_json(values, indent=None)
 
 
 def _print_csv(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
-    """One line a step; epochs count from 1, steps from 0."""
-    columns = ["epoch", "step", "lr", *(["lr_muon"] if plan.has_muon else []), *(f"lr_{name}" for name in peers)]
-    sys.stdout.write(",".join(columns) + "\n")
+    """One line per step; epochs count from 1, steps from 0."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["epoch", "step", *plan.peaks, *(f"lr_{name}" for name in peers)])
     for step in range(plan.schedule.total_steps):
-        epoch = step // plan.steps
-        rates = [plan.lr(step), *([plan.lr_muon(step)] if plan.has_muon else []), *(rates[epoch] for rates in peers.values())]
-        sys.stdout.write(f"{epoch + 1},{step},{','.join(map(repr, rates))}\n")
+        epoch, factor = step // plan.steps, lr_factor(step, plan.schedule)
+        rates = [peak * factor for peak in plan.peaks.values()]
+        writer.writerow([epoch + 1, step, *rates, *(peer[epoch] for peer in peers.values())])
 
 
 def _print_plot(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
@@ -221,18 +215,16 @@ def _print_plot(plan: _Plan, peers: Mapping[str, list[float]]) -> None:
 
 
 def _facts(plan: _Plan, peers: Mapping[str, list[float]]) -> list[str]:
-    """What the picture shows, in figures."""
+    """What the plot shows, in numbers."""
     schedule, last = plan.schedule, plan.schedule.total_steps - 1
     peak = max(0, schedule.warmup_steps - 1)
     facts = [
         f"first step {plan.lr(0):.3g}, peak {plan.lr(peak):.3g} at step {peak + 1:,} (epoch {peak // plan.steps + 1}), "
         f"last step {plan.lr(last):.3g}"
     ]
-    if plan.has_muon:
-        facts.append(f"AdamW's; Muon's has the same shape, its peak is {plan.lr_muon(peak):.3g}")
-    if peers:
-        facts += [f"{name}: {_PEER_SCHEDULES[name].remark} ({_PEER_SCHEDULES[name].source})" for name in peers]
-    return facts
+    if "lr_muon" in plan.peaks:
+        facts.append(f"this is AdamW's; Muon's has the same shape and a peak of {plan.config.muon_lr:.3g}")
+    return facts + [f"{name}: {_PEER_SCHEDULES[name].remark} ({_PEER_SCHEDULES[name].source})" for name in peers]
 
 
 def _draw(plan: _Plan, peers: Mapping[str, list[float]], path: Path) -> None:
@@ -248,6 +240,6 @@ def _draw(plan: _Plan, peers: Mapping[str, list[float]], path: Path) -> None:
         path,
         title=plan.title,
         marks={"end of the warm-up": warmup} if warmup else None,
-        second_axis=("Muon's learning rate", plan.config.muon_lr / plan.config.lr) if plan.has_muon else None,
+        second_axis=("Muon's learning rate", plan.config.muon_lr / plan.config.lr) if "lr_muon" in plan.peaks else None,
     )
     print_text(f"wrote {safe_text(path)}", stream=sys.stderr)

@@ -1,18 +1,22 @@
-"""How training is shown: a live bar on a terminal, plain lines elsewhere, both on stderr."""
+"""Progress of training on stderr: a live bar on a terminal, otherwise plain lines."""
 
 import contextlib
+import io
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from cctkit.text import terminal_width, wrapped
+from cctkit.cli.tables import print_text
+from cctkit.text import wrapped
 
 if TYPE_CHECKING:
+    from cctkit.engine.signals import StopRequest
     from cctkit.training.job import Progress
 
+DataProgress = Callable[[str, int, int], None]
 _SLOW_RUN_S = 3600
-_BAR = 24  # columns of the bar, on a narrow terminal half as many
+_BAR = 24  # width of the bar in characters; half of it on a narrow terminal
 _NARROW = 100
 
 
@@ -24,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in one line: cross entropy, top-1 of held-out images (of train where there are none), learning rate, speed."""
+    """One epoch in one line: cross entropy, top-1 on held-out images (on train if there are none), learning rate, speed."""
     parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     held_out = [split for split in ("val", "test") if f"{split}_top1_percent" in record]
     for split in ("train", *held_out):
@@ -38,14 +42,15 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 
 def step_text(now: "Progress", left_s: float | None) -> str:
-    """Where an epoch is: loss, learning rate, speed, and the time left where it is known."""
+    """Loss, learning rate, speed, and the time left if it is known."""
     left = "" if left_s is None else f"  {duration(left_s)} left"
     return f"loss {now.loss:.3f}  lr {now.lr:.2e}  {now.images_per_s:,.0f} images/s{left}"
 
 
 def fitting_parts(count: str, more: str, room: int) -> str:
-    """`count` and as many of the parts of `more`, which two blanks part, as have room: the learning rate goes first, then
-    the speed, the loss, the time left.
+    """`count` and the parts of `more`, separated by two spaces, that fit into `room` characters.
+
+    The learning rate is left out first, then the speed, the loss, the time left.
     """
     parts = [part for part in more.split("  ") if part]
     for words in ("lr ", "images/s", "loss ", ""):
@@ -55,34 +60,10 @@ def fitting_parts(count: str, more: str, room: int) -> str:
     return "  ".join([count, *parts])
 
 
-class Estimate:
-    """The time that is left, from what was done; and one word of advice where a run will take over an hour."""
-
-    def __init__(self) -> None:
-        self.advised = False
-
-    def left_s(self, now: "Progress") -> float | None:
-        """None where it is not known yet."""
-        steps = (now.epochs - now.epoch) * now.steps - now.step
-        return None if now.step_s is None else steps * now.step_s
-
-    def advice(self, left_s: float | None) -> str | None:
-        """Once at most, by the first estimate."""
-        if self.advised or left_s is None:
-            return None
-        self.advised = True
-        if left_s < _SLOW_RUN_S:
-            return None
-        return (
-            f"this run will take about {duration(left_s)}; faster: a smaller --model such as cct_2_3x2, "
-            "--recipe fast, or fewer --epochs. It can be stopped with Ctrl-C and resumed."
-        )
-
-
 class _UntilClosed:
-    """A text stream that swallows what can no longer be written: training does not end because its terminal was closed.
+    """A text stream that ignores write errors, so that training does not fail when its terminal is closed.
 
-    The signal that says so may come later, and there is something to save then.
+    The hangup signal may arrive later, and the run is saved then.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -101,26 +82,47 @@ class _UntilClosed:
         return getattr(self._stream, name)
 
 
-class PlainReporter:
-    """A line an epoch, or every 30 s within a long one; no control characters."""
+class _Reporter:
+    """Estimates the time left, and gives advice once if a run will take over an hour."""
+
+    advised = False
+
+    def notice(self, text: str) -> None:
+        raise NotImplementedError
+
+    def left_s(self, now: "Progress") -> float | None:
+        """The time left; None if it is not known yet."""
+        if now.step_s is None:
+            return None
+        left_s = ((now.epochs - now.epoch) * now.steps - now.step) * now.step_s
+        if not self.advised and left_s >= _SLOW_RUN_S:
+            self.notice(
+                f"this run will take about {duration(left_s)}; faster: a smaller --model such as cct_2_3x2, "
+                "--recipe fast, or fewer --epochs. It can be stopped with Ctrl-C and resumed."
+            )
+        self.advised = True
+        return left_s
+
+
+class PlainReporter(_Reporter):
+    """One line per epoch, and every 30 s within a long one; no control characters."""
 
     log_every_s = 30.0
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self.quiet, self.stream = quiet, _UntilClosed(stream or sys.stderr)
-        self.estimate = Estimate()
+        self.quiet, self.stream = quiet, cast(TextIO, _UntilClosed(stream or sys.stderr))
         self.doing, self.told_s = "", 0.0
 
     def notice(self, text: str) -> None:
-        self.stream.write((wrapped(text, terminal_width(), further="  ") if self.stream.isatty() else text) + "\n")
+        print_text(text, stream=self.stream)
         self.stream.flush()
 
     def progress(self, now: "Progress") -> None:
-        left = self.estimate.left_s(now)
-        if (advice := self.estimate.advice(left)) and not self.quiet:
-            self.notice(advice)
-        if now.step < now.steps and not self.quiet:
-            self.notice(f"epoch {now.epoch + 1}/{now.epochs}  step {now.step}/{now.steps}  {step_text(now, left)}")
+        if self.quiet:
+            return
+        left_s = self.left_s(now)
+        if now.step < now.steps:
+            self.notice(f"epoch {now.epoch + 1}/{now.epochs}  step {now.step}/{now.steps}  {step_text(now, left_s)}")
 
     def evaluating(self, split: str, done: int, total: int) -> None:
         pass
@@ -141,8 +143,8 @@ class PlainReporter:
         pass
 
 
-class LiveReporter:
-    """A live bar with epoch, loss, learning rate, images a second and the time left; each epoch leaves its line above."""
+class LiveReporter(_Reporter):
+    """A live bar with epoch, loss, learning rate, images per second and time left, below one line per finished epoch."""
 
     log_every_s = 0.5
 
@@ -151,7 +153,6 @@ class LiveReporter:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        self.estimate = Estimate()
         stream = cast(TextIO, _UntilClosed(sys.stderr))
         self.console = Console(file=stream, markup=False, highlight=False, emoji=False)
         self.bar_width = _BAR if self.console.width >= _NARROW else _BAR // 2
@@ -168,16 +169,8 @@ class LiveReporter:
     def notice(self, text: str) -> None:
         self.console.print(wrapped(text, self.console.width, further="  "), soft_wrap=True)
 
-    def _show(self, description: str, done: int, total: int, more: str = "") -> None:
-        room = self.console.width - len(description) - self.bar_width - 2
-        shown = fitting_parts(f"{done:,}/{total:,}", more, room)
-        self.bar.update(self.task, description=description, completed=done, total=total, more=shown)
-
     def progress(self, now: "Progress") -> None:
-        left = self.estimate.left_s(now)
-        if advice := self.estimate.advice(left):
-            self.notice(advice)
-        self._show(f"epoch {now.epoch + 1}/{now.epochs}", now.step, now.steps, step_text(now, left))
+        self._show(f"epoch {now.epoch + 1}/{now.epochs}", now.step, now.steps, step_text(now, self.left_s(now)))
 
     def evaluating(self, split: str, done: int, total: int) -> None:
         self._show(f"evaluating on {split}", done, total)
@@ -190,3 +183,32 @@ class LiveReporter:
 
     def close(self) -> None:
         self.bar.stop()
+
+    def _show(self, description: str, done: int, total: int, more: str = "") -> None:
+        room = self.console.width - len(description) - self.bar_width - 2
+        shown = fitting_parts(f"{done:,}/{total:,}", more, room)
+        self.bar.update(self.task, description=description, completed=done, total=total, more=shown)
+
+
+@contextlib.contextmanager
+def reporting(
+    stop: "StopRequest", *, quiet: bool, silent: bool = False
+) -> "Iterator[tuple[LiveReporter | PlainReporter, DataProgress]]":
+    """The reporter for this terminal, and its `data` preceded by a check for a stop request. The reporter is closed at the end.
+
+    silent: print nothing at all, as all processes of a job but the first.
+    """
+    reporter: LiveReporter | PlainReporter
+    if silent:
+        reporter = PlainReporter(quiet=True, stream=io.StringIO())
+    else:
+        reporter = LiveReporter() if sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
+
+    def data_progress(what: str, done: int, total: int) -> None:
+        stop.check()
+        reporter.data(what, done, total)
+
+    try:
+        yield reporter, data_progress
+    finally:
+        reporter.close()

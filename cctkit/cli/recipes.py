@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-import typer
+from cctkit.cli.options import flag
 
 
 def recipes(
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON with every setting and its source")] = False,
+    as_json: Annotated[bool, flag("--json", text="print JSON with every setting and its source")] = False,
 ) -> None:
     """List the training recipes: purpose, expected accuracy, and differences from the source."""
     from cctkit.catalog.recipes import RECIPES

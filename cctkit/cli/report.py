@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-_SHOWN = 5
+_SHOWN = 5  # rows of each table
 _NAME_LENGTH = 40
 
 
 def render_evaluation(result: Mapping[str, Any]) -> "Group":
-    """The figures of `eval --json`, then the worst classes and the most confused pairs; null values are left out."""
+    """The figures of `eval --json`, the worst classes and the most confused pairs. Null values are left out."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -33,7 +33,7 @@ def render_evaluation(result: Mapping[str, Any]) -> "Group":
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
-    """The name and text of each figure, in the order shown; "" if there is no value."""
+    """The name and text of each figure, in the order shown; "" if its value is null."""
     low, high = result["top1_interval_percent"]
     params = result["params"]
     return {

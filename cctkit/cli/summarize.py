@@ -1,18 +1,17 @@
 """`cctkit summarize`."""
 
 import dataclasses
+import functools
 import gc
 import re
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from cctkit.cli import completion
-from cctkit.cli.options import Json, option, with_settings
+from cctkit.cli.options import Json, classes_option, flag, option, with_settings
+from cctkit.cli.tables import print_json, print_text, print_wide
 from cctkit.config.fields import flag_name
 from cctkit.config.settings import MODEL, PRECISION_ALIASES, ModelConfig
 from cctkit.config.size import Size, parse_size
@@ -23,57 +22,49 @@ from cctkit.text import safe_text
 if TYPE_CHECKING:
     from torch import nn
 
-    from cctkit.engine.device import DevicePolicy
     from cctkit.summary.view import Summary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_OURS = ("cct", "cvt", "tct", "vit")  # how their names begin; any other is torchvision's
-_SIDE = 32  # the catalog's table is of the models for images of this many pixels
+_OURS = ("cct", "cvt", "tct", "vit")  # prefixes of their names; any other name is torchvision's
 
 
-@partial(with_settings, panel=MODEL)
+@functools.partial(with_settings, panel=MODEL)
 def summarize(
     *,
     flags: Mapping[str, Any],
     model: Annotated[
         list[str] | None,
-        typer.Option(
+        flag(
             "--model",
             "-m",
-            help="model of the catalog or of torchvision, layer by layer; may be repeated (default: the catalog)",
-            show_default=False,
-            autocompletion=completion.models,
+            text="model of the catalog or of torchvision, layer by layer; may be repeated",
+            default="the catalog",
+            complete=completion.models,
         ),
     ] = None,
-    weights: Annotated[
-        list[Path] | None,
-        typer.Option("--weights", help="weights file whose model is shown; may be repeated", show_default=False),
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option("--num-classes", help="number of classes (default: 100)", min=1, show_default=False)
-    ] = None,
+    weights: Annotated[list[Path] | None, flag("--weights", text="weights file whose model is shown; may be repeated")] = None,
+    num_classes: Annotated[int | None, classes_option(100)] = None,
     image_size: Annotated[str | None, option("image_size", default="the model's")] = None,
-    depth: Annotated[
-        int | None, typer.Option("--depth", help="largest depth of the layers that are shown", min=1, show_default=False)
-    ] = None,
+    depth: Annotated[int | None, flag("--depth", text="largest depth of the layers that are shown", at_least=1)] = None,
     batch_size: Annotated[int, option("batch_size", default=128)] = 128,
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bf16 or fp16")] = "auto",
+    dtype: Annotated[str, flag("--dtype", text="auto, float32, bf16 or fp16", default="auto")] = "auto",
     optimizer: Annotated[str, option("optimizer", default="adamw")] = "adamw",
     device: Annotated[
         str, option("device", text="auto, cpu, cuda or mps; this machine need not have it", default="auto")
     ] = "auto",
     threads: Annotated[int | None, option("threads")] = None,
-    attention: Annotated[str, typer.Option("--attention", help="auto, plain, fused or chunked")] = "auto",
+    attention: Annotated[str, flag("--attention", text="auto, plain, fused or chunked", default="auto")] = "auto",
     fit: Annotated[
         str | None,
-        typer.Option(
+        flag(
             "--fit",
             metavar="SIZE",
-            help="find the largest batch size that fits into this memory, such as 8GB (of 2^30 bytes)",
-            show_default=False,
+            text="find the largest batch size that fits into this memory, such as 8GB (of 2^30 bytes)",
         ),
     ] = None,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="predict the memory of a training step")] = True,
+    memory: Annotated[
+        bool, flag("--memory/--no-memory", text="predict the memory of a training step", default="--memory")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Summarize models: layers and sizes as torchsummary counts them, and the true parameters, MACs and memory.
@@ -83,10 +74,10 @@ def summarize(
     """
     limit = None if fit is None else parse_bytes(fit)
     if limit is not None and not memory:
-        raise UserError("--fit cannot be used with --no-memory", "command line", "leave one of them out")
-    chosen = _models(model, weights, flags, num_classes=num_classes, image_size=image_size)
+        raise UserError("--fit and --no-memory cannot be combined", "command line", "leave one of them out")
+    size = None if image_size is None else parse_size(image_size)
+    chosen = _models(model, weights, flags, num_classes=num_classes, image_size=size)
 
-    from cctkit.cli.tables import print_json, print_wide
     from cctkit.models.build import build_without_data
     from cctkit.summary.memory import memory_device, memory_policy
     from cctkit.summary.summary import memory_of
@@ -94,29 +85,30 @@ def summarize(
     from cctkit.summary.view import catalog_table, renderable
     from cctkit.summary.walk import fold
 
-    gc.freeze()  # what the imports made stays: looking through it for garbage, time and again, takes a fifth of the time
+    gc.freeze()  # keeps the collector from scanning what the imports created, which takes a fifth of the time
     summaries = [
         summary_of(each, image_size=size, name=name, batch_size=batch_size, memory=False) for name, each, size in chosen
     ]
     if memory:
         of_files, kind = len(chosen) - len(weights or ()), memory_device(device)
-        wishes: Any = {
-            "device": device,
-            "dtype": PRECISION_ALIASES.get(dtype, dtype),
-            "attention": attention,
-            "threads": threads,
-        }
-        policies: dict[bool, DevicePolicy] = {}
+        policy_of = functools.cache(
+            lambda drops: memory_policy(
+                device=device,
+                dtype=PRECISION_ALIASES.get(dtype, dtype),
+                attention=attention,
+                threads=threads,
+                dropout=drops,
+            )
+        )
         for i, (_, each, size) in enumerate(chosen):
             trained = _as_trained(each, flags, kind) if i < of_files else each
             drops = isinstance(trained, ModelConfig) and trained.attention_dropout > 0
-            policies[drops] = policies.get(drops) or memory_policy(**wishes, dropout=drops)
             found, fitting = memory_of(
                 build_without_data(trained) if isinstance(trained, ModelConfig) else trained,
                 image_size=size,
                 batch_size=batch_size,
                 optimizer=optimizer,
-                policy=policies[drops],
+                policy=policy_of(drops),
                 fit_bytes=limit,
             )
             summaries[i] = dataclasses.replace(summaries[i], memory=found, fitting_batch=fitting)
@@ -151,54 +143,50 @@ def _models(
     flags: Mapping[str, Any],
     *,
     num_classes: int | None,
-    image_size: str | None,
+    image_size: Size | None,
 ) -> "list[tuple[str, ModelConfig | nn.Module, Size]]":
-    """The models that are asked for with their names and image sizes, those of the catalog at 32 pixels where none is."""
+    """The models to summarize, with names and image sizes; by default those of the catalog for 32 x 32 images."""
     from cctkit.catalog.models import MODELS, named_config
 
     if files and flags:
-        raise UserError("the model's sizes are those of the weights file", "--weights", "leave the flags of the model out")
+        raise UserError("the weights file sets the model's sizes", "--weights", "leave out the flags that change the model")
     if not names and not files:
-        names = [name for name, row in MODELS.items() if row.image_size == _SIDE]
+        names = [name for name, row in MODELS.items() if row.image_size == 32]
     found: list[tuple[str, ModelConfig | nn.Module, Size]] = []
     for name in names or ():
-        if not name.startswith(_OURS):
-            found.append((name, *_torchvision_model(name, flags, num_classes=num_classes or 100, image_size=image_size)))
-            continue
-        config = named_config(name, num_classes=num_classes or 100, image_size=image_size, **flags)
-        found.append((config.name, config, config.image_size))
-    given: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if image_size is not None:
-        given["image_size"] = parse_size(image_size)
-    if files:
+        if name.startswith(_OURS):
+            config = named_config(name, num_classes=num_classes or 100, image_size=image_size, **flags)
+            found.append((config.name, config, config.image_size))
+        else:
+            model, size = _torchvision_model(name, flags, num_classes=num_classes or 100)
+            found.append((name, model, image_size or size))
+    for path in files or ():
         from cctkit.models.weights import read_weights
 
-        infos = [read_weights(path)[1] for path in files]
-        sys.stderr.writelines(not_verified(path) + "\n" for path, info in zip(files, infos, strict=True) if not info.digest)
-        configs = [dataclasses.replace(info.model, **given) for info in infos]
-        found += [(config.name, config, config.image_size) for config in configs]
+        info = read_weights(path)[1]
+        if not info.digest:
+            print_text(not_verified(path), stream=sys.stderr)
+        given: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size}
+        config = dataclasses.replace(info.model, **{key: value for key, value in given.items() if value is not None})
+        found.append((config.name, config, config.image_size))
     return found
 
 
-def _torchvision_model(
-    name: str, flags: Mapping[str, Any], *, num_classes: int, image_size: str | None
-) -> "tuple[nn.Module, Size]":
-    """A model of torchvision's and the size of its images.
+def _torchvision_model(name: str, flags: Mapping[str, Any], *, num_classes: int) -> "tuple[nn.Module, Size]":
+    """A model of torchvision and its image size.
 
-    Raises: UserError where there is none of this name, or where flags of our models are given for it.
+    Raises: UserError if it is unknown, or if flags are given that change the models of cctkit.
     """
     if flags:
-        raise UserError(
-            f"{flag_name(next(iter(flags)))} is of the models of cctkit, not of torchvision's", "--model", "leave it out"
-        )
+        flag = flag_name(next(iter(flags)))
+        raise UserError(f"{flag} applies only to the models of cctkit, not to torchvision's", "--model", f"leave out {flag}")
     from cctkit.models.build import torchvision_without_data
 
-    model, size = torchvision_without_data(name, num_classes=num_classes)
-    return model, size if image_size is None else parse_size(image_size)
+    return torchvision_without_data(name, num_classes=num_classes)
 
 
 def _as_trained(model: "ModelConfig | nn.Module", flags: Mapping[str, Any], device: str) -> "ModelConfig | nn.Module":
-    """A model of ours with the dropout that `cctkit train` gives it: that of the flags, else of the recipe by default."""
+    """The model with the dropout of `cctkit train`: from the flags, otherwise from the default recipe."""
     if not isinstance(model, ModelConfig):
         return model
     from cctkit.catalog.recipes import default_recipe, resolve
@@ -227,14 +215,7 @@ def as_dict(summary: "Summary", limit_bytes: int | None) -> dict[str, Any]:
         "macs": summary.macs,
         "macs_without_attention": summary.macs - summary.macs_attention,
         "layers": [
-            {
-                "layer": layer.layer,
-                "output_shape": layer.output_shape,
-                "params": layer.params,
-                "trainable": layer.trainable,
-                "path": layer.path,
-                "depth": layer.depth,
-            }
+            {key: getattr(layer, key) for key in ("layer", "output_shape", "params", "trainable", "path", "depth")}
             for layer in summary.layers
         ],
         "memory": None if memory is None else dataclasses.asdict(memory),

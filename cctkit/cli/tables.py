@@ -1,10 +1,9 @@
-"""Prints results on stdout: tables with rich, without interpreting markup in names, and JSON."""
+"""Prints results on stdout: tables, text and JSON."""
 
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
-from cctkit.runs.rundir import finite
 from cctkit.text import json_text, terminal_width, wrapped
 
 if TYPE_CHECKING:
@@ -12,15 +11,16 @@ if TYPE_CHECKING:
 
 
 def result_console() -> "Console":
-    """A console on stdout; without colours under NO_COLOR or off a terminal."""
+    """A console on stdout, without colours if NO_COLOR is set or stdout is no terminal."""
     from rich.console import Console
 
     return Console(markup=False, highlight=False, emoji=False)
 
 
 def print_wide(make: Callable[[int | None], "RenderableType"]) -> None:
-    """Print what `make` gives for the width of the terminal, or for any width (None) off a terminal, then without
-    spaces at the ends of lines.
+    """Print `make(width)`.
+
+    width: that of the terminal; None (unlimited) if stdout is no terminal: then without trailing spaces.
     """
     console = result_console()
     if console.is_terminal:
@@ -33,9 +33,9 @@ def print_wide(make: Callable[[int | None], "RenderableType"]) -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Print one JSON document on stdout, on one line if `indent` is None; numbers that are not finite are null."""
+    """Print one JSON document on stdout, on one line if `indent` is None."""
     takes_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    sys.stdout.write(json_text(finite(value), indent=indent, ascii_only=not takes_all) + "\n")
+    sys.stdout.write(json_text(value, indent=indent, ascii_only=not takes_all) + "\n")
 
 
 def print_text(text: str, *, stream: TextIO | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Line plots in the terminal, through plotext."""
+"""Line plots in the terminal (plotext)."""
 
 import math
 import shutil

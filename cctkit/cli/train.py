@@ -1,9 +1,7 @@
 """`cctkit train`."""
 
 import contextlib
-import io
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +10,10 @@ import typer
 
 from cctkit.cli import completion
 from cctkit.cli.early import check_early
-from cctkit.cli.options import config_option, recipe_option, with_settings
+from cctkit.cli.options import config_option, flag, recipe_option, with_settings
 from cctkit.config.settings import MACHINE, MAIN, RUN
 from cctkit.errors import ElsewhereError, UserError
-from cctkit.runs.rundir import check_run
+from cctkit.runs.paths import check_run
 from cctkit.runs.runfiles import read_config
 from cctkit.text import safe_text
 from cctkit.training.request import Request
@@ -31,27 +29,17 @@ def train(
     recipe: Annotated[str | None, recipe_option(panel=MAIN)] = None,
     config: Annotated[Path | None, config_option(panel=MAIN)] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="run directory (default: runs/DATASET-MODEL-TIME)", rich_help_panel=MAIN, show_default=False
-        ),
+        Path | None, flag("--output", "-o", text="run directory", default="runs/DATASET-MODEL-TIME", panel=MAIN)
     ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", help="continue this run exactly", rich_help_panel=MAIN, show_default=False)
-    ] = None,
-    amp: Annotated[
-        bool | None,
-        typer.Option(
-            "--amp/--no-amp", help="--no-amp: same as --precision float32", rich_help_panel=MACHINE, show_default=False
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON", rich_help_panel=RUN)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress", rich_help_panel=RUN)] = False,
+    resume: Annotated[Path | None, flag("--resume", text="continue this run exactly", panel=MAIN)] = None,
+    amp: Annotated[bool | None, flag("--amp/--no-amp", text="--no-amp: same as --precision float32", panel=MACHINE)] = None,
+    as_json: Annotated[bool, flag("--json", text="print the result as JSON", panel=RUN)] = False,
+    quiet: Annotated[bool, flag("--quiet", "-q", text="no progress", panel=RUN)] = False,
 ) -> None:
     """Train a model and evaluate it: on CIFAR-100, a named data set, or a folder of images."""
     if amp is not None:
         flags = {"precision": "auto" if amp else "float32", **flags}
-    with first_of_machine_tells():
+    with _errors_of_first_process():
         flags = _with_images(flags, images)
         if resume is not None:
             _check_alone({"--recipe": recipe, "--config": config, "--output": output})
@@ -64,23 +52,20 @@ def train(
     from cctkit.engine.allocator import keep_memory
 
     keep_memory()
-    from cctkit.cli.progress import LiveReporter, PlainReporter
+    from cctkit.cli.progress import reporting
     from cctkit.engine.distributed import connected, launch_of_job
     from cctkit.engine.signals import StopRequest
     from cctkit.training.run import resume_run, start_run
 
-    with StopRequest(launched=launch_of_job() is not None) as stop, connected() as ranks:
-        reporter = LiveReporter() if ranks.first and sys.stderr.isatty() and not quiet else PlainReporter(quiet=quiet)
-        if not ranks.first:
-            reporter = PlainReporter(quiet=True, stream=io.StringIO())
-
-        try:
-            if resume is not None:
-                run, result = resume_run(resume, flags, reporter=reporter, stop=stop, ranks=ranks)
-            else:
-                run, result = start_run(request, reporter=reporter, stop=stop, ranks=ranks)
-        finally:
-            reporter.close()
+    with (
+        StopRequest(launched=launch_of_job() is not None) as stop,
+        connected() as ranks,
+        reporting(stop, quiet=quiet, silent=not ranks.first) as (reporter, _),
+    ):
+        if resume is not None:
+            run, result = resume_run(resume, flags, reporter=reporter, stop=stop, ranks=ranks)
+        else:
+            run, result = start_run(request, reporter=reporter, stop=stop, ranks=ranks)
     if not ranks.first:
         return
     from cctkit.cli.report import render_evaluation
@@ -95,7 +80,7 @@ def train(
 
 
 def _with_images(flags: Mapping[str, Any], images: str | None) -> Mapping[str, Any]:
-    """The flags, with the data set that was given as an argument."""
+    """The flags, with the data set given as an argument."""
     if images is None:
         return flags
     if flags.get("dataset", images) != images:
@@ -111,8 +96,8 @@ def _check_alone(others: Mapping[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def first_of_machine_tells() -> Iterator[None]:
-    """Report an error of the command line or its files by one process only, before the processes of a job are connected."""
+def _errors_of_first_process() -> Iterator[None]:
+    """Let only the first process of this machine report a UserError, before the processes of a job are connected."""
     try:
         yield
     except UserError as error:

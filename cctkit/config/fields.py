@@ -1,4 +1,4 @@
-"""Frozen dataclasses whose fields carry their own help, flag spellings and range, and are checked when they are made."""
+"""Frozen dataclasses whose fields have help, flags and a range, and are validated on creation."""
 
 import dataclasses
 import math
@@ -40,8 +40,11 @@ def setting(
     off: object = None,
     may_change: bool = False,
 ) -> Any:
-    """A field with its help `text`, further `flags`, range, and `panel` of the help.
+    """A field of a `Validated` dataclass.
 
+    text: its help.
+    panel: the section of the help that lists it.
+    flags: further spellings of its flag.
     aliases: other spellings of a choice, with the choice that is stored.
     off: the value that `--no-NAME` stands for.
     may_change: whether a resumed run accepts another value.
@@ -54,7 +57,7 @@ def setting(
 
 
 def like(field: dataclasses.Field[Any], default: Any = dataclasses.MISSING) -> Any:
-    """Another class's field with the same help, range and, unless one is given, the same default."""
+    """A field with the help and range of another class's field, and with its default if none is given."""
     return dataclasses.field(
         default=field.default if default is dataclasses.MISSING else default, metadata=dict(field.metadata)
     )
@@ -77,9 +80,9 @@ def base_type(hint: Any) -> type:
 
 
 def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> Any:
-    """`value` as the field's type, within the bounds of its `metadata`, and a choice as it is stored.
+    """`value` converted to the type of `hint` and checked against the choices and bounds; an alias becomes its choice.
 
-    Raises: UserError naming the flag, what was expected and what was got.
+    Raises: UserError that names the flag, what was expected and what was given.
     """
     flag = flag_name(name)
     if value is None and types.NoneType in typing.get_args(hint):
@@ -90,25 +93,25 @@ def checked(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> An
     if isinstance(value, int) and value > _LARGEST:
         raise UserError(f"{name} is too large, expected at most {_LARGEST}", flag)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(max(value, -_LARGEST))  # what is less is out of every range too
+        value = float(max(value, -_LARGEST))  # lower values are out of every range too
     if type(value) is not kind:
         raise UserError(f"{name} is {safe_text(repr(value))}, expected {kind.__name__}", flag)
     if isinstance(value, float) and math.isinf(value):
         raise UserError(f"{name} is {value}, expected a finite number", flag)
     if isinstance(value, str) and "\0" in value:
-        raise UserError(f"{name} is {safe_text(repr(value))}, in which a NUL is no character of a name", flag)
+        raise UserError(f"{name} is {safe_text(repr(value))}, which contains a NUL character", flag)
     value = metadata.get("aliases", {}).get(value, value)
     choices = choices_of(hint)
     if choices and value not in choices:
         raise UserError(f"{name} is '{safe_text(value)}', expected one of: {', '.join(choices)}", flag)
     for words, bound in metadata.get("bounds", {}).items():
-        if not _HOLDS[words](value, bound):  # also false for a NaN
+        if not _HOLDS[words](value, bound):  # false for NaN too
             raise UserError(f"{name} is {value}, expected {words} {bound}", flag)
     return value
 
 
 class Validated:
-    """A frozen dataclass whose fields are checked against their annotation and range when it is made."""
+    """A frozen dataclass whose fields are checked against their annotation and range on creation."""
 
     __slots__ = ()
 

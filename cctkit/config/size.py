@@ -1,4 +1,4 @@
-"""The size of an image, and how a user writes it."""
+"""Image sizes, and how users write them."""
 
 import re
 
@@ -9,7 +9,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 MAX_PIXELS = 64_000_000
-"""What an image may have unless --max-pixels says otherwise."""
+"""Default of --max-pixels."""
 
 _SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
 
@@ -17,7 +17,7 @@ _SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
 def parse_size(text: object) -> Size:
     """`32` -> (32, 32); `48x32` -> (48, 32), height first.
 
-    Raises: UserError where it is neither.
+    Raises: UserError for anything else.
     """
     joined = "x".join(map(str, text)) if isinstance(text, (list, tuple)) else str(text)
     found = _SIZE.fullmatch(joined.lower())

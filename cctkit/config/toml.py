@@ -9,21 +9,21 @@ from cctkit.text import safe_text
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a TOML file, flat; tables may group them, their names carry no meaning.
+    """The settings of a TOML file, flat. They may be grouped in tables, whose names are ignored.
 
-    Raises: UserError where the file cannot be read or is no TOML.
+    Raises: UserError if the file cannot be read or is not valid TOML.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        str(document)  # fails for a number of thousands of digits, which no message could show either
+        str(document)  # fails for numbers of thousands of digits, which no message could show either
     except OSError as error:
         raise UserError(f"cannot read the config file: {error.strerror}", safe_text(path)) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the config file is no TOML: {safe_text(error)}", safe_text(path)) from error
+        raise UserError(f"the config file is not valid TOML: {safe_text(error)}", safe_text(path)) from error
     values: dict[str, Any] = {}
     for key, value in document.items():
         for name, setting in (value if isinstance(value, dict) else {key: value}).items():
             if name in values:
-                raise UserError(f"the setting '{safe_text(name)}' is there twice", safe_text(path))
+                raise UserError(f"the setting '{safe_text(name)}' is given twice", safe_text(path))
             values[name] = setting
     return values

@@ -17,8 +17,8 @@ from cctkit.evaluation.evaluate import Evaluation, count_parameters, evaluate_sp
 from cctkit.evaluation.images import class_order, default_split, leave_out_seen, listed, load_images, split_named
 from cctkit.evaluation.load import load
 from cctkit.models.weights import WeightsInfo
+from cctkit.runs.paths import RunPaths, newest_run, weights_file
 from cctkit.runs.predictions import check_new, write_csv, write_predictions
-from cctkit.runs.rundir import RunPaths, newest_run, weights_file
 from cctkit.runs.runfiles import read_settings
 from cctkit.text import safe_text
 
@@ -119,7 +119,7 @@ def _find(source: Path | None, notify: Callable[[str], None]) -> _Source:
     run = RunPaths(source)
     if not run.config.is_file():
         raise UserError(
-            "this is no run directory: it has no config.json", safe_text(source), "images are named by --dataset FOLDER"
+            "not a run directory: config.json is missing", safe_text(source), "name a folder of images with --dataset FOLDER"
         )
     return _Source(
         weights=weights_file(source),

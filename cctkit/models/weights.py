@@ -17,7 +17,7 @@ from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
 from cctkit.files import write_atomic
 from cctkit.models.build import build_without_data
-from cctkit.runs.rundir import weights_file
+from cctkit.runs.paths import weights_file
 from cctkit.runs.runfiles import fault, in_utf8
 from cctkit.text import safe_text
 

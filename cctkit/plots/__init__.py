@@ -1,4 +1,4 @@
-"""The pictures, drawn with matplotlib's object interface: no display, no global state left behind."""
+"""Plots as picture files, through matplotlib's object interface: no display and no global state."""
 
 from cctkit.plots.curves import crossing_epoch, draw_curves, held_out_split, loss_ending, loss_name
 from cctkit.plots.frame import check_picture

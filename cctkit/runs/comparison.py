@@ -1,4 +1,4 @@
-"""Published results and the user's own runs as rows, ranked in a table for each data set and kind of training."""
+"""Published results and own runs as rows, ranked in one table per data set and kind of training."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,18 +13,34 @@ from cctkit.catalog.results import FROM_SCRATCH, PublishedResult
 from cctkit.catalog.score import pareto_front, score
 from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
-from cctkit.runs.rundir import RunPaths
-from cctkit.runs.runfiles import malformed, read_object
+from cctkit.runs.paths import RunPaths
+from cctkit.runs.runfiles import NUMBER, Shape, fault, malformed, read_object
 from cctkit.text import safe_text
 
 SCORED_DATASET = "cifar100"
 _CLASSES = {"cifar100": 100, "cifar10": 10, "flowers102": 102, "imagenet1k": 1000}
+_LARGEST = 10**15
+_OPTIONAL = dict.fromkeys(("top1_interval_percent", "epochs", "recipe", "seed"))  # null unless the result has them
+_RESULT: Mapping[str, Shape] = {
+    "model": str,
+    "dataset": str,
+    "top1_percent": NUMBER,
+    "num_images": int,
+    "params": {"total": int, "without_embeddings": int},
+    "top1_interval_percent": ([NUMBER, NUMBER], None),
+    "epochs": (int, None),
+    "recipe": (str, None),
+    "seed": (int, None),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A result. params_millions: as published, for a run its true count; pareto: on its table's front by that,
-    pareto_true: by the true count, where it is known.
+    """A result.
+
+    params_millions: as published; for a run the true number.
+    pareto: whether it is on the Pareto front of its table by `params_millions`.
+    pareto_true_params: the same by the true number of parameters, or the published one if that is unknown.
     """
 
     model: str
@@ -47,11 +63,11 @@ class Row:
     seed: int | None = None
     notes: tuple[str, ...] = ()
     pareto: bool = False
-    pareto_true: bool = False
+    pareto_true_params: bool = False
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a run of the user's."""
+        """Whether it is a run, not a published result."""
         return self.kind == "run"
 
     @property
@@ -72,11 +88,11 @@ class Row:
 
     @property
     def table(self) -> tuple[str, str, str]:
-        """The rows with which this one is ranked: of the same images, and the same use of other images."""
+        """What rows of one table have in common: the images, and the kind of training."""
         return self.dataset, self.fingerprint, self.training
 
     def _score(self, millions: float | None) -> float | None:
-        """None under 70%, and on any data set but the score's."""
+        """None under 70%, and on data sets other than CIFAR-100."""
         return score(self.top1_percent, millions) if millions is not None and self.dataset == SCORED_DATASET else None
 
 
@@ -85,7 +101,7 @@ def _millions(params: int | None) -> float | None:
 
 
 def published_row(result: PublishedResult) -> Row:
-    """A row of the catalog, with what is true of the model for that data set beside."""
+    """A published result, with the true counts of its model if the catalog has it."""
     true: Counts | None = None
     if result.name is not None and result.dataset in _CLASSES:
         true = count(named_config(result.name, num_classes=_CLASSES[result.dataset]))
@@ -107,13 +123,13 @@ def published_row(result: PublishedResult) -> Row:
 
 
 def find_runs(root: Path) -> tuple[list[Row], dict[str, str]]:
-    """The finished runs in `root`, or `root` itself where it is a run; and why each of the others was skipped.
+    """The finished runs in `root`, or `root` itself if it is a run; and why each of the others was skipped.
 
-    Raises: UserError where there is no such directory.
+    Raises: UserError if there is no such directory.
     """
     if not root.is_dir():
         raise UserError(
-            "there is no such directory of runs", safe_text(root), "train one: cctkit train, or name another: --runs DIR"
+            "there is no such directory of runs", safe_text(root), "train a model: cctkit train, or choose another --runs"
         )
     rows, skipped = [], {}
     for path in [root] if _is_run(root) else sorted(item for item in root.iterdir() if _is_run(item)):
@@ -132,89 +148,71 @@ def _is_run(path: Path) -> bool:
 def run_row(path: Path) -> Row:
     """The row of a finished run.
 
-    Raises: UserError where the run is not finished, or its result is malformed.
+    Raises: UserError if the run is not finished, or its result is malformed.
     """
     run = RunPaths(path)
     if not run.result.is_file():
         raise UserError("not finished: it has no result.json", safe_text(path))
-    result = read_object(run.result)
+    result: dict[str, Any] = {**_OPTIONAL, **read_object(run.result)}
     if result.get("schema_version") != 1:
         raise malformed(run.result, f"schema version {result.get('schema_version')}, expected 1")
-    params = _object(result.get("params"))
-    total = _number(params, "total", run.result, at_least=1)
-    settings = _object(_read_optional(run.config).get("values"))
-    fingerprint = _object(_read_optional(run.env).get("dataset")).get("fingerprint")
-    model, dataset = _text(result, "model", run.result), _text(result, "dataset", run.result)
+    if problem := fault(result, _RESULT) or _range_fault(result):
+        raise malformed(run.result, problem)
+    settings = _read_optional(run.config, {"values": dict}).get("values", {})
+    images = _read_optional(run.env, {"dataset": {"fingerprint": str}}).get("dataset", {})
+    model, dataset = safe_text(result["model"], 80), safe_text(result["dataset"], 80)
+    total, interval = result["params"]["total"], result["top1_interval_percent"]
     return Row(
         model=model,
         family=family_of(model) or "other",
         dataset=dataset,
         training="pretrained" if settings.get("init") else FROM_SCRATCH,
         kind="run",
-        top1_percent=_number(result, "top1_percent", run.result, at_most=100),
+        top1_percent=result["top1_percent"],
         params_millions=total / 1e6,
         source="own run",
-        fingerprint=fingerprint if isinstance(fingerprint, str) and dataset != SCORED_DATASET else "",
-        top1_interval_percent=_interval(result.get("top1_interval_percent"), run.result),
-        num_images=int(_number(result, "num_images", run.result, at_least=1)),
-        true_params=int(total),
-        params_without_embeddings=int(_number(params, "without_embeddings", run.result, at_least=1)),
-        macs=_macs(settings, int(total)),
-        epochs=None if result.get("epochs") is None else int(_number(result, "epochs", run.result)),
+        fingerprint="" if dataset == SCORED_DATASET else images.get("fingerprint", ""),
+        top1_interval_percent=None if interval is None else (interval[0], interval[1]),
+        num_images=result["num_images"],
+        true_params=total,
+        params_without_embeddings=result["params"]["without_embeddings"],
+        macs=_macs(settings, total),
+        epochs=result["epochs"],
         run=safe_text(path),
-        recipe=_optional_text(result, "recipe", run.result),
-        seed=None if result.get("seed") is None else int(_number(result, "seed", run.result)),
+        recipe=None if result["recipe"] is None else safe_text(result["recipe"], 80),
+        seed=result["seed"],
     )
 
 
+def _range_fault(result: Mapping[str, Any]) -> str | None:
+    """What is out of range in a result of the right shape."""
+    percents = (result["top1_percent"], *(result["top1_interval_percent"] or ()))
+    if not all(0 <= percent <= 100 for percent in percents):
+        return "a top-1 accuracy is not between 0 and 100%"
+    params = result["params"]
+    numbers = (result["num_images"], params["total"], params["without_embeddings"])
+    if not all(1 <= number <= _LARGEST for number in numbers):
+        return f"a number of images or parameters is not between 1 and {_LARGEST:.0e}"
+    return None if result["model"] and result["dataset"] else "the model or dataset has no name"
+
+
 def _macs(settings: Mapping[str, Any], params: int) -> int | None:
-    """Multiply-adds of the model that these settings and this number of parameters mean; None where they do not agree."""
+    """Multiply-adds of the model with these settings and this number of parameters; None if they do not agree."""
     try:
         config = TrainConfig.from_flat(settings)
         model = model_config(config.model, num_classes=1, image_size=config.data.image_size)
     except UserError:
         return None
-    further, rest = divmod(params - count(model).weights, model.embed_dim + 1)  # the head has embed_dim + 1 for each class
+    further, rest = divmod(params - count(model).weights, model.embed_dim + 1)  # the head has embed_dim + 1 per class
     return count(replace(model, num_classes=1 + further)).macs if further >= 0 and rest == 0 else None
 
 
-def _read_optional(path: Path) -> dict[str, Any]:
-    """What a run says beside its result; empty where that cannot be read."""
+def _read_optional(path: Path, shape: Mapping[str, Shape]) -> dict[str, Any]:
+    """A JSON object, or {} if the file is missing or malformed."""
     try:
-        return read_object(path)
+        return read_object(path, shape)
     except UserError:
         return {}
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(values: Mapping[str, Any], key: str, path: Path) -> str:
-    value = values.get(key)
-    if not isinstance(value, str) or not value:
-        raise malformed(path, f"{key} is no text")
-    return safe_text(value, 80)
-
-
-def _optional_text(values: Mapping[str, Any], key: str, path: Path) -> str | None:
-    return None if values.get(key) is None else _text(values, key, path)
-
-
-def _number(values: Mapping[str, Any], key: str, path: Path, *, at_least: float = 0, at_most: float = 1e15) -> float:
-    value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not at_least <= value <= at_most:
-        raise malformed(path, f"{key} is no number in its range")
-    return value
-
-
-def _interval(value: Any, path: Path) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != 2:
-        raise malformed(path, "top1_interval_percent is no pair")
-    low, high = (_number({"top1_interval_percent": item}, "top1_interval_percent", path, at_most=100) for item in value)
-    return low, high
 
 
 SORTS: Mapping[str, Callable[[Row], tuple[Any, ...]]] = MappingProxyType(
@@ -227,7 +225,7 @@ SORTS: Mapping[str, Callable[[Row], tuple[Any, ...]]] = MappingProxyType(
         "model": lambda row: (row.model.lower(), -row.top1_percent),
     }
 )
-"""What rows can be sorted by: the best, the smallest or the first name first. Off CIFAR-100, `score` is accuracy, then size."""
+"""Sort keys of rows. On data sets other than CIFAR-100, `score` sorts by accuracy, then size."""
 
 
 def _or(value: float | None, default: float) -> float:
@@ -235,9 +233,9 @@ def _or(value: float | None, default: float) -> float:
 
 
 def ranked(rows: Iterable[Row], sort: str = "score") -> list[list[Row]]:
-    """The rows as tables, each sorted, the user's own first, and with its own Pareto fronts marked.
+    """The rows as tables, each sorted with own runs first, and with its Pareto fronts marked.
 
-    First come data sets with own rows and of a data set the tables with own rows; of equals CIFAR-100 is the first.
+    Data sets with own runs come first, then CIFAR-100; within a data set, tables with own runs come first.
     """
     tables: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -254,11 +252,11 @@ def ranked(rows: Iterable[Row], sort: str = "score") -> list[list[Row]]:
 def _with_fronts(rows: Sequence[Row]) -> list[Row]:
     scored = _front([row.params_millions for row in rows], rows)
     true = _front([row.params_millions if row.true_params is None else row.true_params / 1e6 for row in rows], rows)
-    return [replace(row, pareto=a, pareto_true=b) for row, a, b in zip(rows, scored, true, strict=True)]
+    return [replace(row, pareto=a, pareto_true_params=b) for row, a, b in zip(rows, scored, true, strict=True)]
 
 
 def _front(sizes: Sequence[float | None], rows: Sequence[Row]) -> list[bool]:
-    """Whether each row is on the front; one without a size is not."""
+    """Whether each row is on the front; a row without a size is not."""
     known = [(size, row.top1_percent) for size, row in zip(sizes, rows, strict=True) if size is not None]
     front = iter(pareto_front(known))
     return [size is not None and next(front) for size in sizes]

@@ -1,4 +1,4 @@
-"""Two models on the same images, compared image by image: which of them is right where, and whether that is chance."""
+"""McNemar's test of two models on the same images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from cctkit.catalog.score import mcnemar_p_value
 from cctkit.errors import UserError
+from cctkit.runs.paths import RunPaths
 from cctkit.runs.predictions import Predictions, read_predictions
-from cctkit.runs.rundir import RunPaths
 from cctkit.text import safe_text
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Two models on the same images: how many both, one or none has right, and McNemar's p-value.
+    """The number of images that both models, one or neither classify correctly, and McNemar's p-value.
 
-    unverified: the files that an earlier version wrote, without a digest.
+    unverified: files from earlier versions, which have no digest.
     """
 
     num_images: int
@@ -31,9 +31,9 @@ class Paired:
 
 
 def paired(a: Path, b: Path) -> Paired:
-    """Compare two runs, or predictions files, image by image.
+    """Compare two run directories or predictions files image by image.
 
-    Raises: UserError where predictions are missing, malformed, or of other images.
+    Raises: UserError if predictions are missing, malformed, or of different images.
     """
     files = [RunPaths(path).predictions if path.is_dir() else path for path in (a, b)]
     first, second = map(read_predictions, files)
@@ -54,38 +54,38 @@ def paired(a: Path, b: Path) -> Paired:
 
 
 def _matched(first: Predictions, second: Predictions, where: str) -> list[int]:
-    """Where the images of `first` are in `second`.
+    """The position in `second` of each image of `first`.
 
-    Raises: UserError where the two are not of the same images with the same labels.
+    Raises: UserError if they are not of the same images with the same labels.
     """
     remedy = "compare runs on the same test images; cctkit eval RUN writes a run's predictions"
     places = {name: i for i, name in enumerate(second.ids)}
     if not first.ids or len(set(first.ids)) != len(first.ids) or len(places) != len(second.ids):
-        raise UserError("the predictions have no images, or the same image twice", where)
+        raise UserError("the predictions have no images, or contain the same image twice", where)
     if not _same_images(first, second) or places.keys() != set(first.ids):
         sizes = (
             f"{safe_text(first.split)}, {len(first.ids):,} images, and {safe_text(second.split)}, {len(second.ids):,} images"
         )
         if places.keys() == set(first.ids) and not (first.split_fingerprint and second.split_fingerprint):
-            remedy = "write what is older anew: cctkit eval RUN --dataset FOLDER --save-predictions FILE, and compare the files"
+            remedy = "write them again: cctkit eval RUN --dataset FOLDER --save-predictions FILE, and compare the files"
         raise UserError(f"the two runs were tested on different images: {sizes}", where, remedy)
     order = [places[name] for name in first.ids]
     labels_a = [first.class_names[i] for i in first.labels.tolist()]
     labels_b = [second.class_names[i] for i in second.labels[order].tolist()]
     if labels_a != labels_b:
-        raise UserError("the two runs give the same images other classes", where, remedy)
+        raise UserError("the same images have different labels in the two runs", where, remedy)
     return order
 
 
 def _same_images(first: Predictions, second: Predictions) -> bool:
-    """By what the images are; files without that are of the same images where the whole data sets are the same."""
+    """By the fingerprints of the images, or of the whole data sets for files that lack the former."""
     if first.split_fingerprint and second.split_fingerprint:
         return first.split_fingerprint == second.split_fingerprint
     return first.split == second.split and first.fingerprint == second.fingerprint
 
 
 def _right(predictions: Predictions) -> "np.ndarray[Any, Any]":
-    """Whether each image is classified rightly; logits that are not finite are wrong."""
+    """Whether each image is classified correctly; logits that are not finite count as wrong."""
     import numpy as np
 
     finite = np.isfinite(predictions.logits).all(axis=1)

@@ -1,4 +1,4 @@
-"""The predictions of a run on its test images: ids, labels and logits, to compare two runs image by image."""
+"""Predictions files: ids, labels and logits per image, as safetensors or CSV."""
 
 import csv
 import io
@@ -28,10 +28,14 @@ _FORM = {"ids": ("U8", 1), "id_offsets": ("I64", 1), "labels": ("I64", 1), "logi
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictions:
-    """ids of the n images, labels int64 (n,), logits float32 (n, K), and what they are of.
+    """Predictions for n images and K classes.
 
-    fingerprint: of the whole data set; split_fingerprint: of these images alone, "" in files written before there was one.
-    is_verified: whether the file has a digest of all this, which those of earlier versions have not.
+    ids: of the images.
+    labels: int64 (n,).
+    logits: float32 (n, K).
+    fingerprint: of the whole data set.
+    split_fingerprint: of these images; "" in files from earlier versions.
+    is_verified: whether the file has a digest; those of earlier versions have none.
     """
 
     ids: tuple[str, ...]
@@ -55,7 +59,7 @@ def write_predictions(
     fingerprint: str,
     split_fingerprint: str = "",
 ) -> None:
-    """Write a predictions file atomically: one id and label for each row of `logits` (n, K)."""
+    """Write a predictions file atomically, with one id and label per row of `logits` (n, K)."""
     import numpy as np
     from safetensors.numpy import save
 
@@ -74,14 +78,18 @@ def write_predictions(
 
 
 def check_new(path: Path) -> None:
-    """Refuse a place for predictions that is taken or not there, before any work is done.
+    """Check that a new predictions file can be written, before any work is done.
 
     Raises: UserError.
     """
     if path.exists() or path.is_symlink():
         raise UserError("the output exists, and nothing is overwritten", safe_text(path), "choose another --save-predictions")
     if not path.parent.is_dir():
-        raise UserError(f"there is no directory {safe_text(path.parent)}", safe_text(path), "make it, or choose another")
+        raise UserError(
+            f"there is no directory {safe_text(path.parent)}",
+            safe_text(path),
+            "create it, or choose another",
+        )
 
 
 def write_csv(
@@ -92,7 +100,7 @@ def write_csv(
     logits: "np.ndarray[Any, Any]",
     class_names: Sequence[str],
 ) -> None:
-    """Write predictions as CSV, in UTF-8, atomically: an image a line, and a column of logits for each class."""
+    """Write predictions as CSV in UTF-8, atomically: one line per image, with one column of logits per class."""
     import numpy as np
 
     out = io.StringIO()
@@ -108,7 +116,7 @@ def write_csv(
 def read_predictions(path: Path) -> Predictions:
     """The predictions in `path`.
 
-    Raises: UserError where there are none, or the file is malformed.
+    Raises: UserError if there is no such file, or it is malformed.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -125,7 +133,7 @@ def read_predictions(path: Path) -> Predictions:
         _check_tensors(tensors, classes=len(header["class_names"]))
         is_verified = check_digest(path, _KEY)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"this is no predictions file: {safe_text(error)}", safe_text(path), remedy) from error
+        raise UserError(f"not a predictions file: {safe_text(error)}", safe_text(path), remedy) from error
     return Predictions(
         ids=_split_ids(tensors["ids"].tobytes(), tensors["id_offsets"].tolist()),
         labels=tensors["labels"],
@@ -145,16 +153,16 @@ def _check_header(header: Any) -> None:
         raise ValueError(f"its schema version is {header.get('schema_version')}, expected {_SCHEMA}")
     names = header.get("class_names")
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ValueError("its class_names are no list of names")
+        raise ValueError("its class_names are not a list of strings")
     for key in ("split", "fingerprint", "split_fingerprint"):
         if not isinstance(header.get(key, "" if key == "split_fingerprint" else None), str):
-            raise ValueError(f"its {key} is no text")
-    if unknown := sorted(header.keys() - _NAMES):  # the name of the digest, if it is damaged
+            raise ValueError(f"its {key} is not a string")
+    if unknown := sorted(header.keys() - _NAMES):  # such as a damaged name of the digest
         raise ValueError(f"its metadata has an unknown {safe_text(unknown[0], 40)}")
 
 
 def _check_form(name: str, part: Any) -> None:
-    """Before the tensor is read: numpy has no type for some of safetensors'."""
+    """Checked before the tensor is read, as numpy lacks some of safetensors' types."""
     dtype, dimensions = _FORM[name]
     if part.get_dtype() != dtype or len(part.get_shape()) != dimensions:
         raise ValueError(f"its {name} are {part.get_dtype()} {part.get_shape()}, expected {dtype} of {dimensions} dimensions")
@@ -166,13 +174,13 @@ def _check_tensors(tensors: "Mapping[str, np.ndarray[Any, Any]]", *, classes: in
     if not ids == len(labels) == len(logits):
         raise ValueError(f"it has {ids} ids, {len(labels)} labels and {len(logits)} rows of logits")
     if offsets[0] != 0 or offsets[-1] != len(tensors["ids"]) or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError("its id_offsets do not cut its ids")
+        raise ValueError("its id_offsets do not match its ids")
     if logits.shape[1] != classes:
-        raise ValueError(f"it has {classes} class names and {logits.shape[1]} logits an image")
+        raise ValueError(f"it has {classes} class names and {logits.shape[1]} logits per image")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"its labels run from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
 
 
 def _split_ids(text: bytes, offsets: Sequence[int]) -> tuple[str, ...]:
-    """The ids, cut out of their text; file names that are no UTF-8 come back as they were."""
+    """The ids, split at the offsets; file names that are not UTF-8 are restored."""
     return tuple(text[start:stop].decode("utf-8", "surrogateescape") for start, stop in itertools.pairwise(offsets))

@@ -1,4 +1,4 @@
-"""The files of a run as they are read: JSON of the expected shape, or an error that names the file and its fault."""
+"""Reads the JSON files of a run; errors name the file and what is wrong in it."""
 
 import contextlib
 import json
@@ -14,22 +14,22 @@ from cctkit.text import safe_text
 
 _LARGEST_BYTES = 16 * 2**20
 _FIGURES = ("_loss", "_loss_smoothed", "_top1_percent")
-_LARGEST_FIGURE = 1e30  # what can be drawn; false for what is not finite
+_LARGEST_FIGURE = 1e30  # that can be plotted
 
 Shape: TypeAlias = "type | str | tuple[Shape, ...] | list[Shape] | Mapping[str, Shape] | None"
-"""A type or a value as it is, alternatives as a tuple, a list's items as a list, an object's keys as a mapping."""
+"""A type or a value; a tuple of alternatives; a list of the shapes of a list's items; a mapping for an object's keys."""
 
 NUMBER: Shape = (int, float)
 
 
 def fault(value: Any, shape: Shape, name: str = "it") -> str | None:
-    """What is wrong with `value`, called `name`; None where it has the shape. An object may have other keys too."""
+    """What is wrong with `value`, called `name`; None if it has the shape. Objects may have further keys."""
     if isinstance(shape, tuple):
         faults = [fault(value, each, name) for each in shape]
         return None if None in faults else faults[-1]
     if isinstance(shape, Mapping):
         if not isinstance(value, dict):
-            return f"{name} is no JSON object"
+            return f"{name} is not a JSON object"
         missing = sorted(shape.keys() - value.keys())
         if missing:
             return f"{name} lacks {', '.join(missing)}"
@@ -42,9 +42,9 @@ def fault(value: Any, shape: Shape, name: str = "it") -> str | None:
 
 
 def read_object(path: Path, shape: Mapping[str, Shape] | None = None) -> dict[str, Any]:
-    """A JSON object from a file of the user's.
+    """The JSON object in a file.
 
-    Raises: UserError where it cannot be read, is none, or has not the shape.
+    Raises: UserError if it cannot be read, is not a JSON object, or does not have the shape.
     """
     try:
         if path.stat().st_size > _LARGEST_BYTES:
@@ -55,20 +55,20 @@ def read_object(path: Path, shape: Mapping[str, Shape] | None = None) -> dict[st
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise malformed(path, "no JSON") from error
+        raise malformed(path, "not valid JSON") from error
     if problem := fault(value, shape or {}):
         raise malformed(path, problem)
     return dict(value)
 
 
 def malformed(path: Path, problem: str) -> UserError:
-    """The error for a file whose content is not what it should be."""
+    """The error for a file with invalid content."""
     return UserError(f"{safe_text(path.name)} is malformed: {safe_text(problem)}", safe_text(path))
 
 
 @contextlib.contextmanager
 def in_utf8(path: Path) -> Iterator[str]:
-    """A name of this file that safetensors takes, also where the path is not UTF-8, which it refuses: that of a descriptor."""
+    """A path that safetensors accepts: for one that is not UTF-8, the path of a file descriptor."""
     name = os.fspath(path)
     if not any("\udc80" <= character <= "\udcff" for character in name):
         yield name
@@ -81,22 +81,22 @@ def in_utf8(path: Path) -> Iterator[str]:
 
 
 def read_settings(path: Path) -> tuple[TrainConfig, str | None]:
-    """The settings and the recipe's name, from a run's `config.json`.
+    """The settings and the name of the recipe in a run's `config.json`.
 
     Raises: UserError.
     """
     stored = read_object(path, {"values": dict, "recipe": (str, None)})
-    values = {"test_every_epoch": True} | stored["values"]  # as runs did before there was the setting
+    values = {"test_every_epoch": True} | stored["values"]  # as in runs from before the setting existed
     return TrainConfig.from_flat(values, where=str(path)), stored["recipe"]
 
 
 def read_config(path: Path | None, *, recipe: str | None) -> tuple[dict[str, Any], str | None]:
-    """The settings of a config file, flat, and the recipe: `recipe` where that is given, else the file's.
+    """The settings of a config file, flat, and the recipe: `recipe` if it is given, otherwise the file's.
 
-    path: TOML, a run's `config.json`, or the run directory; None: no settings.
+    path: a TOML file, a run's `config.json`, or the run directory; None: no settings.
 
-    Raises: UserError where the file cannot be read or is neither; or where `recipe` would change nothing, as the `config.json`
-    of a run has a value for every setting.
+    Raises: UserError if the file cannot be read or is malformed; or if `recipe` would have no effect, as the `config.json` of a
+    run has a value for every setting.
     """
     if path is None:
         return {}, recipe
@@ -105,9 +105,9 @@ def read_config(path: Path | None, *, recipe: str | None) -> tuple[dict[str, Any
         stored = read_object(file, {"values": dict, "recipe": (str, None)})
         if recipe not in (None, stored["recipe"]):
             raise UserError(
-                f"--recipe {safe_text(recipe)} would change nothing: a run's config.json has every setting",
+                f"--recipe {safe_text(recipe)} has no effect: a run's config.json has every setting",
                 safe_text(file),
-                "leave out --recipe, or give the settings that are to differ as flags",
+                "leave out --recipe, and give settings to change as flags",
             )
         return stored["values"], stored["recipe"]
     values = read_toml(path)
@@ -116,9 +116,9 @@ def read_config(path: Path | None, *, recipe: str | None) -> tuple[dict[str, Any
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, one for each epoch from the first on; none without the file. A torn last line is dropped.
+    """The lines of a `metrics.jsonl`, one per epoch; none if there is no file. An incomplete last line is dropped.
 
-    Raises: UserError where the file cannot be read, lines are missing, or a line is no epoch of a run.
+    Raises: UserError if the file cannot be read, lines are missing, or a line is not an epoch of a run.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -135,9 +135,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
-            raise UserError(f"line {number} is no JSON", safe_text(path)) from error
+            raise UserError(f"line {number} is not valid JSON", safe_text(path)) from error
         if problem := _epoch_fault(record, records[-1]["epoch"] if records else 0):
-            raise UserError(f"line {number} is no epoch of a run: {problem}", safe_text(path))
+            raise UserError(f"line {number} is not an epoch of a run: {problem}", safe_text(path))
         records.append(record)
     return records
 

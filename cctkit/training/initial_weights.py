@@ -19,7 +19,7 @@ from cctkit.models.convert import HEAD, Conversion, Resized, convert, layout_of
 from cctkit.models.foreign import read_foreign
 from cctkit.models.timm_config import read_timm_config
 from cctkit.models.weights import check_tensors, read_weights
-from cctkit.runs.rundir import weights_file
+from cctkit.runs.paths import weights_file
 from cctkit.runs.runfiles import in_utf8
 from cctkit.text import counted, nearest, safe_text
 

@@ -16,7 +16,8 @@ from cctkit.engine.environment import differences, environment
 from cctkit.engine.parallel import uses_fsdp
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError
-from cctkit.runs.rundir import RunDir, default_name
+from cctkit.runs.paths import default_name
+from cctkit.runs.rundir import RunDir
 from cctkit.text import safe_text
 from cctkit.training.collective import open_once, policy_for_all
 from cctkit.training.job import Job, Reporter, Session

@@ -13,7 +13,8 @@ from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import DistContext, launch_of_job
 from cctkit.engine.environment import read_environment
 from cctkit.errors import UserError
-from cctkit.runs.rundir import DEFAULT_ROOT, RunDir, RunPaths
+from cctkit.runs.paths import DEFAULT_ROOT, RunPaths
+from cctkit.runs.rundir import RunDir
 from cctkit.runs.runfiles import read_object, read_settings
 from cctkit.text import safe_text
 from cctkit.training.prepare import architecture_of, check_ranks

@@ -136,9 +136,9 @@ def test_runs_are_found_in_the_default_directory_and_elsewhere(tmp_path: Path) -
 def test_a_skipped_run_is_one_line_on_stderr_and_in_json() -> None:
     make_run(Path("runs/bad"), top1_percent="high")
     result = run("--json")
-    assert result.stderr == "skipped runs/bad: result.json is malformed: top1_percent is no number in its range\n"
+    assert result.stderr == "skipped runs/bad: result.json is malformed: top1_percent is 'high'\n"
     assert json.loads(result.stdout)["skipped"] == [
-        {"run": "runs/bad", "reason": "result.json is malformed: top1_percent is no number in its range"}
+        {"run": "runs/bad", "reason": "result.json is malformed: top1_percent is 'high'"}
     ]
 
 
@@ -173,7 +173,7 @@ def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
     console.print(render(tables, width=80))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
-    assert "left out, as the terminal is narrow: score true, MACs G, epochs;" in " ".join(lines)
+    assert "columns left out on this narrow terminal: score true, MACs G, epochs;" in " ".join(lines)
     assert all(any(score in line for line in lines) for score in SCORES)
 
 
@@ -228,7 +228,7 @@ def test_tables_of_other_data_sets_have_none_of_the_reports_footnotes() -> None:
         others = text[text.index("+pets") :]
         assert "score" not in others
         assert "[" not in others
-        assert others.count("no other run of the table") == 1
+        assert others.count(": on the Pareto front") == 1
     alone = run("--runs", "runs/odd", "--no-published").stdout
     assert "front" not in alone
 
@@ -237,11 +237,15 @@ def test_a_panel_is_drawn_of_a_data_set_with_two_rows_or_more(tmp_path: Path) ->
     some_runs(Path("runs"))
     result = run("--plot", str(tmp_path / "front.svg"))
     assert result.stderr == (
-        f"not drawn, as there is one row alone: +pets|<b>: accuracy against size\nwrote {tmp_path / 'front.svg'}\n"
+        f"not plotted, as it has only one row: +pets|<b>: accuracy against parameters\nwrote {tmp_path / 'front.svg'}\n"
     )
     text = (tmp_path / "front.svg").read_text()
     assert text.startswith("<?xml")
-    assert [text.count(f"<!-- {title}: accuracy against size -->") for title in ("CIFAR-100", "digits", "+pets")] == [1, 1, 0]
+    assert [text.count(f"<!-- {title}: accuracy against parameters -->") for title in ("CIFAR-100", "digits", "+pets")] == [
+        1,
+        1,
+        0,
+    ]
     assert "<!-- cct_2_3x2, demo, seed 1 -->" in text
 
 
@@ -249,7 +253,7 @@ def test_a_picture_of_a_single_row_is_refused_before_anything_is_printed(tmp_pat
     some_runs(Path("runs"))
     result = CliRunner().invoke(app, ["--runs", "runs/odd", "--no-published", "--plot", str(tmp_path / "front.svg")])
     assert isinstance(result.exception, UserError)
-    assert "no data set with two rows" in str(result.exception)
+    assert "no data set has two rows" in str(result.exception)
     assert result.stdout == ""
     assert not (tmp_path / "front.svg").exists()
 
@@ -273,7 +277,7 @@ def test_two_runs_are_compared_image_by_image(tmp_path: Path) -> None:
     }
     assert run("--paired", a, b).stdout == (
         f"A  75.00%  {a}\nB  37.50%  {b}\n"
-        "right on the same 8 images: both 2, A alone 4, B alone 1, neither 1\n"
+        "correct on the same 8 images: both 2, only A 4, only B 1, neither 1\n"
         "difference +37.50 points, McNemar's exact test p = 0.375: not significant at the 5% level\n"
     )
 
@@ -283,14 +287,14 @@ def test_two_runs_are_compared_image_by_image(tmp_path: Path) -> None:
     [
         (["--runs", "nothing"], "no such directory"),
         (["--no-published"], "no finished run"),
-        (["--no-published", "--all"], "contradict"),
+        (["--no-published", "--all"], "cannot be combined"),
         (["--sort", "size"], "cannot sort by 'size'"),
-        (["--family", "resnet"], "no row of family 'resnet'"),
-        (["--min-accuracy", "99"], "no row has a top-1 of 99%"),
-        (["--json", "--csv"], "exclude each other"),
+        (["--family", "resnet"], "no result of family 'resnet'"),
+        (["--min-accuracy", "99"], "no result has a top-1 accuracy of 99%"),
+        (["--json", "--csv"], "cannot be combined"),
         (["--plot", "front.gif"], "pictures end in"),
-        (["--paired", "a", "b", "--sort", "top1"], "--sort cannot be given with --paired"),
-        (["--paired", "a", "b", "--min-accuracy", "0"], "--min-accuracy cannot be given with --paired"),
+        (["--paired", "a", "b", "--sort", "top1"], "--sort cannot be combined with --paired"),
+        (["--paired", "a", "b", "--min-accuracy", "0"], "--min-accuracy cannot be combined with --paired"),
     ],
 )
 def test_what_cannot_be_done_is_an_error(arguments: list[str], message: str) -> None:

@@ -114,16 +114,16 @@ def test_colour_is_used_where_it_is_wanted_and_nothing_else_escapes(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no epoch is done yet"),
-        (b"[1]\n", "line 1 is no epoch of a run: it is no JSON object"),
+        (b"", "no epoch is finished yet"),
+        (b"[1]\n", "line 1 is not an epoch of a run: it is not a JSON object"),
         (b"{}\n", "its epoch is None"),
         (b'{"epoch": 0}\n', "its epoch is 0, expected 1"),
-        (b'{"epoch": 1}\n{"epoch": 1}\n', "line 2 is no epoch of a run: its epoch is 1, expected 2"),
+        (b'{"epoch": 1}\n{"epoch": 1}\n', "line 2 is not an epoch of a run: its epoch is 1, expected 2"),
         (b'{"epoch": true}\n', "its epoch is True"),
         (b'{"epoch": 1, "train_loss": "low"}\n', "train_loss is 'low', expected a number"),
         (b'{"epoch": 1, "test_top1_percent": NaN}\n', "test_top1_percent is nan"),
         (b'{"epoch": 1, "train_loss": 1' + b"0" * 400 + b"}\n", "expected a number"),
-        (b"\xff\xff\n{}\n", "line 1 is no JSON"),
+        (b"\xff\xff\n{}\n", "line 1 is not valid JSON"),
         (b"[" * 100_000 + b"\n{}\n", "cannot read the metrics|line 1"),
     ],
 )

@@ -46,7 +46,7 @@ def test_class_names_come_from_a_file_a_line_each(published: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"mean": "0.5,0.5,0.5"}, "go together"),
+        ({"mean": "0.5,0.5,0.5"}, "must be given together"),
         ({"mean": "0.5,0.5", "std": "1,1,1"}, "not three numbers"),
         ({"mean": "0.5,0.5,0.5", "std": "0,0.2,0.2"}, "not three numbers"),
         ({"mean": "nan,0.5,0.5", "std": "0.2,0.2,0.2"}, "not three numbers"),

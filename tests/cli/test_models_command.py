@@ -87,5 +87,5 @@ def test_on_a_narrow_terminal_columns_are_left_out_and_named_and_none_is_cut(wid
     words = text.split()
     for row in catalog_rows():
         assert {row["model"], f"{row['params']['total']:,}", f"{row['macs'] / 1e9:.3f}"} <= set(words)
-    assert "left out, as the terminal is narrow: " in text
+    assert "columns left out on this narrow terminal: " in text
     assert "…" not in text

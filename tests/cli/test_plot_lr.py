@@ -174,7 +174,7 @@ def test_a_file_is_drawn_beside_the_terminal(tmp_path: Path, suffix: str) -> Non
         (["--lr", "-1"], "lr is -1"),
         (["--min-lr", "1"], "min_lr 1.0 is above lr"),
         (["--compare", "keras"], "unknown schedule 'keras'"),
-        (["--json", "--csv"], "exclude each other"),
+        (["--json", "--csv"], "cannot be combined"),
         (["--output", "lr.gif"], "pictures end in"),
         (["--config", "nothing.toml"], "cannot read the config file"),
     ],

@@ -125,7 +125,7 @@ def test_a_narrow_terminal_shows_whole_parts_of_the_step(
     monkeypatch.setenv("TERM", "xterm")
     reporter = LiveReporter()
     try:
-        reporter.estimate.advised = True
+        reporter.advised = True
         now = Progress(epoch=0, epochs=2, step=12, steps=391, loss=1.812, lr=2e-3, images_per_s=1238, step_s=100 / 770)
         reporter.progress(now)
         assert reporter.bar.tasks[0].fields["more"].split("  ") == parts

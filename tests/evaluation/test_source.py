@@ -140,7 +140,7 @@ def test_broken_images_can_be_left_out_as_in_training(tmp_path: Path) -> None:
 
 def test_a_folder_of_images_in_the_place_of_a_run_is_named_as_none(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 1, "dog": 1})
-    with pytest.raises(UserError, match=r"no run directory.*--dataset FOLDER"):
+    with pytest.raises(UserError, match=r"not a run directory.*--dataset FOLDER"):
         evaluate_source(tmp_path / "a", EvalConfig(data=DataConfig()), notify=lambda _: None, progress=lambda *_: None)
 
 

@@ -68,7 +68,7 @@ def report_points(*, beyond: bool = False) -> list[Point]:
             group=row.training,
             params_millions=row.true_params_millions or row.params_millions or 0,
             top1_percent=row.top1_percent,
-            on_front=row.pareto_true,
+            on_front=row.pareto_true_params,
         )
         for table in ranked(
             published_row(row) for row in RESULTS if row.dataset == "cifar100" and (beyond or row.kind != "published")

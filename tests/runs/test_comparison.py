@@ -103,7 +103,7 @@ def test_each_table_has_its_own_front_by_published_and_by_true_size() -> None:
     assert {row.model for row in scratch if row.pareto} == {"CCT 4/3x2", "CCT 6/3x1", "CCT-7/3x1"}
     assert [row.kind for row in scratch if row.pareto and row.model == "CCT 6/3x1"] == ["report"]
     # With its embedding counted, CCT 6/3x1 is larger than CvT-6/4, which so comes onto the front.
-    assert {row.model for row in scratch if row.pareto_true} == {"CCT 4/3x2", "CvT-6/4", "CCT 6/3x1", "CCT-7/3x1"}
+    assert {row.model for row in scratch if row.pareto_true_params} == {"CCT 4/3x2", "CvT-6/4", "CCT 6/3x1", "CCT-7/3x1"}
 
 
 def test_a_table_is_sorted_by_score_and_off_cifar100_by_accuracy_then_size(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_unfinished_and_malformed_runs_are_skipped_with_the_reason(tmp_path: Pat
     rows, skipped = find_runs(tmp_path)
     assert [row.run for row in rows] == [str(tmp_path / "good")]
     assert {Path(path).name: reason for path, reason in skipped.items()} == {
-        "bad": "result.json is malformed: top1_percent is no number in its range",
+        "bad": "result.json is malformed: a top-1 accuracy is not between 0 and 100%",
         "unfinished": "not finished: it has no result.json",
     }
 

@@ -136,13 +136,13 @@ def test_a_cleaned_training_folder_leaves_the_test_images_what_they_are(tmp_path
 
 
 def test_other_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="other classes"):
+    with pytest.raises(UserError, match="different labels"):
         paired(write(tmp_path / "a", A, LABELS), write(tmp_path / "b", B, [1, *LABELS[1:]]))
 
 
 def test_an_image_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     a = write(tmp_path / "a", [0, 0], [0, 0], ids=["x", "x"])
-    with pytest.raises(UserError, match="same image twice"):
+    with pytest.raises(UserError, match="the same image twice"):
         paired(a, a)
 
 

@@ -176,27 +176,30 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "offsets that are no integers": ({"id_offsets": np.array([0.0, 5, 11])}, "its id_offsets are F64 [3]"),
     "more labels than logits": ({"labels": np.array([0, 1, 1])}, "it has 2 ids, 3 labels and 2 rows of logits"),
     "no offsets": ({"id_offsets": np.zeros(0, np.int64)}, "it has -1 ids"),
-    "offsets past the end": ({"id_offsets": np.array([0, 5, 12])}, "its id_offsets do not cut its ids"),
-    "offsets that leave a rest": ({"id_offsets": np.array([0, 5, 10])}, "its id_offsets do not cut its ids"),
-    "offsets that go back": ({"id_offsets": np.array([0, 12, 11])}, "its id_offsets do not cut its ids"),
-    "offsets from the end": ({"id_offsets": np.array([-11, 5, 11])}, "its id_offsets do not cut its ids"),
+    "offsets past the end": ({"id_offsets": np.array([0, 5, 12])}, "its id_offsets do not match its ids"),
+    "offsets that leave a rest": ({"id_offsets": np.array([0, 5, 10])}, "its id_offsets do not match its ids"),
+    "offsets that go back": ({"id_offsets": np.array([0, 12, 11])}, "its id_offsets do not match its ids"),
+    "offsets from the end": ({"id_offsets": np.array([-11, 5, 11])}, "its id_offsets do not match its ids"),
     "a label without a class": ({"labels": np.array([0, 2])}, "its labels run from 0 to 2, expected 0 to 1"),
     "a negative label": ({"labels": np.array([-1, 1])}, "its labels run from -1 to 1, expected 0 to 1"),
-    "more classes than names": ({"logits": np.zeros((2, 3), np.float32)}, "it has 2 class names and 3 logits an image"),
+    "more classes than names": ({"logits": np.zeros((2, 3), np.float32)}, "it has 2 class names and 3 logits per image"),
     "metadata that is no object": ({"header": [1]}, "its metadata has no 'cctkit'"),
     "another schema": ({"header": HEADER | {"schema_version": 2}}, "its schema version is 2, expected 1"),
     "no schema": ({"header": {}}, "its schema version is None, expected 1"),
-    "names in one text": ({"header": HEADER | {"class_names": "ab"}}, "its class_names are no list of names"),
-    "a name that is a number": ({"header": HEADER | {"class_names": ["a", 2]}}, "its class_names are no list of names"),
-    "images that are a number": ({"header": HEADER | {"split_fingerprint": 3}}, "its split_fingerprint is no text"),
-    "a split that is a number": ({"header": HEADER | {"split": 3}}, "its split is no text"),
+    "names in one text": ({"header": HEADER | {"class_names": "ab"}}, "its class_names are not a list of strings"),
+    "a name that is a number": ({"header": HEADER | {"class_names": ["a", 2]}}, "its class_names are not a list of strings"),
+    "images that are a number": ({"header": HEADER | {"split_fingerprint": 3}}, "its split_fingerprint is not a string"),
+    "a split that is a number": ({"header": HEADER | {"split": 3}}, "its split is not a string"),
     "an unknown name": ({"header": HEADER | {"digesu": "x"}}, "its metadata has an unknown digesu"),
     "a digest of other bytes": (
         {"header": HEADER | {"digest": "sha256:0"}},
         "some of its bytes are not those that were written",
     ),
     "a digest that is no text": ({"header": HEADER | {"digest": None}}, "some of its bytes are not those that were written"),
-    "no fingerprint": ({"header": {key: HEADER[key] for key in HEADER if key != "fingerprint"}}, "its fingerprint is no text"),
+    "no fingerprint": (
+        {"header": {key: HEADER[key] for key in HEADER if key != "fingerprint"}},
+        "its fingerprint is not a string",
+    ),
 }
 
 
@@ -205,7 +208,7 @@ def test_a_malformed_file_is_refused_with_its_fault_named(tmp_path: Path, case: 
     parts, fault = MALFORMED[case]
     with pytest.raises(UserError) as caught:
         read_predictions(file_of(tmp_path / "p", **parts))
-    assert caught.value.what.startswith(f"this is no predictions file: {fault}")
+    assert caught.value.what.startswith(f"not a predictions file: {fault}")
     assert caught.value.where == str(tmp_path / "p")
     assert caught.value.remedy == "make them: cctkit eval RUN"
 
@@ -237,7 +240,7 @@ NO_PREDICTIONS = {
 def test_what_is_no_predictions_file_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "p"
     path.write_bytes(NO_PREDICTIONS[case])
-    with pytest.raises(UserError, match="this is no predictions file"):
+    with pytest.raises(UserError, match="not a predictions file"):
         read_predictions(path)
 
 

@@ -26,7 +26,7 @@ EPOCHS: list[dict[str, Any]] = [
         ({"a": 1, "b": "more"}, {"a": int}, None),
         ({"a": True}, {"a": int}, "a is True"),
         ({}, {"b": int, "a": str}, "it lacks a, b"),
-        ([], {"a": int}, "it is no JSON object"),
+        ([], {"a": int}, "it is not a JSON object"),
         ({"a": {"b": None}}, {"a": {"b": (str, None)}}, None),
         ({"a": {"b": 1}}, {"a": {"b": (str, None)}}, "b is 1"),
         ({"a": "cpu"}, {"a": ("cpu", "cuda")}, None),

@@ -16,7 +16,7 @@ from cctkit.api import SilentReporter, evaluate, fit
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import StoppedError, UserError
 from cctkit.models.weights import read_info, read_weights
-from cctkit.runs.rundir import RunPaths, newest_run, weights_file
+from cctkit.runs.paths import RunPaths, newest_run, weights_file
 from cctkit.training import loop
 from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
@@ -153,9 +153,9 @@ def test_before_its_first_epoch_is_done_a_run_has_no_weights(settings: dict[str,
     for use in (evaluate, cctkit.load, lambda path: fit(output=tmp_path / "next", **settings | {"init": str(path)})):
         with pytest.raises(UserError, match="this run has no weights yet") as caught:
             use(run)
-        assert caught.value.remedy == f"go on with it: cctkit train --resume {run}"
+        assert caught.value.remedy == f"resume it: cctkit train --resume {run}"
     assert not (tmp_path / "next").exists()
-    with pytest.raises(UserError, match="no run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         weights_file(tmp_path)
     with pytest.raises(UserError, match="no run with weights"):
         newest_run(tmp_path)

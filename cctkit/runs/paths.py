@@ -1,0 +1,72 @@
+"""The files of a run directory, and how a run is found."""
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+from cctkit.errors import UserError
+from cctkit.text import safe_text
+
+DEFAULT_ROOT = Path("runs")
+
+
+class RunPaths:
+    """The paths in a run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.env = path / "env.json"
+        self.seen = path / "seen.safetensors"  # digests of the images trained on
+        self.metrics = path / "metrics.jsonl"
+        self.weights = path / "weights.safetensors"
+        self.last = path / "last.safetensors"  # weights of the newest epoch, if `weights` are of a better one
+        self.predictions = path / "predictions.safetensors"
+        self.result = path / "result.json"
+        self.curves = path / "curves.png"
+        self.checkpoints = path / "checkpoints"
+
+
+def check_run(path: Path) -> None:
+    """Check that `path` is a run directory.
+
+    Raises: UserError.
+    """
+    if not RunPaths(path).config.is_file():
+        raise UserError("not a run directory: config.json is missing", safe_text(path))
+
+
+def default_name(dataset: str, model: str, now: datetime, root: Path = DEFAULT_ROOT) -> Path:
+    """`runs/<dataset>-<model>-<time>`, in characters that all file systems permit; with a number if that exists."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{dataset}-{model}")[:80] + now.strftime("-%Y%m%d-%H%M%S")
+    names = (root / (stem + (f"-{i}" if i else "")) for i in range(1000))
+    return next(path for path in names if not path.exists())
+
+
+def weights_file(source: Path) -> Path:
+    """The weights file of the run directory `source`, or `source` itself if it is no directory.
+
+    Raises: UserError if a directory has no weights.
+    """
+    if not source.is_dir():
+        return source
+    weights = RunPaths(source).weights
+    if weights.exists():
+        return weights
+    check_run(source)
+    raise UserError(
+        "this run has no weights yet: its first epoch is not finished",
+        safe_text(source),
+        f"resume it: cctkit train --resume {safe_text(source)}",
+    )
+
+
+def newest_run(root: Path) -> Path:
+    """The run under `root` that was started last, of those with weights.
+
+    Raises: UserError if there is none.
+    """
+    runs = [path.parent for path in root.glob("*/weights.safetensors") if RunPaths(path.parent).config.exists()]
+    if not runs:
+        raise UserError("found no run with weights", safe_text(root), "train one: cctkit train, or name a run or weights file")
+    return max(runs, key=lambda path: RunPaths(path).config.stat().st_mtime)
