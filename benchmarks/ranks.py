@@ -221,7 +221,7 @@ def tables(result: Mapping[str, Any]) -> str:
         images = {True: "the same", False: "others", None: ""}[row.get("same_images")]
         losses = " | ".join(f"{row[key]:.1e}" if key in row else "" for key in (*CLOSE, "demo"))
         lines.append(f"| {name} | {images} | {losses} |")
-    lines += ["", "| processes | weights | losses | |", "| --- | --- | ---: | --- |"]
+    lines += ["", "| processes | SHA-256 of the weights | difference of the losses | |", "| --- | --- | ---: | --- |"]
     for row in result["resumed"]:
         equal = "equal" if row["equal"] else ""
         lines.append(f"| {row['run']} | `{row['weights']}` | {row['difference']:.1e} | {equal} |")
