@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from cctkit.config.settings import TrainConfig, check_settings
+from cctkit.config.settings import MIX_SETTINGS, POLICY_SETTINGS, TrainConfig, check_settings
 from cctkit.errors import UserError
 from cctkit.text import nearest, safe_text
 
@@ -201,15 +201,18 @@ def resolve(
     check_settings(flags)
     merged = {key: value for key, (value, _) in rows.items()}
     for layer in (file_values, flags):
-        policy = merged.get("auto_augment", defaults["auto_augment"])
+        before = defaults | merged
         outdone = ["warmup_epochs"] if "warmup_fraction" in layer else []
-        outdone += ["aa_fill", "aa_interpolation"] if layer.get("auto_augment", policy) != policy else []
+        if layer.get("auto_augment", before["auto_augment"]) != before["auto_augment"]:
+            outdone += POLICY_SETTINGS
+        if layer.get("mixup", before["mixup"]) == layer.get("cutmix", before["cutmix"]) == 0:
+            outdone += MIX_SETTINGS
         for key in outdone:  # belongs to what this layer replaces
             merged.pop(key, None)
         merged |= layer
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}
     values |= dict.fromkeys(file_values, f"config {file_name}") | dict.fromkeys(flags, "flag")
-    values |= {key: "default" for key in ("warmup_epochs", "aa_fill", "aa_interpolation") if key not in merged}
+    values |= {key: "default" for key in ("warmup_epochs", *POLICY_SETTINGS, *MIX_SETTINGS) if key not in merged}
     return Resolved(config=TrainConfig.from_flat(merged), origins=values)
 
 

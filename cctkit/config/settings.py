@@ -6,7 +6,7 @@ same. Outside of the code a configuration is flat: the keys of a TOML file are t
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,10 @@ MAIN = "Main options"
 
 Positional = Literal["learnable", "sine", "none"]
 PRECISION_ALIASES: Mapping[str, str] = {"fp32": "float32"}
+POLICY_SETTINGS = ("aa_fill", "aa_interpolation", "aa_prob")
+"""Settings that only AutoAugment and RandAugment use."""
+MIX_SETTINGS = ("mix_prob", "unmixed_fraction")
+"""Settings that only mixup and CutMix use."""
 _OVERRIDES = "(overrides the model's default)"
 
 
@@ -171,6 +175,9 @@ class AugmentConfig(Validated):
         "interpolation of AutoAugment and RandAugment: nearest or bilinear; otherwise nearest, or bilinear for RandAugment",
         panel=AUGMENT,
     )
+    aa_prob: float = setting(
+        1.0, "fraction of the images that AutoAugment or RandAugment is applied to", panel=AUGMENT, above=0, at_most=1
+    )
     crop: Literal["pad", "resized", "none"] = setting(
         "pad", "random crop: pad (RandomCrop with padding), resized (RandomResizedCrop) or none", panel=AUGMENT, off="none"
     )
@@ -184,18 +191,33 @@ class AugmentConfig(Validated):
     mix_switch_prob: float = setting(
         0.5, "probability of CutMix if mixup and CutMix are both on", panel=AUGMENT, at_least=0, at_most=1
     )
+    mix_prob: float = setting(
+        1.0,
+        "fraction of the batches that mixup or CutMix is applied to",
+        panel=AUGMENT,
+        flags=("--mixup-prob",),
+        above=0,
+        at_most=1,
+    )
+    unmixed_fraction: float = setting(
+        0.0, "fraction of the epochs, the last ones, without mixup and CutMix", panel=AUGMENT, at_least=0, below=1
+    )
     random_erase: float = setting(0.0, "random erasing probability", panel=AUGMENT, flags=("--reprob",), at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
         Validated.__post_init__(self)
-        for key in ("aa_fill", "aa_interpolation"):
-            if self.auto_augment == "none" and getattr(self, key) is not None:
-                flag = flag_name(key)
-                raise UserError(
-                    f"{flag} has no effect without AutoAugment or RandAugment",
-                    flag,
-                    f"leave out {flag}, or add --auto-augment cifar10 or --auto-augment rand",
-                )
+        if self.auto_augment == "none":
+            add = "--auto-augment cifar10 or --auto-augment rand"
+            self._refuse(POLICY_SETTINGS, without="AutoAugment or RandAugment", add=add)
+        if self.mixup == self.cutmix == 0:
+            self._refuse(MIX_SETTINGS, without="mixup or CutMix", add="--mixup or --cutmix")
+
+    def _refuse(self, keys: Sequence[str], *, without: str, add: str) -> None:
+        """Raise UserError if one of these settings, which have no effect here, is not at its default."""
+        for item in dataclasses.fields(self):
+            if item.name in keys and getattr(self, item.name) != item.default:
+                flag = flag_name(item.name)
+                raise UserError(f"{flag} has no effect without {without}", flag, f"leave out {flag}, or add {add}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +345,12 @@ class TrainConfig(Validated):
             )
         except UserError as error:
             raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
+
+    def augment_in(self, epoch: int) -> AugmentConfig:
+        """The augmentation in `epoch`, counted from 0: the last `unmixed_fraction` are without mixup and CutMix."""
+        if epoch < self.epochs - round(self.epochs * self.augment.unmixed_fraction):
+            return self.augment
+        return dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0, mix_prob=1.0, unmixed_fraction=0.0)
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """A copy with some settings, named as their flags, changed."""

@@ -158,7 +158,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         num_images=len(dataset.train),
         batch_size=config.batch_size,
         image_size=dataset.stored_size,
-        config=config.augment,
+        config=config.augment_in(epoch),
         read_size=dataset.train.image_size,
     )
     batches = train_batches(

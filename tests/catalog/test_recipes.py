@@ -148,8 +148,9 @@ SHI_300 = {
     "attention_dropout": 0.1,
     "drop_path": 0.1,
 }
-# What neither source has: off. `crop_padding`, `crop_scale` and `mix_switch_prob` count only beside what they belong to.
+# What neither source has: off, or for all images. `crop_padding`, `crop_scale`, `mix_switch_prob` count only beside theirs.
 OFF = {"clip_grad": None, "accumulate": 1, "ema": None, "freeze": "none", "layer_decay": 1.0, "early_stopping": None}
+OFF |= {"aa_prob": 1.0, "mix_prob": 1.0, "unmixed_fraction": 0.0}
 
 
 @pytest.mark.parametrize(("name", "published"), [("report", REPORT), ("shi-300", SHI_300)])
@@ -174,12 +175,24 @@ def test_the_policys_fill_goes_with_the_policy() -> None:
     assert resolved("report", {"auto_augment": "rand"}, aa_fill=7).config.augment.aa_fill == 7
 
 
-@pytest.mark.parametrize("flags", [{"aa_fill": 128}, {"aa_interpolation": "bilinear"}])
-def test_a_fill_or_an_interpolation_without_a_policy_is_an_error(flags: dict[str, Any]) -> None:
+@pytest.mark.parametrize("flags", [{"aa_fill": 128}, {"aa_interpolation": "bilinear"}, {"aa_prob": 0.5}])
+def test_a_setting_of_the_policy_without_a_policy_is_an_error(flags: dict[str, Any]) -> None:
     assert resolved(None, **flags).config.augment.auto_augment == "cifar10"  # while the recipe is still to be found
     for recipe, more in (("fast", {}), ("report", {"auto_augment": "none"})):
         with pytest.raises(UserError, match="has no effect without AutoAugment or RandAugment"):
             resolved(recipe, **flags, **more)
+
+
+@pytest.mark.parametrize("flags", [{"mix_prob": 0.5}, {"unmixed_fraction": 0.1}])
+def test_a_setting_of_mixing_without_mixup_and_cutmix_is_an_error(flags: dict[str, Any]) -> None:
+    assert resolved("shi-300", **flags).config.augment.cutmix == 1
+    assert resolved("fast", **flags, mixup=0.2).config.augment.mixup == 0.2
+    with pytest.raises(UserError, match="has no effect without mixup or CutMix"):
+        resolved("fast", **flags)
+    with pytest.raises(UserError, match="has no effect without mixup or CutMix"):
+        resolved("shi-300", **flags, mixup=0, cutmix=0)
+    of_a_file = resolved("fast", {"mixup": 0.2} | flags, mixup=0)
+    assert of_a_file.config.augment == resolved("fast").config.augment
 
 
 @pytest.mark.parametrize("name", RECIPES)

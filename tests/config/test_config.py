@@ -325,3 +325,10 @@ def test_gradient_accumulation_has_two_flags_and_one_setting(spelling: str) -> N
     app.command()(with_settings(lambda flags: given.append(flags)))
     app([spelling, "2", "--precision", "fp32"], standalone_mode=False)
     assert given == [{"accumulate": 2, "precision": "fp32"}]
+
+
+def test_the_last_fraction_of_the_epochs_is_without_mixing() -> None:
+    config = TrainConfig.from_flat({"epochs": 30, "mixup": 0.2, "cutmix": 1.0, "mix_prob": 0.5, "unmixed_fraction": 0.1})
+    mixes = [config.augment_in(epoch) == config.augment for epoch in range(30)]
+    assert mixes == [True] * 27 + [False] * 3
+    assert config.augment_in(29) == TrainConfig().augment

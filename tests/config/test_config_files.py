@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cctkit.catalog.recipes import resolve
 from cctkit.config.fields import base_type
-from cctkit.config.settings import AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
+from cctkit.config.settings import MIX_SETTINGS, POLICY_SETTINGS, AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
 from cctkit.config.size import parse_size
 from cctkit.config.toml import read_toml
 from cctkit.errors import UserError
@@ -75,8 +75,10 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 
 
 def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
-    """Values without those of a policy where there is none."""
-    return {key: value for key, value in values.items() if values.get("auto_augment") != "none" or not key.startswith("aa_")}
+    """Values without those of a policy, or of mixing, where there is none."""
+    idle = POLICY_SETTINGS if values.get("auto_augment") == "none" else ()
+    idle += () if values.get("mixup") or values.get("cutmix") else MIX_SETTINGS
+    return {key: value for key, value in values.items() if key not in idle}
 
 
 # Their ranges depend on other settings.

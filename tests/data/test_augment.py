@@ -138,6 +138,15 @@ def test_every_tensor_is_made_on_the_device_of_the_images(config: AugmentConfig)
     assert augment(images, plan=plan, mean=[1, 2, 3]).device.type == "meta"
 
 
+def test_images_that_the_policy_leaves_out_are_cropped_and_flipped_alone() -> None:
+    images = random_images(200)
+    configs = AugmentConfig(aa_prob=0.4), AugmentConfig(), AugmentConfig(auto_augment="none")
+    some, every, plain = (augment(images, plan=draw(200, config)) for config in configs)
+    like_plain = (some == plain).flatten(1).all(dim=1)
+    assert torch.equal(some[~like_plain], every[~like_plain])
+    assert 0.6 <= like_plain.float().mean() < 0.75  # some sub-policies change nothing
+
+
 def test_normalisation_is_torchvisions() -> None:
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     images = random_images(4)

@@ -35,6 +35,26 @@ def test_switching_mixup_on_changes_no_other_draw() -> None:
         assert np.array_equal(getattr(plain, name), getattr(mixed, name)), name
 
 
+@pytest.mark.parametrize("policy", ["cifar10", "rand"])
+def test_a_policys_fraction_leaves_the_other_images_as_they_are_and_changes_no_other_draw(policy: str) -> None:
+    whole, part = draw(20_000, auto_augment=policy), draw(20_000, auto_augment=policy, aa_prob=0.3)
+    applied = part.coins[:, 0] <= 1
+    assert applied.mean() == pytest.approx(0.3, abs=0.02)
+    assert (part.coins[~applied] > 1).all()
+    assert np.array_equal(part.coins[applied], whole.coins[applied])
+    for name in ("order", "policy", "operations", "levels", "signs", "box", "flip"):
+        assert np.array_equal(getattr(whole, name), getattr(part, name)), name
+
+
+def test_a_mixing_fraction_leaves_the_other_batches_as_they_are_and_changes_no_other_draw() -> None:
+    whole, part = (draw(128 * 2000, mixup=0.8, cutmix=1.0, **some).mix for some in ({}, {"mix_prob": 0.3}))
+    mixed = part.lam < 1
+    assert mixed.mean() == pytest.approx(0.3, abs=0.04)
+    assert (part.boxes[~mixed] == 0).all()
+    assert np.array_equal(part.lam[mixed], whole.lam[mixed])
+    assert np.array_equal(part.boxes[mixed], whole.boxes[mixed])
+
+
 def test_sub_policies_coins_and_signs_have_their_frequencies_over_100_000_draws() -> None:
     plan = draw(100_000)
     counts = np.bincount(plan.policy, minlength=25)

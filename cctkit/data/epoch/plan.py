@@ -23,7 +23,8 @@ _TRIES = 10
 _PIECE = 8192  # positions drawn at a time, so that what a draw needs on its way does not grow with the epoch
 
 # One stream of draws for each purpose, so that switching one on does not change the others.
-_ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE = range(6)
+_ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE, _POLICY_APPLIED, _MIX_APPLIED = range(8)
+_NEVER = 2.0  # a coin above every probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +50,8 @@ class EpochPlan:
     size: (height, width) of the augmented images; a resized crop resizes to it.
     policy: uint8 (N,), AutoAugment's sub-policy.
     operations, levels: uint8 (N, 2), RandAugment's operations and their magnitudes in tenths.
-    coins: float32 (N, 2), uniform in [0, 1); an operation is applied if its coin is at most its probability.
+    coins: float32 (N, 2), uniform in [0, 1), or 2 if the image is left as it is; an operation is applied if its coin is at
+        most its probability.
     signs: bool (N, 2), whether the magnitude is negative.
     box: int16 (N, 4), top, left, height and width of the crop, in the padded image if it is padded.
     flip: bool (N,).
@@ -138,13 +140,19 @@ class EpochPlan:
         stream(_ORDER).shuffle(arrays["order"])  # as `permutation`, which takes twice the memory
         if config.auto_augment != "none":
             arrays |= _policy_draws(stream(_POLICY), num_images, rand=config.auto_augment == "rand")
+            if config.aa_prob < 1:
+                arrays["coins"][stream(_POLICY_APPLIED).random(num_images) >= config.aa_prob] = _NEVER
         if config.crop != "none":
             arrays["box"] = _crop_boxes(stream(_CROP), num_images, read_size or image_size, config)
         if config.flip:
             flips = stream(_FLIP)
             arrays["flip"] = _in_pieces((num_images,), bool, lambda number: flips.random(number) < 0.5)
         if config.mixup > 0 or config.cutmix > 0:
-            arrays["mix"] = _mix_draws(stream(_MIX), num_images, batch_size, image_size, config)
+            mix = _mix_draws(stream(_MIX), num_images, batch_size, image_size, config)
+            if config.mix_prob < 1:
+                left = stream(_MIX_APPLIED).random(len(mix.lam)) >= config.mix_prob
+                mix.lam[left], mix.boxes[left] = 1, 0
+            arrays["mix"] = mix
         if config.random_erase > 0:
             arrays |= _erase_draws(stream(_ERASE), num_images, image_size, config.random_erase)
         return cls(**arrays, config=config, batch_size=batch_size, size=image_size)
