@@ -5,7 +5,6 @@
 
 import contextlib
 import gc
-import json
 import os
 import platform
 import secrets
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -52,34 +52,21 @@ class DistContext:
     def first(self) -> bool:
         return self.rank == 0
 
-    def all_gather_object(self, value: Any) -> list[Any]:
-        """The JSON value of every rank."""
-        return [json.loads(data) for data in self.bytes_of_all(json.dumps(value).encode())]
-
-    def bytes_of_all(self, data: bytes) -> list[bytes]:
-        """The bytes of every rank."""
+    def all_gather_object(self, value: _T) -> list[_T]:
+        """The picklable value of every rank, by rank."""
         if self.size == 1:
-            return [data]
-        own = torch.tensor([len(data)])
-        lengths = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(lengths, own, group=self.cpu_group)
-        longest = max(int(length) for length in lengths)
-        padded = torch.frombuffer(bytearray(data.ljust(max(1, longest), b"\0")), dtype=torch.uint8)
-        found = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(found, padded, group=self.cpu_group)
-        return [each[: int(length)].numpy().tobytes() for each, length in zip(found, lengths, strict=True)]
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
 
-    def bytes_of_first(self, data: bytes) -> bytes:
-        """What rank 0 gives; what others give is not looked at."""
+    def broadcast_object(self, value: _T) -> _T:
+        """The picklable value of rank 0; those of other ranks are ignored."""
         if self.size == 1:
-            return data
-        length = torch.tensor([len(data)])
-        dist.broadcast(length, group_src=0, group=self.cpu_group)
-        sent = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.first and data else None
-        tensor = torch.empty(int(length), dtype=torch.uint8) if sent is None else sent
-        if len(tensor):
-            dist.broadcast(tensor, group_src=0, group=self.cpu_group)
-        return tensor.numpy().tobytes()
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, group_src=0, group=self.cpu_group)
+        return values[0]
 
     @contextlib.contextmanager
     def sync_errors(self) -> Iterator[None]:
@@ -100,14 +87,12 @@ class DistContext:
             raise ElsewhereError(codes[guilty])
 
     def run_on_rank0(self, work: Callable[[], _T]) -> _T:
-        """Let rank 0 alone do it, the others wait; all return its JSON value, and its error ends all."""
-        value = None
+        """Do `work` on rank 0 only; all ranks wait, and return its picklable value or end with its error."""
+        value: Any = None
         with self.sync_errors():
             if self.first:
                 value = work()
-        if self.size == 1:
-            return value  # type: ignore[return-value]
-        return json.loads(self.bytes_of_first(json.dumps(value).encode()))  # type: ignore[no-any-return]
+        return self.broadcast_object(value)  # type: ignore[no-any-return]
 
     def first_of_machine_first(self, work: Callable[[], _T]) -> _T:
         """Let one process of each machine do it before the others: what it has downloaded is there for them."""
@@ -146,12 +131,12 @@ class DistContext:
         first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
         return items[first:last]
 
-    def joined(self, parts: list[Tensor], *, total: int) -> Tensor:
-        """Every rank's parts, float32 (n, K), one below the other: (total, K), of several ranks on the CPU."""
+    def joined(self, parts: list[Tensor]) -> Tensor:
+        """The rows of all ranks, in rank order, from each rank's parts (n, K); with several ranks on the CPU."""
         if self.size == 1:
             return torch.cat(parts)
-        data = b"".join(self.bytes_of_all(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)))
-        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(total, -1)
+        everywhere = self.all_gather_object([part.cpu().numpy() for part in parts])
+        return torch.from_numpy(np.concatenate([part for parts in everywhere for part in parts]))
 
     def device(self, choose: Callable[[], str]) -> str:
         """The device that rank 0 chooses; each of several ranks takes one of its machine's.

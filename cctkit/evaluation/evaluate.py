@@ -105,7 +105,7 @@ def logits_of(
             elif sharded:
                 forward(split.take(np.arange(1)))  # to give the others this rank's part of the weights
             on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
-    return ranks.joined(parts, total=total)
+    return ranks.joined(parts)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -19,10 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cctkit.engine.distributed import ALONE, DistContext
 from cctkit.errors import UserError
 from cctkit.files import full_disk_named, sync_directory, write_synced
 from cctkit.models.weights import stored
 from cctkit.text import safe_text
+from cctkit.training.shards import is_dtensor, to_local
 
 _GENERATIONS = 2
 _NAME = re.compile(r"step-(\d{9})")
@@ -40,17 +42,40 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, *, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Write `folder/step-<step>` whole or not at all, then drop all but the two newest generations.
+def save_checkpoint(
+    folder: Path,
+    *,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    ranks: DistContext = ALONE,
+) -> Path:
+    """Write `folder/step-<step>` whole or not at all, then remove all but the two newest checkpoints. All ranks call it.
 
-    Each file is fsynced before the manifest with their sha256, the manifest before the rename, the rename at the end: at
-    every instant after the first one there is a valid checkpoint on the disk.
+    Rank 0 writes it. If tensors are sharded, each rank writes its rows of them; read again, the checkpoint is that of one
+    process.
 
-    Raises: DiskError where the disk is full or failing; the older checkpoints are then as they were.
+    Files are synced to disk before the manifest with their SHA-256, the manifest before the rename that ends it, so that from
+    the first checkpoint on there always is a valid one on disk.
+
+    Raises: DiskError if the disk is full or failing, which leaves the older checkpoints as they were; UserError if a rank's
+    machine does not see the directory.
     """
-    beside = begin_checkpoint(folder)
-    with discarded(beside):
-        return finish_checkpoint(beside, step=step, state=state, manifest=write_tensors(beside, tensors))
+    sharded = any(is_dtensor(tensor) for named in tensors.values() for tensor in named.values())
+    beside = ranks.run_on_rank0(lambda: begin_checkpoint(folder))
+    with discarded(beside) if ranks.first else contextlib.nullcontext():
+        with ranks.sync_errors():
+            written = {}
+            if sharded:
+                own = {
+                    part: {name: to_local(tensor) for name, tensor in named.items() if ranks.first or is_dtensor(tensor)}
+                    for part, named in tensors.items()
+                }
+                written = write_tensors(beside, own, writer=(ranks.rank, ranks.size))
+            elif ranks.first:
+                written = write_tensors(beside, tensors)
+        manifest = {name: facts for each in ranks.all_gather_object(written) for name, facts in each.items()}
+        return ranks.run_on_rank0(lambda: finish_checkpoint(beside, step=step, state=state, manifest=manifest))
 
 
 def begin_checkpoint(folder: Path) -> Path:

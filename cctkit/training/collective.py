@@ -2,11 +2,9 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import load, save
 
 from cctkit.config.settings import DataConfig
 from cctkit.data.images import OpenedImages, open_images
@@ -15,7 +13,6 @@ from cctkit.data.source import Notify, Progress
 from cctkit.engine.device import DevicePolicy, apply_policy
 from cctkit.engine.distributed import DistContext
 from cctkit.errors import UserError
-from cctkit.models.weights import stored
 from cctkit.text import safe_text
 from cctkit.training.checkpoint import Checkpoint
 
@@ -29,7 +26,7 @@ def open_once(ranks: DistContext, config: DataConfig, *, progress: Progress, not
     with ranks.sync_errors():
         if ranks.local_rank == 0:
             images = open_images(config, progress=progress, notify=notify)
-    found = images and (images.packed_file and str(images.packed_file), images.place, images.store.fingerprint)
+    found: Any = images and (images.packed_file and str(images.packed_file), images.place, images.store.fingerprint)
     everywhere = ranks.all_gather_object(found)
     with ranks.sync_errors():
         if images is None:
@@ -48,23 +45,26 @@ def policy_for_all(ranks: DistContext, choose: Callable[[], DevicePolicy]) -> De
 
     Raises: UserError where this machine has not the device, or not one for each of its ranks.
     """
-    policy = DevicePolicy(**ranks.run_on_rank0(lambda: asdict(choose())))
+    policy = ranks.run_on_rank0(choose)
     ranks.device(lambda: policy.device)
     if not ranks.first:
         apply_policy(policy)
     return policy
 
 
-def checkpoint_of_first(ranks: DistContext, found: Checkpoint | None) -> Checkpoint | None:
-    """The checkpoint that rank 0 gives."""
+def checkpoint_for_all(ranks: DistContext, read: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """The checkpoint that rank 0 reads, sent to all ranks in parts, to save memory: other machines may not see its directory.
+
+    Raises: UserError if `read` raises it.
+    """
+    found = None
+    with ranks.sync_errors():
+        if ranks.first:
+            found = read()
     if ranks.size == 1:
         return found
-    facts: list[Any] = ranks.run_on_rank0(
-        lambda: [] if found is None else [str(found.path), found.step, found.state, list(found.tensors)]
-    )
-    if not facts:
+    header = ranks.broadcast_object(found and replace(found, tensors={part: {} for part in found.tensors}))
+    if header is None:
         return None
-    path, step, state, names = facts
-    parts = ((name, save(stored(found.tensors[name])) if found else b"") for name in names)
-    tensors = {name: load(ranks.bytes_of_first(data)) for name, data in parts}
-    return Checkpoint(path=Path(path), step=step, tensors=tensors, state=state)
+    tensors = {part: ranks.broadcast_object(found.tensors[part] if found else {}) for part in header.tensors}
+    return replace(header, tensors=tensors)

@@ -10,17 +10,16 @@ from torch import nn
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.splits import Split
-from cctkit.engine.parallel import is_sharded, to_device_or_shard
+from cctkit.engine.parallel import to_device_or_shard
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
 from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
-from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cctkit.training.collective import checkpoint_of_first
+from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
+from cctkit.training.collective import checkpoint_for_all
 from cctkit.training.job import Job, Progress
 from cctkit.training.optim import make_optimizers
 from cctkit.training.schedule import lr_factor
-from cctkit.training.shards import save_shards
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import EpochSums, TrainState, new_state, train_step
 
@@ -92,7 +91,9 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     model, ema = to_device_or_shard(model, config=config, policy=policy, ranks=job.ranks)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
-    found = _newest_checkpoint(job) if resume else None
+    found = None
+    if resume:
+        found = checkpoint_for_all(job.ranks, lambda: load_checkpoint(job.run.checkpoints, warn=job.reporter.notice))
     if found is None:
         save(job, state, history)
     else:
@@ -109,15 +110,6 @@ def _initial_model(job: Job) -> nn.Module:
     return build_model(job.model_config, seed=job.config.seed)
 
 
-def _newest_checkpoint(job: Job) -> Checkpoint | None:
-    """What the first rank reads, for all: the others may be on machines that do not see the run."""
-    found: Checkpoint | None = None
-    with job.ranks.sync_errors():
-        if job.ranks.first:
-            found = load_checkpoint(job.run.checkpoints, warn=job.reporter.notice)
-    return checkpoint_of_first(job.ranks, found)
-
-
 def count_trainable(model: nn.Module) -> int:
     """Weights that training changes: not those that are frozen, nor fixed positions."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -125,17 +117,8 @@ def count_trainable(model: nn.Module) -> int:
 
 def save(job: Job, state: TrainState, history: History) -> None:
     """Write a checkpoint of everything that training changes."""
-    folder = job.run.checkpoints
-    if is_sharded(state.model):
-        tensors, values = pack(state, history)
-        save_shards(folder, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
-        return
-
-    def write() -> None:
-        tensors, values = pack(state, history)
-        save_checkpoint(folder, step=state.step, tensors=tensors, state=values)
-
-    job.ranks.run_on_rank0(write)
+    tensors, values = pack(state, history)
+    save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
 
 
 def _stops_early(job: Job, history: History) -> bool:

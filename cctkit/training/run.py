@@ -141,8 +141,8 @@ def _claim(create: Callable[[], RunDir], ranks: DistContext, undo: contextlib.Ex
         if ranks.first:
             run = create()
             undo.callback(run.discard)
-    path = ranks.run_on_rank0(lambda: run and str(run.path))
-    return run or RunDir.of_another(Path(str(path)))
+    path = ranks.broadcast_object(run.path if run else Path())
+    return run or RunDir.of_another(path)
 
 
 def _run_by_default_name(dataset: str, model: str) -> RunDir:

@@ -44,19 +44,18 @@ def read_stored(run: RunDir, flags: Mapping[str, Any], ranks: DistContext) -> St
     Raises: UserError if a file is damaged, or `flags` change a setting that may not change.
     """
 
-    def read() -> tuple[dict[str, Any], str | None, dict[str, Any], bool]:
+    def read() -> Stored:
         config, recipe = read_settings(run.config)
-        return config.flat(), recipe, read_environment(run.env), any(run.checkpoints.glob("step-*"))
-
-    values, recipe, env, has_checkpoint = ranks.run_on_rank0(read)
-    with ranks.sync_errors():
+        env = read_environment(run.env)
         return Stored(
-            config=_changed(TrainConfig.from_flat(values, where=str(run.config)), flags, run.path),
+            config=_changed(config, flags, run.path),
             recipe=recipe,
             env=env,
             split_rule=rule_of(env["dataset"], safe_text(run.env)),
-            has_checkpoint=has_checkpoint,
+            has_checkpoint=any(run.checkpoints.glob("step-*")),
         )
+
+    return ranks.run_on_rank0(read)
 
 
 def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
@@ -100,16 +99,13 @@ def check_same_data(dataset: Dataset, stored: Stored, run: RunDir, policy: Devic
 
 def restarted_run(request: Request, ranks: DistContext) -> Path | None:
     """The run that an earlier start of this job began, if torchrun has restarted the job."""
-    if not ranks.restarts:
-        return None
-    own = ranks.run_on_rank0(lambda: _run_of_launch(request.output))
-    return Path(own) if own is not None else None
+    return ranks.run_on_rank0(lambda: _run_of_launch(request.output)) if ranks.restarts else None
 
 
-def _run_of_launch(output: Path | None) -> str | None:
+def _run_of_launch(output: Path | None) -> Path | None:
     places = [output] if output else sorted(DEFAULT_ROOT.glob("*"), reverse=True)
     for place in places:
         with contextlib.suppress(UserError):
             if RunPaths(place).config.is_file() and read_object(RunPaths(place).env).get("launch") == launch_of_job():
-                return str(place)
+                return place
     return None

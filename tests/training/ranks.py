@@ -29,10 +29,10 @@ from cctkit.errors import DivergedError, ElsewhereError, UserError
 from cctkit.evaluation.evaluate import logits_of
 from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.models.build import build_model
-from cctkit.training.checkpoint import Checkpoint, load_checkpoint
-from cctkit.training.collective import checkpoint_of_first
+from cctkit.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cctkit.training.collective import checkpoint_for_all
 from cctkit.training.optim import make_optimizers
-from cctkit.training.shards import full_tensor, save_shards, to_local
+from cctkit.training.shards import full_tensor, to_local
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import EpochSums, TrainState, new_state, train_step
 
@@ -100,7 +100,7 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
     assert not state.diverged
     if config.shard:
         tensors, values = pack(state, History())
-        save_shards(FOLDER / f"{ranks.size}", step=STEPS, tensors=tensors, state=values, ranks=ranks)
+        save_checkpoint(FOLDER / f"{ranks.size}", step=STEPS, tensors=tensors, state=values, ranks=ranks)
     weights = b"".join(full_tensor(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
     digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
     found = {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
@@ -191,8 +191,8 @@ def agree(ranks: DistContext) -> list[str]:
 def checkpoint(ranks: DistContext) -> str:
     """A checkpoint that only rank 0 can read, as this rank has it."""
     tensors = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "best": {}}
-    own = Checkpoint(path=Path("somewhere"), step=3, tensors=tensors, state={"step": 3}) if ranks.first else None
-    found = checkpoint_of_first(ranks, own)
+    own = Checkpoint(path=Path("somewhere"), step=3, tensors=tensors, state={"step": 3})
+    found = checkpoint_for_all(ranks, lambda: own)
     assert found is not None
     shown = {name: {key: tensor.tolist() for key, tensor in part.items()} for name, part in found.tensors.items()}
     return json.dumps([str(found.path), found.step, shown, found.state], sort_keys=True)
@@ -212,7 +212,7 @@ def of_first(size: int, ranks: DistContext) -> list[Any] | None:
         "logits": {str(total): evaluate(job, total) for total in (1, 250, 251, 700, 1001)},
         "agreed": agree(job),
         "checkpoint": checkpoint(job),
-        "none": checkpoint_of_first(job, None),
+        "none": checkpoint_for_all(job, lambda: None),
         "ddp64": train(job, torch.float64, **AVERAGED),
         "ddp32": train(job, torch.float32, **AVERAGED),
     }
