@@ -1,4 +1,4 @@
-"""Training and evaluation from Python: what the commands do, without a terminal."""
+"""Training and evaluation from Python."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,13 +26,17 @@ class SilentReporter:
 
 
 def fit(*, output: str | Path | None = None, recipe: str | None = None, **settings: Any) -> dict[str, Any]:
-    """Train with these settings, named as the flags of `cctkit train`; the result, as `result.json` has it.
+    """Train a model; return the contents of `result.json`.
 
     `fit(model="cct_2_3x2", dataset="folder/of/images", epochs=10, output="runs/mine")`
 
-    Under torchrun all its processes train together; where one of them fails, the others raise ElsewhereError.
+    Under torchrun all processes train together; if one of them fails, the others raise ElsewhereError.
 
-    Raises: UserError and its kinds.
+    output: run directory; None: `runs/DATASET-MODEL-TIME`.
+    recipe: None: the default one for the data set and device.
+    settings: named as the flags of `cctkit train`.
+
+    Raises: UserError and its subclasses.
     """
     with connected() as ranks:
         with ranks.sync_errors():
@@ -49,10 +53,11 @@ def evaluate(
     device: str = "auto",
     include_seen: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a run directory or a weights file; the result, as `cctkit eval --json` prints it.
+    """Evaluate a run directory or a weights file; return what `cctkit eval --json` prints.
 
-    split: test, val, train or all; None: test, all of other images that have no test part. include_seen: do not leave out
-    those of another data set on which the run was trained.
+    dataset: None: the data set of the run.
+    split: test, val, train or all; None: test, or all images of another folder without a test part.
+    include_seen: on another data set, keep the images that the run was trained on.
 
     Raises: UserError.
     """

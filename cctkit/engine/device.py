@@ -1,4 +1,4 @@
-"""The device policy: where and in which number format a model computes, and which attention. Nothing else asks the hardware.
+"""The device policy: device, precision and attention implementation. No other module asks the hardware.
 
 On a CPU the choice is measured: see `probe.py`.
 """
@@ -21,13 +21,13 @@ from cctkit.models.dropout import skip_dropped
 from cctkit.text import safe_text
 
 Precision = Literal["float32", "bf16", "fp16"]
-_HELD_SHARE = 1 / 4  # of free memory, for the images: weights, activations and the optimizer need the rest
+_HELD_SHARE = 1 / 4  # of free memory for the images; weights, activations and optimizer state need the rest
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePolicy:
-    """How a run computes. Written into the run; a resumed run keeps its precision and attention."""
+    """How a run computes. Saved in `env.json`; a resumed run keeps its precision and attention implementation."""
 
     device: str
     precision: Precision
@@ -42,31 +42,31 @@ class DevicePolicy:
 
     @property
     def skips_dropped(self) -> bool:
-        """Whether drop path leaves dropped samples out: elsewhere the host would wait for the draw, or compile anew."""
+        """Whether drop path skips dropped samples: elsewhere that would synchronise with the device, or recompile."""
         return self.device == "cpu" and not self.compile
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of every forward pass; the loss is computed outside of it, in float32."""
+        """The autocast context of forward passes; the loss is computed outside it, in float32."""
         if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device, dtype=_DTYPES[self.precision])
 
-    def set_paths(self, model: nn.Module) -> None:
-        """Let `model` take the ways of training, where there are several of equal results."""
+    def set_impls(self, model: nn.Module) -> None:
+        """Select the implementations for training in `model`; results do not depend on them."""
         set_attention_impl(model, self.attention)
         skip_dropped(model, self.skips_dropped)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """`model` on the device, in the memory format and with the paths of training."""
-        self.set_paths(model)
+        """`model` on the device, in the memory format and with the implementations for training."""
+        self.set_impls(model)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device)
 
     def hold(self, dataset: Dataset, *, workers: int) -> Dataset:
-        """`dataset` with its images on a CUDA device, where they take at most a quarter of its free memory.
+        """`dataset` with its images moved to a CUDA device if they take at most a quarter of its free memory.
 
-        Else as it is: mapped from the disk, or streamed. So too with loader workers, who read on the CPU.
+        Unchanged otherwise, and with loader workers, which read on the CPU.
         """
         if self.device != "cuda" or workers > 0:
             return dataset
@@ -75,8 +75,8 @@ class DevicePolicy:
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """The device's default generator, from which training draws its masks there, is as it was afterwards."""
-        if self.device == "cpu":  # masks come from a generator of our own
+        """Restore the device's default generator afterwards: training draws dropout masks from it."""
+        if self.device == "cpu":  # masks come from our own generator
             yield
             return
         device: Any = getattr(torch, self.device)
@@ -88,9 +88,9 @@ class DevicePolicy:
 
     @contextlib.contextmanager
     def evaluating(self, model: nn.Module, *, keeps_weights: bool = True) -> Iterator[None]:
-        """`model` in evaluation mode, without gradients, and as it was afterwards.
+        """Put `model` in evaluation mode, without gradients; restore its mode afterwards.
 
-        keeps_weights: False where a forward pass makes tensors that training goes on with, as FSDP2's first one does.
+        keeps_weights: False if the forward pass creates tensors that training uses later, as the first one of FSDP2 does.
         """
         was_training = model.training
         model.eval()
@@ -106,12 +106,13 @@ class DevicePolicy:
 def choose_policy(
     *, device: str = "auto", precision: str = "auto", threads: int | None = None, compile: bool = False, dropout: bool = True
 ) -> DevicePolicy:
-    """The policy for these wishes on this machine; sets torch's number of threads, and TF32 on CUDA.
+    """Choose the policy on this machine; set torch's number of threads, and TF32 on CUDA.
 
-    dropout: whether training drops attention weights; on a CPU torch's fused kernel is not chosen then, as its masks do not
-    come from the step's seed.
+    threads: None: torch's default.
+    dropout: whether training uses attention dropout. On a CPU torch's fused kernel is not chosen then, because its masks do
+        not come from the step's seed.
 
-    Raises: UserError for a device or precision that is not there.
+    Raises: UserError if the device or the precision is unknown or not available.
     """
     kind = choose_device(device=device, precision=precision)
     if threads is not None:
@@ -123,20 +124,20 @@ def choose_policy(
 
 
 def assumed_policy(*, dropout: bool) -> tuple[DevicePolicy, str | None]:
-    """The policy of training on this machine, without measuring or setting anything; and what is assumed, where it is.
+    """The policy of training on this machine, without measuring or setting anything, and a note on what is assumed.
 
-    dropout: whether training drops attention weights.
+    dropout: whether training uses attention dropout.
     """
     kind = available_device()
     measured, note = known_probe() if kind == "cpu" else None, None
     if kind == "cpu" and measured is None:
         measured = Probe(precision="float32", attention="chunked", attention_with_dropout="chunked")
-        note = "float32 and chunked attention are assumed: training measures this CPU first, and it is not measured yet"
+        note = "float32 and chunked attention are assumed, since this CPU is not measured yet; training measures it first"
     return _policy(kind, measured, precision="auto", dropout=dropout), note
 
 
 def _policy(kind: str, measured: Probe | None, *, precision: str, dropout: bool, compile: bool = False) -> DevicePolicy:
-    """measured: what is known of the CPU, None on another device."""
+    """measured: the measurement of the CPU; None on other devices."""
     if precision == "auto":
         precision = measured.precision if measured else accelerator_precision(kind)
     attention: AttentionImpl = "fused"
@@ -155,11 +156,16 @@ def _policy(kind: str, measured: Probe | None, *, precision: str, dropout: bool,
 
 
 def choose_device(*, device: str = "auto", precision: str = "auto") -> str:
-    """The device for these wishes on this machine.
+    """Choose the device on this machine.
 
-    Raises: UserError for a device or precision that is not there.
+    Raises: UserError if the device or the precision is unknown or not available.
     """
-    kind = _device(device)
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = available_device() if device == "auto" else device
+    if kind not in is_there:
+        raise UserError(f"unknown device '{safe_text(kind)}', expected one of: auto, {', '.join(is_there)}", "--device")
+    if not is_there[kind]:
+        raise UserError(f"device {kind} is not available here", "--device", "use --device auto")
     if precision not in ("auto", *_DTYPES):
         raise UserError(
             f"unknown precision '{safe_text(precision)}', expected one of: auto, {', '.join(_DTYPES)}", "--precision"
@@ -170,16 +176,12 @@ def choose_device(*, device: str = "auto", precision: str = "auto") -> str:
 
 
 def seeded(attention: AttentionImpl, *, device: str, dropout: bool) -> AttentionImpl:
-    """`attention`, or `chunked` in the place of one whose masks would not come from the step's seed."""
+    """`attention`, or `chunked` if the dropout masks of `attention` do not come from the step's seed."""
     return attention if device != "cpu" or not dropout or attention in SEEDED_ATTENTION_IMPLS else "chunked"
 
 
 def apply_policy(policy: DevicePolicy) -> None:
-    """Set what holds for the whole process: torch's number of threads, and TF32 on CUDA.
-
-    Raises: UserError where the device is not there.
-    """
-    _device(policy.device)
+    """Set what holds for the whole process: torch's number of threads, and TF32 on CUDA."""
     if policy.threads != torch.get_num_threads():
         torch.set_num_threads(policy.threads)
     if policy.device != "cpu":
@@ -187,45 +189,31 @@ def apply_policy(policy: DevicePolicy) -> None:
 
 
 def take_device(kind: str, local_rank: int, local_size: int) -> None:
-    """Take one of this machine's devices for this process, which is one of several on it.
+    """Select this process's device, if several processes run on this machine.
 
-    Raises: UserError where there is none for it.
+    Raises: UserError if there are fewer devices than processes.
     """
     if kind == "mps":
-        raise UserError("several processes cannot share an mps device", "--device", "--device cpu, or one process")
+        raise UserError("several processes cannot share an mps device", "--device", "use --device cpu, or one process")
     if kind != "cuda":
         return
-    there = torch.cuda.device_count()
-    if there < local_size:
+    devices = torch.cuda.device_count()
+    if devices < local_size:
         raise UserError(
-            f"{local_size} processes on a machine with {there} CUDA devices", "torchrun", f"--nproc-per-node {there}"
+            f"{local_size} processes on a machine with {devices} CUDA devices", "torchrun", f"--nproc-per-node {devices}"
         )
     torch.cuda.set_device(local_rank)
 
 
 def available_device() -> str:
-    """The best device that this machine has."""
-    return next(kind for kind, there in _devices().items() if there)
+    """The best device of this machine."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def accelerator_precision(kind: str) -> Precision:
-    """The number format of training there; of a CUDA device that is not here, bf16."""
+    """The precision of training on this kind of device; bf16 for CUDA if there is no such device here."""
     if kind != "cuda":
         return "float32"
     return "bf16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-def _devices() -> dict[str, bool]:
-    """Whether each kind of device is there, the best first."""
-    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-
-
-def _device(wish: str) -> str:
-    if wish == "auto":
-        return available_device()
-    there = _devices()
-    if wish not in there:
-        raise UserError(f"unknown device '{safe_text(wish)}', expected one of: auto, {', '.join(there)}", "--device")
-    if not there[wish]:
-        raise UserError(f"device {wish} is not available here", "--device", "use --device auto")
-    return wish

@@ -1,6 +1,6 @@
-"""Several processes that train one model: who they are, and what they tell each other.
+"""Several processes that train one model: ranks, collectives and shared errors.
 
-`torchrun` starts them and `torch.distributed` connects them: gloo between the hosts, NCCL beside it between CUDA devices.
+`torchrun` starts them, and `torch.distributed` connects them: gloo for CPU tensors, and NCCL for CUDA tensors.
 """
 
 import contextlib
@@ -27,17 +27,22 @@ from cctkit.engine.device import DevicePolicy, choose_device, take_device
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import ElsewhereError, StoppedError, UserError
 
-_LONGEST_WAIT = timedelta(days=7)  # on one process that packs a data set; torchrun tells of a dead one, not the clock
+_LONGEST_WAIT = timedelta(days=7)  # for one process to pack a data set; dead processes are found by torchrun, not by a timeout
 _POLL_S = 0.02
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistContext:
-    """This process among the `size` of its job, and how it talks to the others. Alone it talks to nobody.
+    """This process among the `size` processes of a job, and its collectives, which do nothing if `size` is 1.
 
-    rank: 0 is the one that writes and reports; local_rank: on its machine, of local_size; restarts: how often torchrun has
-    started the job anew. Whoever calls a method, all have to call it, in the same order.
+    All ranks have to call the same methods in the same order, as with `torch.distributed`.
+
+    rank: rank 0 writes files and reports.
+    local_rank, local_size: rank and number of processes on this machine.
+    restarts: how often torchrun has restarted the job.
+    cpu_group: process group for CPU tensors; None: the default one.
+    device_group: process group for tensors on the devices.
     """
 
     rank: int = 0
@@ -45,8 +50,8 @@ class DistContext:
     local_rank: int = 0
     local_size: int = 1
     restarts: int = 0
-    cpu_group: Any = None  # the process group of host tensors, where it is not the default one
-    device_group: Any = None  # that of the devices' tensors
+    cpu_group: Any = None
+    device_group: Any = None
 
     @property
     def first(self) -> bool:
@@ -70,9 +75,9 @@ class DistContext:
 
     @contextlib.contextmanager
     def sync_errors(self) -> Iterator[None]:
-        """A part without talk between ranks: what the user has caused on one of them ends it on all.
+        """End on all ranks if one rank raises a UserError or StoppedError inside the context, which must not use collectives.
 
-        The first rank that has an error raises it; the others raise ElsewhereError, which is not printed.
+        The first rank with an error raises it; the others raise ElsewhereError, which is not printed.
         """
         error: UserError | StoppedError | None = None
         try:
@@ -80,11 +85,11 @@ class DistContext:
         except (UserError, StoppedError) as caught:
             error = caught
         codes = self.all_gather_object(error.exit_code if error else 0)
-        guilty = next((rank for rank, code in enumerate(codes) if code), None)
-        if guilty == self.rank and error is not None:
+        failed = next((rank for rank, code in enumerate(codes) if code), None)
+        if failed == self.rank and error is not None:
             raise error
-        if guilty is not None:
-            raise ElsewhereError(codes[guilty])
+        if failed is not None:
+            raise ElsewhereError(codes[failed])
 
     def run_on_rank0(self, work: Callable[[], _T]) -> _T:
         """Do `work` on rank 0 only; all ranks wait, and return its picklable value or end with its error."""
@@ -95,14 +100,14 @@ class DistContext:
         return self.broadcast_object(value)  # type: ignore[no-any-return]
 
     def first_of_machine_first(self, work: Callable[[], _T]) -> _T:
-        """Let one process of each machine do it before the others: what it has downloaded is there for them."""
+        """Do `work` on one process per machine before the others, which then find what it has downloaded."""
         with self.sync_errors():
             value = work() if self.local_rank == 0 else None
         with self.sync_errors():
             return work() if value is None else value
 
     def all_reduce_max(self, *values: int) -> list[int]:
-        """By place, the largest of all ranks' whole numbers: what any of them asks for."""
+        """The maximum over the ranks of each integer."""
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values)
@@ -110,7 +115,7 @@ class DistContext:
         return [int(value) for value in tensor]
 
     def check(self, stop: StopRequest) -> None:
-        """Stop where any of the ranks was asked to, all at the same place.
+        """Stop on all ranks if one was asked to.
 
         Raises: StoppedError.
         """
@@ -119,7 +124,7 @@ class DistContext:
             raise StoppedError(number)
 
     def summed(self, sums: Tensor, ok: Tensor) -> tuple[Tensor, Tensor]:
-        """`sums` (n,) float64 over all ranks, and whether all are `ok` (bool); on the device, without waiting for it."""
+        """`sums` (n,) float64 summed over the ranks, and whether all are `ok` (bool); without a device synchronisation."""
         if self.size == 1:
             return sums, ok
         together = torch.cat([sums, (~ok).to(sums.dtype).view(1)])
@@ -127,7 +132,7 @@ class DistContext:
         return together[:-1], together[-1] == 0
 
     def share(self, items: Sequence[_T]) -> Sequence[_T]:
-        """Every rank's own stretch of `items`; together and in order they are all of them."""
+        """This rank's contiguous share of `items`; in rank order the shares are all of them."""
         first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
         return items[first:last]
 
@@ -139,9 +144,9 @@ class DistContext:
         return torch.from_numpy(np.concatenate([part for parts in everywhere for part in parts]))
 
     def device(self, choose: Callable[[], str]) -> str:
-        """The device that rank 0 chooses; each of several ranks takes one of its machine's.
+        """The device that rank 0 chooses; with several ranks, each selects one of its machine's devices.
 
-        Raises: UserError where this machine has not the device, or not one for each of its ranks.
+        Raises: UserError if this machine does not have the device, or not one per rank.
         """
         device = self.run_on_rank0(choose)
         with self.sync_errors():
@@ -151,7 +156,7 @@ class DistContext:
         return device
 
     def on(self, policy: DevicePolicy) -> "DistContext":
-        """The same ranks with a way to talk between their devices."""
+        """The same ranks with a process group for their devices."""
         if self.size == 1 or self.device_group is not None or policy.device != "cuda":
             return self
         return replace(self, device_group=dist.new_group(backend="nccl"))
@@ -162,9 +167,9 @@ ALONE = DistContext()
 
 @contextlib.contextmanager
 def connected() -> Iterator[DistContext]:
-    """The ranks that the launcher's environment names, connected; alone where there is none.
+    """Connect the ranks that torchrun's environment variables name; without them there is one rank.
 
-    Raises: ElsewhereError where another rank is lost.
+    Raises: ElsewhereError if another rank is lost.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
     rank, size, local_rank, local_size, restarts = (
@@ -178,12 +183,12 @@ def connected() -> Iterator[DistContext]:
     store = PrefixStore(_name_of_start(store, rank, size), store)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
     try:
-        (restarts,) = ranks.all_reduce_max(restarts)  # each machine counts its own
+        (restarts,) = ranks.all_reduce_max(restarts)  # each machine has its own count
         yield replace(ranks, restarts=restarts)
     except RuntimeError as error:
         if not _is_lost(error):
             raise
-        message = f"rank {rank} has lost another process of the job: {error}" if local_rank == 0 else ""
+        message = f"rank {rank} lost another process of the job: {error}" if local_rank == 0 else ""
         raise ElsewhereError(1, message) from error
     except (UserError, StoppedError, ElsewhereError) as error:
         traceback.clear_frames(error.__traceback__)
@@ -193,19 +198,19 @@ def connected() -> Iterator[DistContext]:
 
 
 def _disconnect() -> None:
-    """End gloo's threads, which live as long as anything that holds a process group; DDP is such a thing, in a cycle.
+    """End gloo's threads, which live as long as anything refers to a process group, as DDP does in a reference cycle.
 
-    A thread that frees a tensor while the interpreter ends would wait for it, and abort the process.
+    A thread that frees a tensor while the interpreter shuts down would abort the process.
     """
     gc.collect()
     dist.destroy_process_group()
 
 
 def _name_of_start(store: Store, rank: int, size: int) -> str:
-    """A name for this start of the job, from rank 0, the same on all ranks.
+    """A unique name for this start of the job, chosen by rank 0, the same on all ranks.
 
-    torchrun's store outlives a start, and what an earlier one has left there, torch would take for addresses of this one.
-    So each rank asks under a name of its own, until rank 0 has answered it; whatever else is in the store is not looked at.
+    torchrun's store outlives a restart, and torch would read the addresses of an earlier start from it. So each rank asks for
+    the name under a random key of its own, and rank 0 answers until all have heard it.
     """
     own = secrets.token_hex(8)
     if rank > 0:
@@ -226,7 +231,7 @@ def _name_of_start(store: Store, rank: int, size: int) -> str:
 
 
 def launch_of_job() -> list[Any] | None:
-    """What tells this start of torchrun, with all of its restarts, from every other; None where it is not torchrun's."""
+    """Identifies this launch of torchrun, including its restarts; None without torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     return [os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid(), sys.argv[1:]]

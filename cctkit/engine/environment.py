@@ -1,4 +1,4 @@
-"""What the exactness of a resumed run depends on: versions, processor, device policy; and how two of them differ."""
+"""What the exactness of a resumed run depends on: versions, processor and device policy; compares two of them."""
 
 import platform
 import sys
@@ -17,7 +17,7 @@ from cctkit.engine.probe import cpu_id, cpu_name
 from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.runs.runfiles import NUMBER, Shape, read_object
 
-_ARITHMETIC = 2  # 1: the head, dropout and drop path of bf16 and fp16 in these, the moving average with one decay throughout
+_ARITHMETIC = 2  # 1: head, dropout and drop path in bf16 or fp16 instead of float32, and a constant EMA decay
 _PIXELS: Shape = ({"mean": None, "std": None}, {"mean": [NUMBER] * 3, "std": [NUMBER] * 3})
 _SHAPE: dict[str, Shape] = {
     "policy": {
@@ -33,11 +33,11 @@ _SHAPE: dict[str, Shape] = {
     "cpu": str,
     "gpu": (str, None),
 }
-"""What is read again of `env.json`."""
+"""What is read from `env.json`."""
 
 
 def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> dict[str, Any]:
-    """What the exactness of a resumed run depends on."""
+    """What the exactness of a resumed run depends on, for `env.json`."""
     return {
         "cctkit": cctkit.__version__,
         "python": platform.python_version(),
@@ -57,7 +57,7 @@ def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) 
 
 
 def read_environment(path: Path) -> dict[str, Any]:
-    """What `environment` was when the run began, with the data set and the weights it began from, from its `env.json`.
+    """Read a run's `env.json`: its `environment`, data set and initial weights.
 
     Raises: UserError.
     """
@@ -67,7 +67,7 @@ def read_environment(path: Path) -> dict[str, Any]:
 def differences(
     env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False, ema: bool = False
 ) -> list[str]:
-    """In words, what differs from the machine, and the version of cctkit, that the run began on."""
+    """What differs from the machine and the version of cctkit that started the run, one sentence each."""
     now = environment(policy, ranks=ranks)
     pairs = {name: (env[name], now[name]) for name in ("torch", "gpu")}
     exactly = type(env.get("cpu_id")) is str
@@ -78,16 +78,16 @@ def differences(
     pairs["number of processes"] = kept if type(kept) is int else 1, ranks
     pairs["--shard"] = _on(env.get("sharded")), _on(sharded)
     found = [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
-    if env.get("arithmetic", 1) != _ARITHMETIC:  # what a newer cctkit computes otherwise
+    if env.get("arithmetic", 1) != _ARITHMETIC:  # changed in a newer version of cctkit
         if policy.precision != "float32":
             found.append(f"the head and the scale of dropout are computed in float32, they were in {policy.precision}")
         if ema:
-            found.append("the EMA decay grows with the steps, it was the same throughout")
+            found.append("the EMA decay grows with the step, it was constant")
     return found
 
 
 def _cpu(env: Mapping[str, Any], *, exactly: bool) -> str:
-    """The processor; by its name alone where the run is older than what tells those of one name apart."""
+    """The processor; only its name for runs of versions that did not save `cpu_id`."""
     return f"{env['cpu']} ({env['cpu_id']})" if exactly else str(env["cpu"])
 
 

@@ -1,4 +1,4 @@
-"""torch's engines around a model of several ranks: DDP, where each holds all of it, or FSDP2, where each holds a part."""
+"""Wraps a model for several ranks: DDP, with a full copy per rank, or FSDP2, with a shard per rank."""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from cctkit.models.depth import blocks_of
 
 
 def wrap_ddp(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> nn.Module:
-    """`model` with its gradients averaged over the ranks; one that is shared out sees to that itself."""
+    """`model` wrapped in DDP if there are several ranks; FSDP2 averages gradients itself."""
     if ranks.size == 1 or is_sharded(model):
         return model
     device_ids = [torch.cuda.current_device()] if policy.device == "cuda" else None
@@ -25,40 +25,40 @@ def wrap_ddp(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> nn.M
 
 
 def uses_fsdp(config: TrainConfig, ranks: DistContext) -> bool:
-    """Whether each rank holds a part of the weights."""
+    """Whether the model is sharded with FSDP2."""
     return config.shard and ranks.size > 1
 
 
 def to_device_or_shard(
     model: nn.Module, *, config: TrainConfig, policy: DevicePolicy, ranks: DistContext
 ) -> tuple[nn.Module, AveragedModel | None]:
-    """`model`, which is on the CPU, and the moving average of its weights where there is one: on the device, or shared out."""
+    """Move `model` (on the CPU) and its EMA copy, if there is one, to the device, or shard them."""
     if uses_fsdp(config, ranks):
-        ema = _average(model, config, device=None)
+        ema = _ema_of(model, config, device=None)
         for each in (model, ema.module) if ema is not None else (model,):
-            _share_out(each, policy, ranks)
+            _shard(each, policy, ranks)
         return model, ema
     model = policy.prepare(model)
-    return model, _average(model, config, device=torch.device(policy.device))
+    return model, _ema_of(model, config, device=torch.device(policy.device))
 
 
-def _average(model: nn.Module, config: TrainConfig, *, device: torch.device | None) -> AveragedModel | None:
+def _ema_of(model: nn.Module, config: TrainConfig, *, device: torch.device | None) -> AveragedModel | None:
     if config.ema is None:
         return None
     return AveragedModel(model, device=device, use_buffers=True)
 
 
-def _share_out(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> None:
-    """Share the weights of `model`, which is on the CPU, out over the ranks and their devices, in place.
+def _shard(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> None:
+    """Shard `model` (on the CPU) over the ranks and their devices with FSDP2, in place.
 
-    Each block, and what is outside of them, is gathered to compute and let go of afterwards; the whole model is never on a
-    device. Weights lie in the plain memory format, the only one that FSDP2 takes; images are channels_last as ever. The
-    number format is the policy's autocast, as without sharding, so that an evaluation repeats to the last digit.
+    Each block, and the layers outside the blocks together, are gathered before use and freed after it. Weights are
+    contiguous, because FSDP2 does not support channels_last. The precision is that of autocast, as without sharding, so that
+    evaluations repeat exactly.
     """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
 
-    policy.set_paths(model)
+    policy.set_impls(model)
     group = cast(dist.ProcessGroup, ranks.device_group or dist.group.WORLD)
     mesh = DeviceMesh.from_group(group, policy.device)
     for part in (*blocks_of(model), model):
@@ -66,13 +66,13 @@ def _share_out(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> No
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP2 has shared out the weights of `model`. Importing it takes over a second, hence not by its class."""
+    """Whether FSDP2 has sharded `model`. Not checked by its class, because importing that takes over a second."""
     return hasattr(model, "set_requires_gradient_sync")
 
 
 @contextlib.contextmanager
 def unsynced(model: nn.Module) -> Iterator[None]:
-    """While gradients are only accumulated: without telling them to the other ranks."""
+    """Accumulate gradients without averaging them over the ranks."""
     if is_sharded(model):
         cast(Any, model).set_requires_gradient_sync(False)
         try:

@@ -1,6 +1,6 @@
-"""What this CPU computes fastest, measured once per processor, torch version and number of threads, and kept in the cache.
+"""The fastest precision and attention on this CPU, measured once per processor, torch version and number of threads.
 
-CPU flags do not tell: of two CPUs with avx512_bf16, one multiplies bf16 at twice float32's speed, the other at half.
+CPU flags are not enough: of two CPUs with avx512_bf16, one multiplies bf16 at twice the speed of float32, the other at half.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from cctkit.files import write_atomic
 from cctkit.models.attention import ATTENTION_IMPLS, SEEDED_ATTENTION_IMPLS, Attention, AttentionImpl
 from cctkit.runs.runfiles import Shape, fault
 
-_VERSION = 4  # of what is measured and how it is decided
+_VERSION = 4  # increase it if the measurement or the decision changes
 _MARGIN = 1.1
 _DTYPES: dict[Literal["float32", "bf16"], torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
-# What /proc/cpuinfo calls them on x86 and on Arm.
+# Names in /proc/cpuinfo on x86 and on Arm.
 _IDENTITY = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU variant", "CPU part", "CPU revision")
 _FLAGS = ("flags", "Features")
 _Choice = TypeVar("_Choice", bound=str)
@@ -33,7 +33,7 @@ _Choice = TypeVar("_Choice", bound=str)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a CPU does best: the faster number format, and the faster attention in it with and without dropout."""
+    """The fastest precision on a CPU, and the fastest attention in it with and without dropout."""
 
     precision: Literal["float32", "bf16"]
     attention: AttentionImpl
@@ -48,12 +48,12 @@ _SHAPE: dict[str, Shape] = {
 
 
 def probe() -> Probe:
-    """The measurement of this machine, from the user's cache or made now (well under a second)."""
+    """The measurement of this machine, from the user's cache or made now, which takes well under a second."""
     measured = known_probe()
     if measured is not None:
         return measured
     measured, path = measure(), _path()
-    with contextlib.suppress(UserError, OSError):  # a cache that cannot be written only costs the next start
+    with contextlib.suppress(UserError, OSError):  # without a writable cache the next start measures again
         path.parent.mkdir(parents=True, exist_ok=True)
         entries = {**_entries(), probe_key(): asdict(measured)}
         write_atomic(path, json.dumps(entries, indent=2, sort_keys=True).encode())
@@ -61,7 +61,7 @@ def probe() -> Probe:
 
 
 def known_probe() -> Probe | None:
-    """The measurement of this machine from the user's cache, None where there is none: nothing is measured or written."""
+    """The measurement of this machine in the user's cache; None if there is none."""
     entry: Any = _entries().get(probe_key())
     return None if fault(entry, _SHAPE) else Probe(**{name: entry[name] for name in _SHAPE})
 
@@ -77,14 +77,14 @@ def _entries() -> dict[str, Any]:
 
 
 def probe_key() -> str:
-    """What a measurement is of: the processor, torch, and torch's number of threads."""
+    """The key of a measurement: processor, torch version and number of threads."""
     return f"{cpu_name()}|{cpu_id()}|{torch.__version__}|{torch.get_num_threads()}|{_VERSION}"
 
 
 def measure() -> Probe:
-    """Time the products and the attention of `cct_6_3x1` at a small batch, forward and backward.
+    """Time the matrix products and the attention of `cct_6_3x1` on a small batch, forward and backward.
 
-    torch's default generator stays as it was, whatever the caller's modes are.
+    Leaves torch's default generator and the caller's gradient mode unchanged.
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         precision = faster({name: _seconds(_product(dtype)) for name, dtype in _DTYPES.items()}, usual="float32")
@@ -99,7 +99,7 @@ def measure() -> Probe:
 
 
 def faster(seconds: Mapping[_Choice, float], *, usual: _Choice) -> _Choice:
-    """The fastest choice where it is at least 10% faster than the usual one, else that: so that load does not flip it."""
+    """The fastest choice if it beats the usual one by at least 10%, else the usual one, so that noise does not decide."""
     best = min(seconds, key=lambda choice: seconds[choice])
     return best if seconds[usual] >= _MARGIN * seconds[best] else usual
 
@@ -117,7 +117,7 @@ def _attention(path: AttentionImpl, p: float, dtype: torch.dtype) -> Callable[[]
 
 
 def _seconds(run: Callable[[], object], rounds: int = 5) -> float:
-    """The fastest of a few runs, after one to warm up."""
+    """The time of the fastest of `rounds` runs, after a warm-up run."""
     run()
     best = float("inf")
     for _ in range(rounds):
@@ -128,15 +128,15 @@ def _seconds(run: Callable[[], object], rounds: int = 5) -> float:
 
 
 def cpu_name() -> str:
-    """The processor's name, which very different ones can share."""
+    """The name of the processor, which different processors can share."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_id() -> str:
-    """What tells one kind of processor from every other, as exactly as the system says, and which of its flags torch uses.
+    """The exact kind of processor, and the instruction set that torch uses on it.
 
-    With a `/proc/cpuinfo` that is vendor, family, model and stepping, and a digest of the flags: "AuthenticAMD 25 17 1
-    5d41402abc4b, AVX512".
+    With `/proc/cpuinfo`: vendor, family, model, stepping and a digest of the flags, as in "AuthenticAMD 25 17 1 5d41402abc4b,
+    AVX512".
     """
     info = _cpuinfo()
     identity = [info[name] for name in _IDENTITY if name in info]
@@ -149,9 +149,9 @@ def cpu_id() -> str:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of `/proc/cpuinfo`; nothing where there is no such file."""
+    """The entry of the first processor in `/proc/cpuinfo`; empty if there is no such file."""
     try:
-        with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:  # of hundreds of processors
+        with _CPUINFO.open(encoding="utf-8", errors="replace") as lines:  # read only the first of up to hundreds of entries
             pairs = [line.partition(":") for line in takewhile(str.strip, lines)]
     except OSError:
         return {}

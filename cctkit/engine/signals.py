@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP as a request to stop: the work in hand is finished, saved, and left with 128 + the signal."""
+"""SIGINT, SIGTERM and SIGHUP as a request to stop: finish the current step, save, and exit with 128 + the signal."""
 
 import signal
 from types import FrameType, TracebackType
@@ -6,16 +6,17 @@ from types import FrameType, TracebackType
 from cctkit.errors import StoppedError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # which Windows has not
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class StopRequest:
     """A context in which the first signal only sets `signal_number`; a second one stops the program at once.
 
-    SIGHUP is heeded unless it was ignored at the start, as by `nohup`. It never is that second signal: a terminal that closes
+    SIGHUP counts unless it was ignored at the start, as `nohup` does. It never counts as the second signal: a closing terminal
     sends it twice, and the end of a session sends it after SIGTERM.
 
-    launched: the signal comes twice by itself, to the process group and from the launcher, which kills after 30 s.
+    launched: under torchrun a signal arrives twice, from the process group and from the launcher, so that a second one is
+        ignored; the launcher kills after 30 s.
     """
 
     def __init__(self, *, launched: bool = False) -> None:
@@ -24,10 +25,10 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        heeded = list(_SIGNALS)
+        handled = list(_SIGNALS)
         if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
-            heeded.append(_HANGUP)
-        self._before = {number: signal.signal(number, self._receive) for number in heeded}
+            handled.append(_HANGUP)
+        self._before = {number: signal.signal(number, self._receive) for number in handled}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -42,7 +43,7 @@ class StopRequest:
                 signal.signal(each, signal.SIG_DFL)
 
     def check(self) -> None:
-        """Where there is nothing to save: stop now if asked to.
+        """Stop now if asked to, if there is nothing to save.
 
         Raises: StoppedError.
         """

@@ -1,4 +1,4 @@
-"""From a model and a split to logits, metrics, and the result that `train` and `eval` report alike."""
+"""Evaluates a model on a split: logits, metrics, and the result that `train` and `eval` report."""
 
 import contextlib
 import math
@@ -21,13 +21,13 @@ from cctkit.engine.parallel import is_sharded
 from cctkit.evaluation.metrics import Metrics, compute_metrics, is_correct
 from cctkit.models.depth import is_embedding
 
-# Fixed, so that `eval` repeats the figures of training to the last digit.
+# Fixed, so that `eval` repeats the metrics of training exactly.
 BATCH_SIZE = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
-    """Metrics of one split, the logits (n, K) behind them, and the speed."""
+    """Metrics, logits (n, K), labels (n,) and speed of one split."""
 
     metrics: Metrics
     logits: Tensor
@@ -36,7 +36,7 @@ class Evaluation:
 
     @property
     def is_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether each image is classified rightly (n,)."""
+        """Whether each image is classified correctly (n,)."""
         return is_correct(self.logits, self.labels).numpy()
 
 
@@ -52,11 +52,13 @@ def evaluate_split(
     ranks: DistContext = ALONE,
     workers: int = 0,
 ) -> Evaluation:
-    """Evaluate `model` on every image of `split`; its mode and attention path are as before afterwards.
+    """Evaluate `model` on every image of `split`; its mode and attention implementation are restored afterwards.
 
-    labels: int64 (n,) in place of the split's, where the
-    model orders its classes otherwise; on_batch is told (done, total) after each batch and may raise to stop. With several
-    ranks each evaluates its share of the batches, and all have the whole result. workers: processes that read ahead.
+    With several ranks each evaluates its share of the batches, and all get the whole result.
+
+    labels: int64 (n,), instead of the split's, if the model orders its classes differently.
+    on_batch: called with (done, total) after each batch; may raise to stop.
+    workers: number of processes that read ahead.
     """
     start = time.perf_counter()
     logits = logits_of(
@@ -84,10 +86,10 @@ def logits_of(
     ranks: DistContext = ALONE,
     workers: int = 0,
 ) -> Tensor:
-    """The logits of every image of `split`, float32 (n, K) on the device; with one rank nothing here waits for it."""
+    """The logits of every image of `split`, float32 (n, K) on the device; with one rank without a device synchronisation."""
     parts: list[Tensor] = []
     total = len(split)
-    firsts = ranks.share(range(0, total, BATCH_SIZE))  # of whole batches, so that the logits are those of one rank
+    firsts = ranks.share(range(0, total, BATCH_SIZE))  # whole batches, so that the logits equal those of one rank
     mine = [np.arange(first, min(first + BATCH_SIZE, total)) for first in firsts]
     most = images_at_once(3 * math.prod(split.image_size), workers) if workers else BATCH_SIZE
     sharded = is_sharded(model)
@@ -103,13 +105,13 @@ def logits_of(
             if len(parts) < len(mine):
                 parts.append(forward(next(stream)))
             elif sharded:
-                forward(split.take(np.arange(1)))  # to give the others this rank's part of the weights
-            on_batch(min(stop, total), total)  # as often on every rank, for they agree on stopping
+                forward(split.take(np.arange(1)))  # to send this rank's shard of the weights to the others
+            on_batch(min(stop, total), total)  # equally often on every rank, because it may use collectives
     return ranks.joined(parts)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Weights of the model: all, and without its position and class embeddings (what torchsummary sees of these models)."""
+    """Number of parameters: all, and without positional and class embeddings, which torchsummary does not count."""
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     embeddings = sum(size for name, size in sizes.items() if is_embedding(name))
     return {"total": sum(sizes.values()), "without_embeddings": sum(sizes.values()) - embeddings}
@@ -118,7 +120,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def result_of(
     evaluation: Evaluation, *, model: str, dataset: str, split: str, params: Mapping[str, int], class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The contract of `eval --json` and `result.json`, schema version 1; others may be added, these stay."""
+    """The keys of `eval --json` and `result.json`, schema version 1, which stay; others may be added."""
     metrics = evaluation.metrics
     worst = sorted(
         (each for each in metrics.per_class if each.n), key=lambda each: (each.correct / max(each.n, 1), each.index)

@@ -1,4 +1,4 @@
-"""A trained model from its weights file."""
+"""Loads a trained model from its weights file."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cctkit.models.weights import WeightsInfo, check_tensors, read_weights
 
 
 def load(path: str | Path) -> tuple[nn.Module, WeightsInfo]:
-    """The model of a weights file or a run directory, in evaluation mode, and what the file says about it.
+    """Load the model of a weights file or a run directory, in evaluation mode, and the header of the file.
 
     Raises: UserError if the file was not written by cctkit, or its tensors do not fit its model.
     """

@@ -1,4 +1,4 @@
-"""Cross entropy with and without label smoothing: what training minimises and evaluation reports."""
+"""Cross entropy with and without label smoothing, for training and evaluation."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""From logits and labels to figures, in float64 on the CPU."""
+"""Metrics from logits and labels, in float64 on the CPU."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _CONFUSIONS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMetrics:
-    """One class: how many images it has, and how many of them were found."""
+    """Number of images of one class, and how many of them are classified correctly."""
 
     index: int
     n: int
@@ -26,11 +26,15 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Figures of one split. What is not finite is None.
+    """Metrics of one split; None if not finite.
 
-    loss: cross entropy, nats an image; loss_smoothed: with label smoothing; ece: expected calibration error, a fraction,
-    15 equal bins (Guo et al. 2017, On calibration of modern neural networks, equation 3); top5_percent: None for five
-    classes or fewer; confusions: (class, predicted, count), most frequent first, at most 10.
+    top1_interval_percent: 95% confidence interval.
+    top5_percent: None for five classes or fewer.
+    loss: cross entropy, nats per image.
+    loss_smoothed: cross entropy with label smoothing.
+    ece: expected calibration error, a fraction, with 15 equal bins (Guo et al. 2017, On calibration of modern neural
+        networks, equation 3).
+    confusions: (class, predicted, count), most frequent first, at most 10.
     """
 
     num_images: int
@@ -47,7 +51,7 @@ class Metrics:
 def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Metrics:
     """The metrics of `logits` (N, K) against `labels` (N,), int64, for N of at least 1.
 
-    Equal logits rank in class order. A row that is not finite counts as wrong, and as confused with nothing.
+    Ties rank in class order. A row with a logit that is not finite counts as wrong, and in no confusion.
     """
     logits, labels = logits.detach().cpu().double(), labels.cpu()
     classes = logits.shape[1]
@@ -74,7 +78,7 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
 
 
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each row of `logits` (N, K) is largest at its label: bool (N,). A row that is not finite is wrong."""
+    """Whether each row of `logits` (N, K) is largest at its label, and finite: bool (N,)."""
     return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
 
 
@@ -84,11 +88,11 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     centre = share + z2 / (2 * total)
     spread = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
     low, high = ((centre + side * spread) / (1 + z2 / total) for side in (-1, 1))
-    return 0.0 if correct == 0 else low, 1.0 if correct == total else high  # exact there, but for rounding
+    return 0.0 if correct == 0 else low, 1.0 if correct == total else high  # exactly, without rounding error
 
 
 def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each label is among the largest logits of its row; not by topk, which leaves the order of equals open."""
+    """Whether each label is among the five largest logits of its row. Not by topk, which does not define the order of ties."""
     own = logits.gather(1, labels[:, None])
     before = torch.arange(logits.shape[1]) < labels[:, None]
     return ((logits > own) | (logits == own) & before).sum(dim=1) < _TOP  # (N,)

@@ -76,7 +76,7 @@ def predict_memory(
     here = replace(policy, device="cpu", compile=False)
     with live, kernels, torch.inference_mode(False), torch.enable_grad():
         clone = without_data(model, "cpu").train()
-        policy.set_paths(clone)
+        policy.set_impls(clone)
         weights = live.bytes
         state = new_state(clone, make_optimizers(clone, config), ema=None, policy=here)
         _fill_optimizers(state)

@@ -1,6 +1,6 @@
-"""Checkpoints: directories of safetensors and JSON, written beside and renamed into place; two generations are kept.
+"""Checkpoints: directories of safetensors and JSON files, written under a temporary name and renamed; the newest two are kept.
 
-A checkpoint of several writers has a file of each for every one of its parts: whose tensors are pieces, one below the other.
+If the tensors are sharded, each rank writes one file per part, with its rows of the tensors.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from cctkit.training.shards import is_dtensor, to_local
 _GENERATIONS = 2
 _NAME = re.compile(r"step-(\d{9})")
 _TEMPORARY = ".tmp-"
-_PIECES = re.compile(r"(?P<part>[a-z]+)-(?P<writer>\d{1,6})-of-(?P<writers>\d{1,6})")
+_SHARD = re.compile(r"(?P<part>[a-z]+)-(?P<writer>\d{1,6})-of-(?P<writers>\d{1,6})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A checkpoint as read: the tensors by file, and the JSON values."""
+    """A checkpoint: tensors by part and name, and JSON values."""
 
     path: Path
     step: int
@@ -79,7 +79,7 @@ def save_checkpoint(
 
 
 def begin_checkpoint(folder: Path) -> Path:
-    """A directory beside the checkpoints of `folder` to write one in; until `finish_checkpoint` it counts for nothing.
+    """Create a temporary directory in `folder`, which `finish_checkpoint` makes a checkpoint.
 
     Raises: DiskError.
     """
@@ -94,16 +94,16 @@ def begin_checkpoint(folder: Path) -> Path:
 def write_tensors(
     beside: Path, tensors: Mapping[str, Mapping[str, Tensor]], *, writer: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """Write tensors by part, and bring them to the disk; what the manifest has to say of the files.
+    """Write one file per part of `tensors`, synced to disk; return their entries of the manifest.
 
-    writer: of several, which one and of how many: the tensors are then pieces, or whole ones that the first alone gives.
+    writer: (rank, number of ranks) if each rank writes its rows; tensors that only rank 0 gives are not sharded.
 
     Raises: DiskError.
     """
     manifest = {}
     ending = f"-{writer[0]}-of-{writer[1]}" if writer else ""
     with full_disk_named(beside.parent, saved=bool(_generations(beside.parent))):
-        beside.mkdir(parents=True, exist_ok=True)  # a network's file system may be late to tell of it
+        beside.mkdir(parents=True, exist_ok=True)  # a network file system may show it late
         for part, named in tensors.items():
             data = save(stored(named))
             write_synced(beside / f"{part}{ending}.safetensors", data)
@@ -112,20 +112,20 @@ def write_tensors(
 
 
 def finish_checkpoint(beside: Path, *, step: int, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
-    """Make what was written `beside` a checkpoint, by a rename at the end, and drop all but the two newest generations.
+    """Rename the directory `beside` to a checkpoint; remove all but the two newest.
 
-    manifest: of the tensors' files, by all who wrote some.
+    manifest: entries of all ranks' files.
 
-    Raises: DiskError; UserError where a file of another writer is not there.
+    Raises: DiskError; UserError if the file of another rank is missing.
     """
     folder = beside.parent
     target = folder / f"step-{step:09}"
     for name in manifest:
         if not (beside / name).exists():
             raise UserError(
-                f"{name}, which another process has written, is not there: its machine sees another directory",
+                f"{name}, written by another process, is missing: its machine uses a different directory",
                 safe_text(beside),
-                "put the run (--output) where all machines see the same",
+                "choose an --output on a file system that all machines share",
             )
     with full_disk_named(target, saved=bool(_generations(folder))):
         data = json.dumps(state, sort_keys=True).encode()
@@ -133,7 +133,7 @@ def finish_checkpoint(beside: Path, *, step: int, state: Mapping[str, Any], mani
         manifest = {**manifest, "state.json": _facts(data)}
         write_synced(beside / "manifest.json", json.dumps(manifest, sort_keys=True).encode())
         sync_directory(beside)
-        if target.exists():  # the same step again, after a resume: the newer bytes are the same, or the old were spoilt
+        if target.exists():  # saved again after a resume: the bytes are equal, or the old ones were damaged
             shutil.rmtree(target)
         os.rename(beside, target)
         sync_directory(folder)
@@ -144,7 +144,7 @@ def finish_checkpoint(beside: Path, *, step: int, state: Mapping[str, Any], mani
 
 @contextlib.contextmanager
 def discarded(beside: Path) -> Iterator[None]:
-    """Leave nothing of `beside` at the end; a finished checkpoint is elsewhere by then."""
+    """Remove the directory `beside` at the end, unless it has become a checkpoint."""
     try:
         yield
     finally:
@@ -156,16 +156,18 @@ def _facts(data: bytes) -> dict[str, Any]:
 
 
 def load_checkpoint(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest valid checkpoint; None where there is none at all. A spoilt newer one is named through `warn`.
+    """The newest valid checkpoint; None if there are none.
 
-    Raises: UserError where there are some, and none is valid.
+    warn: called for each newer checkpoint that is damaged.
+
+    Raises: UserError if there are checkpoints but none is valid.
     """
     generations = _generations(folder)
     for path in generations:
         try:
             return _read(path)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-            warn(f"checkpoint {path.name} is spoilt ({safe_text(error)}); trying the one before")
+            warn(f"checkpoint {path.name} is damaged ({safe_text(error)}); trying the one before")
     if generations:
         raise UserError("no checkpoint of this run is valid", safe_text(folder), "start a new run")
     return None
@@ -177,7 +179,7 @@ def _read(path: Path) -> Checkpoint:
     for name, facts in manifest.items():
         data = (path / Path(name).name).read_bytes()
         if facts != _facts(data):
-            raise ValueError(f"{name} is not what was written")
+            raise ValueError(f"the checksum of {name} differs")
         files[name] = data
     state = json.loads(files.pop("state.json"))
     tensors = _joined({name.removesuffix(".safetensors"): load(data) for name, data in files.items()})
@@ -185,10 +187,10 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _joined(files: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """The tensors by part, with the pieces of several writers put together in their order."""
+    """The tensors by part, with the rows of several ranks concatenated."""
     parts = {}
     for name, tensors in files.items():
-        found = _PIECES.fullmatch(name)
+        found = _SHARD.fullmatch(name)
         if found is None:
             parts[name] = tensors
         elif int(found["writer"]) == 0:
@@ -202,13 +204,13 @@ def _joined(files: Mapping[str, dict[str, Tensor]]) -> dict[str, dict[str, Tenso
 
 
 def _generations(folder: Path) -> list[Path]:
-    """The checkpoints that are there, newest first."""
+    """The checkpoints in `folder`, newest first."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _remove_stale(folder: Path) -> None:
-    """What writers left that were killed; the run's lock says that none is at work."""
+    """Remove what killed processes left; the lock of the run ensures that none is writing."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What one process reads or chooses for all processes of a job: the data set, the device policy, the checkpoint."""
+"""What one process loads or chooses for all ranks: data set, device policy, checkpoint."""
 
 import platform
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from cctkit.training.checkpoint import Checkpoint
 def open_once(ranks: DistContext, config: DataConfig, *, progress: Progress, notify: Notify) -> OpenedImages:
     """`open_images` in one process per machine; then the others map the same packed file or list the same folder.
 
-    Raises: UserError if the machines' images differ.
+    Raises: UserError if the images differ between machines.
     """
     images = None
     with ranks.sync_errors():
@@ -36,14 +36,14 @@ def open_once(ranks: DistContext, config: DataConfig, *, progress: Progress, not
             else:
                 images = open_images(config, progress=progress)
         if images.store.fingerprint != everywhere[0][2]:
-            raise UserError(f"the images of {images.name} differ from the first machine's", safe_text(platform.node()))
+            raise UserError(f"the images of {images.name} differ from those of the first machine", safe_text(platform.node()))
     return images
 
 
 def policy_for_all(ranks: DistContext, choose: Callable[[], DevicePolicy]) -> DevicePolicy:
-    """What rank 0 chooses, applied here: a CPU is measured once, and all compute alike.
+    """The policy that rank 0 chooses, applied on every rank: a CPU is measured once, and all ranks compute alike.
 
-    Raises: UserError where this machine has not the device, or not one for each of its ranks.
+    Raises: UserError if this machine does not have the device, or not one per rank.
     """
     policy = ranks.run_on_rank0(choose)
     ranks.device(lambda: policy.device)

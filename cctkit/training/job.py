@@ -1,4 +1,4 @@
-"""A training run as its parts see it: settings, data, model, run directory, and who is told of its progress."""
+"""A training run: settings, data, model, run directory and reporter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from cctkit.training.schedule import Schedule, schedule_of, steps_per_epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where training stands, at a log."""
+    """The state of training at one log."""
 
     epoch: int  # from 0
     epochs: int
@@ -27,11 +27,11 @@ class Progress:
     lr: float
     images_per_s: float
     step_s: float | None
-    """Without the epoch's first step, which compiles and reserves memory; None: nothing else is done yet."""
+    """Without the first step of the epoch, which compiles and allocates; None if there are no others yet."""
 
 
 class Reporter(Protocol):
-    """Receives the progress of training, to show it."""
+    """Shows the progress of training."""
 
     log_every_s: float
 
@@ -44,14 +44,14 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """Who is told of a run's progress, when it is to stop, and the processes that train it."""
+    """Reporter, stop request and ranks of a run, before there is a `Job`."""
 
     reporter: Reporter
     stop: StopRequest
     ranks: DistContext
 
     def on_data(self, what: str, done: int, total: int) -> None:
-        """Tell how far long work on the data is.
+        """Report the progress of long work on the data.
 
         Raises: StoppedError if the user has stopped the run.
         """
@@ -61,7 +61,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run: what to do, with what, where to, and whom to tell."""
+    """One training run.
+
+    model_config: None: `model` is not one of cctkit's.
+    model: a model with initial weights; None: randomly initialised.
+    recipe: its name, for the files of the run.
+    """
 
     config: TrainConfig
     dataset: Dataset
@@ -69,19 +74,19 @@ class Job:
     run: RunDir
     reporter: Reporter
     stop: StopRequest = field(default_factory=StopRequest)
-    model_config: ModelConfig | None = None  # None: `model` is none of cctkit's
-    model: nn.Module | None = None  # with weights to begin with; None: freshly initialised
+    model_config: ModelConfig | None = None
+    model: nn.Module | None = None
     recipe: str | None = None
     ranks: DistContext = ALONE
 
     @property
     def steps(self) -> int:
-        """Steps of one epoch."""
+        """Steps per epoch."""
         return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
 
     @property
     def workers(self) -> int:
-        """Processes that read images, beside this one."""
+        """Number of worker processes that read images."""
         return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
 
     @property

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, an evaluation after each, checkpoints in between, and the result."""
+"""The training loop: epochs of training steps, evaluation and checkpoints."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -26,16 +26,18 @@ from cctkit.training.step import EpochSums, TrainState, new_state, train_step
 _CHECKPOINT_EVERY_S = 300.0
 
 Keep = Callable[[TrainState, History], None]
-"""Keeps what a run has after each epoch beside its checkpoints; all ranks call it."""
+"""Saves what a run keeps of each epoch besides checkpoints; all ranks call it."""
 
 
 def fit(job: Job, *, resume: bool = False, keep: Keep = lambda *_: None) -> tuple[TrainState, History]:
-    """Train to the end, from the newest checkpoint where `resume`; the state then holds the result's weights.
+    """Train to the end; return the state with the weights of the result, and the history.
 
-    keep: called at the end of each epoch, before its checkpoint, so that what it writes is never older than that. torch's
-    default generators are left as they were.
+    torch's default generators are left unchanged.
 
-    Raises: DivergedError, ResourceError; with a checkpoint saved StoppedError after a signal, and DamagedError.
+    resume: start from the newest checkpoint.
+    keep: called at the end of each epoch before its checkpoint is saved, so that what it writes is never older.
+
+    Raises: DivergedError, ResourceError; after saving a checkpoint StoppedError (on a signal) and DamagedError.
     """
     with job.policy.drawing():
         return _fit(job, resume=resume, keep=keep)
@@ -52,7 +54,7 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
             save(job, state, history)
             raise
         except DamagedError:
-            if job.ranks.size == 1:  # the others are not at this place: what is saved already has to do
+            if job.ranks.size == 1:  # a rank alone cannot save
                 save(job, state, history)
             raise
         except (MemoryError, RuntimeError) as error:
@@ -72,22 +74,20 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
 
 def _out_of_memory(job: Job) -> ResourceError:
     return ResourceError(
-        f"memory ran out with a batch of {job.config.batch_size} in {job.config.accumulate} parts",
+        f"out of memory with --batch-size {job.config.batch_size} and --accumulate {job.config.accumulate}",
         f"{job.policy.device}; the last checkpoint is intact",
-        f"the same batch in more parts: --accumulate {2 * job.config.accumulate}, or a smaller --batch-size",
+        f"use --accumulate {2 * job.config.accumulate}, which keeps the batch size, or a smaller --batch-size",
     )
 
 
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
-    """A fresh state, saved once so that a full disk shows before the first epoch; or the newest checkpoint's."""
+    """A new train state, saved at once so that a full disk shows early; or the state of the newest checkpoint."""
     config, policy = job.config, job.policy
     model = _initial_model(job)
     if config.freeze == "backbone":
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
-        job.reporter.notice(
-            f"the backbone is frozen, without dropout; the head trains, by AdamW: {trained:,} of {total:,} weights"
-        )
+        job.reporter.notice(f"the backbone is frozen, without dropout; AdamW trains the head: {trained:,} of {total:,} weights")
     model, ema = to_device_or_shard(model, config=config, policy=policy, ranks=job.ranks)
     state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
     history = History()
@@ -111,12 +111,12 @@ def _initial_model(job: Job) -> nn.Module:
 
 
 def count_trainable(model: nn.Module) -> int:
-    """Weights that training changes: not those that are frozen, nor fixed positions."""
+    """Number of trainable weights: without frozen ones and fixed positional embeddings."""
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def save(job: Job, state: TrainState, history: History) -> None:
-    """Write a checkpoint of everything that training changes."""
+    """Save a checkpoint."""
     tensors, values = pack(state, history)
     save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
 
@@ -127,13 +127,13 @@ def _stops_early(job: Job, history: History) -> bool:
 
 
 def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, float]:
-    """The rest of the running epoch's steps; returns its speed. A stop request is raised between two steps."""
+    """Train the remaining steps of the current epoch; return its speed. Stop requests are raised between two steps."""
     config, dataset, steps = job.config, job.dataset, job.steps
     epoch = history.epochs_done
     first = state.step - epoch * steps
     start = warm = last_log = last_save = time.perf_counter()
     waited, images = 0.0, 0
-    if first == steps:  # stopped while evaluating
+    if first == steps:  # the run was stopped during evaluation
         return {}
     plan = EpochPlan.draw(
         seed=config.seed,
@@ -195,14 +195,14 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
 
 
 def _read_back(state: TrainState) -> float:
-    """The mean cross entropy of the epoch so far: the one place where training waits for the device.
+    """The mean cross entropy of the epoch so far: the only place where training synchronises with the device.
 
-    Raises: DivergedError where an update was withheld since the last time.
+    Raises: DivergedError if an update was skipped.
     """
     if state.diverged.item():
         raise DivergedError(
-            f"training diverged before step {state.step}: a loss or gradient is not finite, or exploded",
-            "the last checkpoint is from before it",
+            f"training diverged before step {state.step}: the loss or a gradient is not finite, or the gradient exploded",
+            "the last checkpoint is older",
             "lower --lr, or set --clip-grad 1",
         )
     sums = EpochSums[float](*state.sums.tolist())
@@ -210,9 +210,9 @@ def _read_back(state: TrainState) -> float:
 
 
 def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float]) -> dict[str, Any]:
-    """The epoch's line of `metrics.jsonl`: training's running means, and the evaluation of the validation images.
+    """The line of an epoch in `metrics.jsonl`: means over the training steps, and metrics of the validation images.
 
-    The test images are evaluated too where the settings say so; nothing is chosen by them.
+    With `test_every_epoch` also of the test images, by which nothing is selected.
     """
     sums = EpochSums[float](*state.sums.tolist())
     record: dict[str, Any] = {
@@ -234,7 +234,7 @@ def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float])
 
 
 def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evaluation:
-    """Evaluate on a held-out split of the job's data set; a stop request is raised between two batches."""
+    """Evaluate on a held-out split of the job's data set. Stop requests are raised between two batches."""
 
     def on_batch(done: int, total: int) -> None:
         job.ranks.check(job.stop)

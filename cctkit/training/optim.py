@@ -1,4 +1,4 @@
-"""The optimizers of a run: AdamW, or Muon for the blocks' matrices with AdamW beside it."""
+"""The optimizers of a run: AdamW, or Muon for the matrices of the blocks and AdamW for the rest."""
 
 from typing import Any, Literal
 
@@ -13,13 +13,17 @@ _Kind = Literal["decayed", "plain", "muon"]
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
-    """AdamW over all trainable weights, or [AdamW, Muon]. Every group carries its peak as `peak_lr`.
+    """[AdamW] over all trainable weights, or [AdamW, Muon]. The peak learning rate of every group is its `peak_lr`.
 
-    Norms, biases and embeddings are not decayed, unless `decay_all`, as examples/main.py of the published repository does,
-    or `decay_embeddings` for the last: its train.py takes timm's groups (timm/optim/_param_groups.py), which spare vectors,
-    biases and what a model's `no_weight_decay()` names, a method that the published models lack. Muon (Jordan et al. 2024)
-    takes the matrices of the blocks. The peak of a weight at depth `d` (`models.depth`) is
-    `layer_decay ** (num_layers + 1 - d)` times the run's (Bao et al. 2022, BEiT, optim_factory.py): the head's is the run's.
+    Weight decay: not for norms, biases and embeddings. With `decay_all` for all weights, as examples/main.py of the
+    published repository does. With `decay_embeddings` for embeddings too, as its train.py does: timm's groups
+    (timm/optim/_param_groups.py) exclude vectors, biases and the names in `no_weight_decay()`, which the published models
+    do not define.
+
+    Muon (Jordan et al. 2024): for the matrices of the blocks.
+
+    Layer decay: the peak of a weight at depth `d` (`models.depth`) is `layer_decay ** (num_layers + 1 - d)` times that of the
+    head (Bao et al. 2022, BEiT, optim_factory.py).
     """
     weights: dict[tuple[_Kind, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
@@ -42,21 +46,21 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[Optimizer]:
 
 
 def set_lr(optimizers: list[Optimizer], factor: float) -> None:
-    """Every group's learning rate: its own peak times the schedule's factor."""
+    """Set the learning rate of every group to its peak times `factor`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
 def _depth(name: str, model: nn.Module) -> tuple[int, int]:
-    """The depth of a weight, and that of the head; in a model that is none of ours all is head."""
+    """The depth of a weight and of the head; (0, 0) in a model that is not cctkit's."""
     config: object = getattr(model, "config", None)
     return (depth_of(name, config), config.num_layers + 1) if isinstance(config, ModelConfig) else (0, 0)
 
 
 def _kind(name: str, weight: nn.Parameter, config: TrainConfig, *, in_block: bool) -> _Kind:
-    """Who updates the weight, and whether it is decayed."""
+    """Which optimizer updates the weight, and whether with weight decay."""
     if config.optimizer == "muon" and in_block and weight.ndim == 2:
         return "muon"
-    spared = weight.ndim < 2 or (is_embedding(name) and not config.decay_embeddings)
-    return "decayed" if config.decay_all or not spared else "plain"
+    excluded = weight.ndim < 2 or (is_embedding(name) and not config.decay_embeddings)
+    return "decayed" if config.decay_all or not excluded else "plain"

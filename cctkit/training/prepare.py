@@ -1,4 +1,4 @@
-"""What a run needs before its first step: the settings, the device, the data and the weights to begin with, checked."""
+"""What a run needs before its first step: data, device policy, initial weights and checks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ from cctkit.training.request import Request
 
 
 def policy_of(config: TrainConfig) -> DevicePolicy:
-    """The device policy that a run with these settings, a recipe's among them, takes on this machine."""
+    """The device policy of a run with these settings on this machine."""
     return choose_policy(
         device=config.device,
         precision=config.precision,
@@ -37,14 +37,14 @@ def policy_of(config: TrainConfig) -> DevicePolicy:
 
 
 def drops_attention(config: TrainConfig) -> bool:
-    """Whether training drops attention weights, which a frozen backbone does not."""
+    """Whether training uses attention dropout; a frozen backbone does not."""
     return config.model.attention_dropout > 0 and config.freeze == "none"
 
 
 def kept_policy(config: TrainConfig, kept: Mapping[str, Any]) -> DevicePolicy:
-    """The policy that a run was begun with, as `env.json` keeps it; on another device what that chooses.
+    """The policy that a run started with, from `kept`, its `env.json`; on another device, a new policy.
 
-    An older run may have begun with masks that no step's seed repeats: it goes on with those that one does.
+    Runs of older versions may have used attention whose dropout masks do not come from the step's seed; it is replaced.
     """
     policy = policy_of(config.replace(precision=kept["precision"]))
     if policy.device != kept["device"]:
@@ -81,7 +81,7 @@ def load(request: Request, device: str, session: Session) -> tuple[Dataset, Reso
 
 
 def _with_fitting_batch(resolved: Resolved, dataset: Dataset, reporter: Reporter) -> Resolved:
-    """A batch that nobody asked for, as large as the training images allow; for one that was, see `check_against_data`."""
+    """Reduce a batch size that the user has not chosen to the number of training images."""
     size, origin, images = resolved.config.batch_size, resolved.origins["batch_size"], len(dataset.train)
     if size <= images or origin == "flag" or origin.startswith("config "):
         return resolved
@@ -120,7 +120,7 @@ def initial_model(
 
 
 def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
-    """Pretrained weights expect the normalisation that they were trained with."""
+    """`dataset` with the mean and std that the pretrained weights were trained with, from their `InitReport`."""
     if not report or report["mean"] is None:
         return dataset
     mean, std = report["mean"], report["std"]
@@ -128,7 +128,7 @@ def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset
 
 
 def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> ModelConfig:
-    """Check the settings against the data set, on all ranks; return the model's configuration.
+    """Check the settings against the data set on all ranks; return the model configuration.
 
     Raises: UserError.
     """
@@ -139,7 +139,7 @@ def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePoli
 
 
 def architecture_of(config: TrainConfig, dataset: Dataset) -> ModelConfig:
-    """The model's configuration, for the classes and the image size of `dataset`.
+    """The model configuration for the classes and the image size of `dataset`.
 
     Raises: UserError.
     """
@@ -161,22 +161,22 @@ def _check_images(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: DistContext) -> None:
-    """What several ranks cannot do. --batch-size is that of all together, dealt in pairs: see `share_of_batch`.
+    """Check what does not work with several ranks. They share the batch in pairs of images: see `share_of_batch`.
 
     Raises: UserError.
     """
     if ranks.size > 1 and config.batch_size < 2 * ranks.size:
         raise UserError(
-            f"a batch of {config.batch_size} images for {ranks.size} processes together: some would have none",
+            f"a batch of {config.batch_size} images is too small for {ranks.size} processes, which share it in pairs of images",
             "--batch-size",
             f"at least {2 * ranks.size}",
         )
-    if uses_fsdp(config, ranks) and policy.precision == "fp16":  # each would find a scale of its own
-        raise UserError("fp16 does not go with --shard", "--precision", "use bf16 or float32")
+    if uses_fsdp(config, ranks) and policy.precision == "fp16":  # each rank would find its own loss scale
+        raise UserError("fp16 is not supported with --shard", "--precision", "use bf16 or float32")
 
 
 def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> str:
-    """What is trained, on what, how and where."""
+    """Model, data set, recipe, device and processes, in one line."""
     height, width = dataset.image_size
     stored_height, stored_width = dataset.stored_size
     how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
@@ -184,5 +184,5 @@ def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: 
         f"{config.model.model} on {dataset.name} ({counted(len(dataset.train), 'image')}, {len(dataset.class_names)} classes, "
         f"{height}x{width}{how}), recipe {recipe_name}, {counted(config.epochs, 'epoch')}, {policy.device} {policy.precision}"
         + (f", {ranks.size} processes" if ranks.size > 1 else "")
-        + (f", {'sharded' if uses_fsdp(config, ranks) else 'not sharded: there is but one process'}" if config.shard else "")
+        + (f", {'sharded' if uses_fsdp(config, ranks) else 'not sharded: there is only one process'}" if config.shard else "")
     )

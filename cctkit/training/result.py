@@ -1,4 +1,4 @@
-"""What a run leaves behind: weights after each epoch; at its end predictions, figures and the picture of its curves."""
+"""Output files of a run: weights after each epoch; at the end predictions, `result.json` and the plot of its curves."""
 
 import os
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def write_result(
     evaluation: Evaluation,
     weights: Mapping[str, Tensor],
 ) -> dict[str, Any]:
-    """Write `weights`, the predictions, the picture and the result; the latter is returned."""
+    """Write weights, predictions, plot and `result.json`; return the result."""
     test = job.dataset.test
     assert test is not None
     params = count_parameters(state.result)
@@ -73,10 +73,10 @@ def write_result(
 
 
 def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
-    """Keep the weights of the epoch that is done; all ranks call it.
+    """Save the weights of the finished epoch. All ranks call it.
 
-    They are written as `last.safetensors`, which becomes `weights.safetensors` where no earlier epoch is better: at every
-    instant the one file holds the best epoch so far, and the other, where there is one, the newest.
+    They are written to `last.safetensors`, which is renamed to `weights.safetensors` if no earlier epoch is better. So
+    `weights.safetensors` always holds the best epoch so far, and `last.safetensors`, if it exists, the newest.
     """
     run, newest = job.run, result_tensors(state)
 
@@ -90,7 +90,7 @@ def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
             sync_directory(run.path)
         return True
 
-    if not job.ranks.run_on_rank0(write):  # of an older version's start, or of one that was killed and went on otherwise
+    if not job.ranks.run_on_rank0(write):  # from an older version, or after a kill
         assert history.best is not None
         best = whole_tensors(state, history.best)
         trained = _trained(job, history, epoch=history.best_epoch)
@@ -98,7 +98,7 @@ def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
 
 
 def _epoch_in(path: Path) -> int | None:
-    """The epoch of which there are weights in `path`; None where that is not known."""
+    """The epoch of the weights in `path`; None if unknown."""
     try:
         trained = read_info(path).trained
     except UserError:
@@ -112,7 +112,7 @@ def _trained(job: Job, history: History, *, epoch: int) -> Trained:
 
 
 def _info(job: Job, trained: Trained) -> WeightsInfo:
-    """What the weights of a run say about themselves, without metrics."""
+    """The header of a run's weights, without metrics."""
     assert job.model_config is not None
     return WeightsInfo(
         model=job.model_config,
@@ -129,7 +129,7 @@ def _info(job: Job, trained: Trained) -> WeightsInfo:
 
 
 def dataset_info(dataset: Dataset) -> dict[str, Any]:
-    """What is told of the data set in a run's files."""
+    """The entry of the data set in a run's files."""
     return {
         "name": dataset.name,
         "named": dataset.named,

@@ -1,4 +1,4 @@
-"""One run from its settings to its result: the data, the directory, training, and the files it leaves."""
+"""Starts and resumes a run: data, run directory, training, result."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +70,7 @@ def resume_run(
 
 
 def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> Job:
-    """A new run, up to its first step. `undo` discards its directory."""
+    """Prepare a new run up to its first step. `undo` removes its directory again."""
     reporter, ranks = session.reporter, session.ranks
     early = request.early
     device = ranks.device(lambda: choose_device(device=early.device, precision=early.precision))
@@ -102,14 +102,14 @@ def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> 
 
 
 def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job:
-    """The run that is stored in `run`, with those `flags` that may change."""
+    """Prepare to resume the run in `run`, with `flags` that may change."""
     reporter, ranks = session.reporter, session.ranks
     stored = read_stored(run, flags, ranks)
     config, env = stored.config, stored.env
     policy = policy_for_all(ranks, lambda: kept_policy(config, env["policy"]))
     ranks = ranks.on(policy)
     for difference in differences(env, policy, ranks=ranks.size, sharded=uses_fsdp(config, ranks), ema=config.ema is not None):
-        reporter.notice(f"{difference}: the result will not be bit-equal to an unbroken run's")
+        reporter.notice(f"{difference}: the result will not be bit-identical to that of an uninterrupted run")
     images = open_once(ranks, config.data, progress=session.on_data, notify=lambda _: None)
     with ranks.sync_errors():
         dataset = split_images(images, config.data, split_rule=stored.split_rule)
@@ -118,7 +118,7 @@ def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job
     if dataset.unverified:
         reporter.notice(dataset.unverified)
     model = None
-    if env["init"] and not stored.has_checkpoint:  # killed before its initial weights were in a checkpoint
+    if env["init"] and not stored.has_checkpoint:  # killed before its first checkpoint
         model, _ = initial_model(config, architecture, dataset, session)
     return Job(
         config=config,
@@ -135,7 +135,7 @@ def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job
 
 
 def _claim(create: Callable[[], RunDir], ranks: DistContext, undo: contextlib.ExitStack) -> RunDir:
-    """The run directory that rank 0 creates and `undo` discards; the other ranks know its path."""
+    """Create the run directory on rank 0, to be removed by `undo`; other ranks only know its path."""
     run = None
     with ranks.sync_errors():
         if ranks.first:
@@ -146,18 +146,18 @@ def _claim(create: Callable[[], RunDir], ranks: DistContext, undo: contextlib.Ex
 
 
 def _run_by_default_name(dataset: str, model: str) -> RunDir:
-    """A directory with the default name, or the next one if another start takes that first."""
+    """Create a directory with the default name, or the next one if another process takes that first."""
     while True:
         with contextlib.suppress(InUseError):
             return RunDir.create(default_name(dataset, model, datetime.now()))
 
 
 def _write_settings(job: Job, resolved: Resolved, report: dict[str, Any] | None) -> None:
-    """`seen.safetensors`, `env.json` and `config.json`, before the first step; the last one makes the directory a run.
+    """Write `seen.safetensors`, `env.json` and `config.json`; the last one makes the directory a run.
 
-    report: what was taken from `--init`.
+    report: what was loaded from `--init`.
 
-    Raises: UserError; StoppedError if the user has stopped the run by now.
+    Raises: UserError; StoppedError if the user has stopped the run.
     """
     with job.ranks.sync_errors():
         if job.ranks.first:
@@ -174,7 +174,7 @@ def _write_settings(job: Job, resolved: Resolved, report: dict[str, Any] | None)
 
 @contextlib.contextmanager
 def _resumable(run: RunDir, ranks: DistContext) -> Iterator[None]:
-    """If the run is stopped, the disk is full or data is damaged, say how to resume. Only rank 0 reports what all raise."""
+    """Add the command that resumes the run to errors that allow it. Only rank 0 reports what all ranks raise."""
     again = f"cctkit train --resume {safe_text(run.path)}"
     try:
         yield
@@ -184,16 +184,16 @@ def _resumable(run: RunDir, ranks: DistContext) -> Iterator[None]:
         if isinstance(error, DivergedError):
             raise
         stop = error
-        raise StoppedError(stop.signal_number, f"stopped; all is saved, go on with: {again}") from stop
+        raise StoppedError(stop.signal_number, f"stopped and saved; resume with: {again}") from stop
     except DiskError as error:
-        raise DiskError(error.what, error.where, f"free some space, then {again}") from error
+        raise DiskError(error.what, error.where, f"free some space, then resume with: {again}") from error
     except DamagedError as error:
-        remedy = "the file was removed; this packs the images anew" if error.dropped else f"{error.remedy}, then go on"
+        remedy = "the file was removed; to pack again and resume" if error.dropped else f"{error.remedy}, then resume with"
         raise DamagedError(error.what, error.where, f"{remedy}: {again}", dropped=error.dropped) from error
 
 
 def _train(job: Job, *, resume: bool) -> dict[str, Any]:
-    """Train to the end, evaluate, and write the result."""
+    """Train to the end, evaluate on the test images, and write the result."""
     job = replace(job, dataset=job.dataset.for_training(job.config.augment.crop))
     job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))
     state, history = fit(job, resume=resume, keep=lambda state, history: keep_weights(job, state=state, history=history))

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: the only place that knows its shape."""
+"""The learning rate as a pure function of the step."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from cctkit.config.settings import TrainConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The lengths that a run's learning rate depends on, in steps."""
+    """Lengths of warm-up, decay and cool-down of a run, in steps."""
 
     total_steps: int
     warmup_steps: int
@@ -17,7 +17,7 @@ class Schedule:
 
 
 def lr_factor(step: int, schedule: Schedule) -> float:
-    """The learning rate of update `step` (from 0) over its peak, in [0, 1].
+    """The learning rate of step `step` (from 0) as a fraction of its peak, in [0, 1].
 
     Linear warm-up, `(t + 1) / W` for `t < W`, so that the peak is reached by the last warm-up step; then a cosine,
     `0.5 (1 + cos(pi (t - W) / (T - W)))` (Loshchilov and Hutter 2017, SGDR, equation 5), down to `min_factor`.
@@ -31,12 +31,12 @@ def lr_factor(step: int, schedule: Schedule) -> float:
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """Steps of one epoch; the last, partial batch is kept: 391 for 50,000 images in batches of 128."""
+    """Steps per epoch, including the last, partial batch: 391 for 50,000 images in batches of 128."""
     return math.ceil(num_images / batch_size)
 
 
 def schedule_of(config: TrainConfig, steps_per_epoch: int) -> Schedule:
-    """The schedule of a training run, whose warm-up and cool-down fit into it, as `TrainConfig` checks."""
+    """The schedule of a run; `TrainConfig` has checked that warm-up and cool-down fit into it."""
     total = config.epochs * steps_per_epoch
     warmup = total * config.warmup_fraction if config.warmup_epochs is None else config.warmup_epochs * steps_per_epoch
     return Schedule(

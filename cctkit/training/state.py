@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run: the train state and the history, as named tensors and JSON values, and back."""
+"""Train state and history to and from a checkpoint: named tensors and JSON values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +23,18 @@ _VALUES: dict[str, Shape] = {
     "scaler": dict,
 }
 _LATER_VALUES: dict[str, Shape] = {"best_loss": (NUMBER, None), "improved_epoch": int}
-"""What older checkpoints lack."""
+"""Missing in older checkpoints."""
+_HISTORY = ("epochs_done", "best_epoch", "best_top1_percent", "best_loss", "improved_epoch")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class History:
-    """The epochs that are done, and the best one where there are validation images: by their top-1, ties by their loss.
+    """Epochs done so far, and the best one by validation top-1, ties by validation loss.
 
-    best_epoch: 0 where there is none; best_loss: None where it is not known; improved_epoch: the last one that raised the
-    top-1, from which early stopping counts.
+    best_epoch: 0 if there are no validation images.
+    best_loss: None if unknown.
+    improved_epoch: the last epoch that raised the top-1, from which early stopping counts.
+    best: weights of the best epoch.
     """
 
     epochs_done: int = 0
@@ -43,11 +46,11 @@ class History:
 
     @property
     def newest_is_best(self) -> bool:
-        """Whether the newest epoch is the one to keep: without validation images it always is."""
+        """Whether to keep the newest epoch: always without validation images."""
         return self.best_epoch in (0, self.epochs_done)
 
     def add(self, record: Mapping[str, Any], model: nn.Module) -> None:
-        """Count the epoch of `record`; keep the weights of `model` where they are the best by validation so far."""
+        """Add the epoch of `record`; keep the weights of `model` if they are the best so far."""
         self.epochs_done = record["epoch"]
         top1, loss = record.get("val_top1_percent"), record.get("val_loss")
         if top1 is None or top1 < self.best_top1_percent:
@@ -61,7 +64,7 @@ class History:
 
 
 def pack(state: TrainState, history: History) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors by file and the JSON values of a checkpoint."""
+    """The tensors of a checkpoint, by file, and its JSON values."""
     tensors = {
         "model": state.model.state_dict(),
         "optimizer": _optimizer_tensors(state.optimizers),
@@ -71,22 +74,16 @@ def pack(state: TrainState, history: History) -> tuple[dict[str, dict[str, Tenso
         tensors["ema"] = state.ema.state_dict()
     if history.best is not None:
         tensors["best"] = history.best
-    values = {
-        "step": state.step,
-        "epochs_done": history.epochs_done,
-        "best_epoch": history.best_epoch,
-        "best_top1_percent": history.best_top1_percent,
-        "best_loss": history.best_loss,
-        "improved_epoch": history.improved_epoch,
-        "scaler": state.scaler.state_dict(),
-    }
-    return tensors, values
+    values = {"step": state.step, "scaler": state.scaler.state_dict()}
+    return tensors, values | {name: getattr(history, name) for name in _HISTORY}
 
 
 def unpack(checkpoint: Checkpoint, state: TrainState, *, steps: int) -> History:
-    """Bring `state` to the checkpoint's, of a run with `steps` steps an epoch; return the history.
+    """Load `checkpoint` into `state`; return the history.
 
-    Raises: UserError where the checkpoint is not of such a run.
+    steps: steps per epoch of the run.
+
+    Raises: UserError if the checkpoint is of a different run.
     """
     try:
         return _unpack(checkpoint, state, steps)
@@ -113,35 +110,29 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
     state.sums.copy_(tensors["progress"]["sums"])
     state.scaler.load_state_dict(values["scaler"])
     state.step = values["step"]
-    return History(
-        epochs_done=values["epochs_done"],
-        best_epoch=values["best_epoch"],
-        best_top1_percent=values["best_top1_percent"],
-        best_loss=values.get("best_loss"),
-        improved_epoch=values.get("improved_epoch", values["best_epoch"]),
-        best=_shard_like(tensors["best"], state.result) if "best" in tensors else None,
-    )
+    history = {"improved_epoch": values["best_epoch"]} | {name: values[name] for name in _HISTORY if name in values}
+    return History(**history, best=_shard_like(tensors["best"], state.result) if "best" in tensors else None)
 
 
 def _shard_like(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The whole `tensors` as `module` has those of their names: shared out over the ranks, or as they are."""
+    """`tensors`, each sharded as the tensor of the same name in `module`."""
     own = module.state_dict()
     return {name: shard_like(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
 
 
 def result_tensors(state: TrainState) -> dict[str, Tensor]:
-    """The weights of the result, by the published names, on the first rank; all have to call it."""
+    """The weights of the result, by their published names, on rank 0. All ranks call it."""
     return whole_tensors(state, state.result.state_dict())
 
 
 def whole_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` gathered and on the CPU, on the first rank; all have to call it."""
+    """`tensors`, gathered and on the CPU, on rank 0. All ranks call it."""
     gathered = ((name, full_tensor(tensor.detach().to(state.norms.device))) for name, tensor in tensors.items())
     return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
-    """Every state tensor as `optimizer.weight.key`; groups and rates come from the configuration."""
+    """Every state tensor as `optimizer.weight.key`. Parameter groups and learning rates come from the configuration."""
     return {
         f"{i}.{index}.{key}": torch.as_tensor(value)
         for i, optimizer in enumerate(optimizers)
@@ -163,5 +154,5 @@ def _load_optimizers(optimizers: list[Optimizer], tensors: Mapping[str, Tensor])
 
 
 def _laid_out_as(tensor: Tensor, weight: Tensor) -> Tensor:
-    """`tensor` in the memory format of its weight: the fused optimizers walk both side by side, whatever their strides."""
+    """`tensor` in the memory format of its weight, because fused optimizers ignore strides."""
     return torch.empty_like(weight).copy_(shard_like(tensor, weight)) if tensor.shape == weight.shape else tensor

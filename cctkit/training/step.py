@@ -1,4 +1,4 @@
-"""One training step: forward, loss, backward, clip, update. Nothing is read back from the device."""
+"""One training step: forward, loss, backward, clipping, update, without a device synchronisation."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class EpochSums(NamedTuple, Generic[_T]):
-    """Sums over the images that an epoch has trained on, in the order of the tensor that holds them."""
+    """Sums over the images that an epoch has trained on so far, in the order of `TrainState.sums`."""
 
     loss: _T  # cross entropy
     smoothed_loss: _T  # with label smoothing
@@ -36,28 +36,28 @@ class EpochSums(NamedTuple, Generic[_T]):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TrainState:
-    """What training changes: the only mutable bundle, and all that a checkpoint has to hold."""
+    """Everything that training changes and a checkpoint holds."""
 
     model: nn.Module
     optimizers: list[Optimizer]
     ema: AveragedModel | None
     scaler: torch.amp.GradScaler
     generator: torch.Generator
-    norms: Tensor  # gradient norms of the last steps, NaN where there was none yet
-    sums: Tensor  # `EpochSums` of the running epoch, float64 (4,)
-    diverged: Tensor  # bool: an update was withheld
+    norms: Tensor  # gradient norms of the last steps; NaN before there are any
+    sums: Tensor  # `EpochSums` of the current epoch, float64 (4,)
+    diverged: Tensor  # bool: an update was skipped
     step: int = 0
     ranks: DistContext = ALONE
-    parallel: nn.Module = field(init=False)  # the model, or what averages its gradients over the ranks
-    forward: nn.Module = field(init=False)  # that, or its compiled form
-    ddp_warmed_up: bool = False  # under DDP, before the first step of this process
+    parallel: nn.Module = field(init=False)  # the model, or its DDP wrapper
+    forward: nn.Module = field(init=False)  # `parallel`, compiled or not
+    ddp_warmed_up: bool = False  # see `_warm_up_ddp`
 
     def __post_init__(self) -> None:
         self.forward = self.parallel = self.model
 
     @property
     def result(self) -> nn.Module:
-        """The model that is evaluated and saved: the moving average where there is one."""
+        """The model that is evaluated and saved: the EMA model if there is one."""
         return self.ema.module if self.ema is not None else self.model
 
 
@@ -69,7 +69,7 @@ def new_state(
     policy: DevicePolicy,
     ranks: DistContext = ALONE,
 ) -> TrainState:
-    """The state before the first step."""
+    """The train state before the first step."""
     generator = torch.Generator()
     use_generator(model, generator)
     state = TrainState(
@@ -90,15 +90,17 @@ def new_state(
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of the masks of one step on one rank."""
+    """The seed of the dropout masks of one step on one rank."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
 def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: DevicePolicy, lr_factor: float) -> None:
-    """One update of `state` from `batch`, at `lr_factor` times the peak learning rates.
+    """Update `state` once from `batch`.
 
-    A loss or gradient that is not finite, or a gradient norm a thousand times the running median, withholds the update
-    and sets `state.diverged`.
+    If the loss or a gradient is not finite, or the gradient norm exceeds 1000 times its running median, skip the update and
+    set `state.diverged`.
+
+    lr_factor: learning rate as a fraction of its peak.
     """
     size = len(batch.labels)
     part = -(-size // config.accumulate)
@@ -121,8 +123,10 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
 
 
 def _warm_up_ddp(state: TrainState, images: Tensor, policy: DevicePolicy) -> None:
-    """Walk the model once and forget it. After its first backward pass DDP lays the gradients out anew, and three ranks or
-    more sum them in another order from then on: so that a resumed run does as an unbroken one, that is before any step.
+    """One throwaway forward and backward pass: DDP rebuilds its buckets after the first.
+
+    With three ranks or more that changes the order of summation, so without it a resumed run would differ from an
+    uninterrupted one.
     """
     with policy.autocast():
         logits = state.forward(images)
@@ -131,7 +135,7 @@ def _warm_up_ddp(state: TrainState, images: Tensor, policy: DevicePolicy) -> Non
 
 
 def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
-    """Masks of the CPU come from our own generator; on another device they come from its default one, seeded here."""
+    """Seed the generator of the dropout masks: our own on the CPU, the default one on other devices."""
     if policy.device == "cpu":
         state.generator.manual_seed(seed)
     else:
@@ -139,7 +143,7 @@ def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
 
 
 def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConfig, policy: DevicePolicy) -> Tensor:
-    """Add the gradients of a part of the batch; return what it adds to the epoch's sums."""
+    """Accumulate the gradients of a part of the batch; return its `EpochSums` as a tensor."""
     with policy.autocast():
         logits = state.forward(batch.images[part])
     labels = batch.labels[part]
@@ -157,13 +161,13 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
 
 
 def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -> None:
-    """Clip and apply the gradients, unless something is wrong with them."""
+    """Clip the gradients and step the optimizers, unless the loss or the gradients are bad."""
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
     weights = [weight for weight in state.model.parameters() if weight.grad is not None]
     norm = full_tensor(torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None]))
     spike = norm > _SPIKE * state.norms.nanmedian()
-    # An overflow in fp16 withholds the update and lowers the scale, but that is how the scaler finds its scale.
+    # In fp16 an overflow skips the update and lowers the scale without being a divergence: the scaler finds its scale so.
     overflow = ~norm.isfinite()
     wrong = (spike & ~overflow) | _scale_is_lost(state) if state.scaler.is_enabled() else spike | overflow
     ok = loss_is_finite & ~wrong
@@ -179,15 +183,12 @@ def _update(state: TrainState, loss_is_finite: Tensor, *, config: TrainConfig) -
 
 
 def _scale_is_lost(state: TrainState) -> Tensor:
-    """Whether the scaler found overflows down to a scale under 1: bool, on the device."""
+    """Whether overflows have lowered the scale below 1: bool, on the device."""
     return state.scaler.scale(torch.ones_like(state.norms[0])) < 1
 
 
 def _step_where(optimizers: list[Optimizer], ok: Tensor) -> None:
-    """Step the optimizers where `ok` (bool) holds; else they and their weights stay as they are.
-
-    On a CPU that is an `if`; elsewhere asking would wait for the device.
-    """
+    """Step the optimizers if `ok` (bool, on the device), without waiting for the device to know."""
     if ok.device.type == "cpu":
         if ok:
             for optimizer in optimizers:
@@ -201,14 +202,14 @@ def _step_where(optimizers: list[Optimizer], ok: Tensor) -> None:
 
 
 def _step_fused_where(optimizer: Optimizer, ok: Tensor) -> None:
-    """torch's fused kernels look at `found_inf` themselves: the way of `GradScaler.step`."""
+    """torch's fused kernels read `found_inf` themselves, which `GradScaler.step` relies on too."""
     optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
     optimizer.step()
     del optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def _step_and_put_back(optimizer: Optimizer, ok: Tensor) -> None:
-    """Other kernels step in any case, and what should not have been is taken back; a moment that is new becomes zero."""
+    """Step, then restore weights and moments if not `ok`; moments that the step has created become zero."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None]
     before = [weight.detach().clone() for weight in weights]
     moments = [{key: value.clone() for key, value in optimizer.state[weight].items()} for weight in weights]
@@ -221,14 +222,16 @@ def _step_and_put_back(optimizer: Optimizer, ok: Tensor) -> None:
 
 
 def ema_decay(decay: float, step: int) -> float:
-    """The decay of the moving average at `step`, from 0: min(decay, (1 + step) / (10 + step)), so that the weights of the
-    first steps do not stay in it (TensorFlow, `tf.train.ExponentialMovingAverage` with `num_updates`)."""
+    """The EMA decay at `step` (from 0): min(decay, (1 + step) / (10 + step)), so that the first weights fade quickly.
+
+    Source: TensorFlow, `tf.train.ExponentialMovingAverage` with `num_updates`.
+    """
     return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
 def _average(ema: AveragedModel, model: nn.Module, *, decay: float) -> None:
-    """`AveragedModel.update_parameters`, which would send its counter to the device, or read it, in every step."""
+    """`AveragedModel.update_parameters` without its device synchronisation in every step."""
     averaged = [to_local(tensor) for tensor in (*ema.module.parameters(), *ema.module.buffers())]
     current = [to_local(tensor) for tensor in (*model.parameters(), *model.buffers())]
     get_ema_multi_avg_fn(decay)(averaged, current, ema.n_averaged)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a run directory holds of a run that is resumed: its settings, its recipe and its environment."""
+"""Settings, recipe and environment of a run that is resumed, from its directory."""
 
 import contextlib
 from collections.abc import Mapping
@@ -25,10 +25,9 @@ from cctkit.training.request import Request
 class Stored:
     """A run that is resumed.
 
-    config: its settings, with those that the user has changed and may change.
+    config: its settings, with the user's changes.
     env: its `env.json`.
-    split_rule: the rule by which its data set was split.
-    has_checkpoint: whether it has saved one.
+    split_rule: rule by which its data set was split.
     """
 
     config: TrainConfig
@@ -39,7 +38,7 @@ class Stored:
 
 
 def read_stored(run: RunDir, flags: Mapping[str, Any], ranks: DistContext) -> Stored:
-    """What rank 0 reads, for all ranks: the others may not see the directory.
+    """Read the run on rank 0, for all ranks: other machines may not see the directory.
 
     Raises: UserError if a file is damaged, or `flags` change a setting that may not change.
     """
@@ -59,14 +58,14 @@ def read_stored(run: RunDir, flags: Mapping[str, Any], ranks: DistContext) -> St
 
 
 def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
-    """The stored settings with those flags that may change.
+    """The stored settings updated with `flags`.
 
-    Raises: UserError naming the settings that flags would change.
+    Raises: UserError if a flag changes a setting that may not change.
     """
     before = stored.flat()
     may_change = {item.name for item, _ in settings() if item.metadata["may_change"]}
     changed = [
-        f"{key} is {before[key]}, asked for {asked}"
+        f"{key} is {before[key]}, got {asked}"
         for key, asked in check_settings(flags).items()
         if key not in may_change and asked != before[key]
     ]
@@ -76,29 +75,29 @@ def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
         raise UserError(
             f"a resumed run keeps its settings: {'; '.join(changed)}",
             safe_text(path),
-            f"a new run from its weights: {new_run} --epochs {flags['epochs']}"
+            f"start a new run from its weights: {new_run} --epochs {flags['epochs']}"
             if longer
-            else "leave the flag out, or start a new run",
+            else "omit the flag, or start a new run",
         )
     return stored.replace(**flags)
 
 
 def check_same_data(dataset: Dataset, stored: Stored, run: RunDir, policy: DevicePolicy, ranks: DistContext) -> ModelConfig:
-    """Check on all ranks that the images are those that the run began with; return the model's configuration.
+    """Check on all ranks that the images are those that the run started with; return the model configuration.
 
     Raises: UserError.
     """
     with ranks.sync_errors():
         if dataset.fingerprint != stored.env["dataset"]["fingerprint"]:
             raise UserError(
-                f"the images of {dataset.name} are not those that the run began with", str(run.path), "restore them"
+                f"the images of {dataset.name} are not those that the run started with", str(run.path), "restore them"
             )
         check_ranks(stored.config, policy, ranks)
         return architecture_of(stored.config, dataset)
 
 
 def restarted_run(request: Request, ranks: DistContext) -> Path | None:
-    """The run that an earlier start of this job began, if torchrun has restarted the job."""
+    """The run that this job created before torchrun restarted it; None for the first start."""
     return ranks.run_on_rank0(lambda: _run_of_launch(request.output)) if ranks.restarts else None
 
 

@@ -137,10 +137,10 @@ def test_a_resumed_run_keeps_its_settings(unbroken: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--cooldown-epochs", "5.5"], "cooldown_epochs is 0.0, asked for 5.5"),
-        (["--epochs", "1", "--seed", "3"], "epochs is 6, asked for 1; seed is 0, asked for 3"),
-        (["--image-size", "8x16"], "image_size is [8, 8], asked for [8, 16]"),
-        (["--image-size", "8", "--stream", "--skip-bad"], "skip_bad is False, asked for True"),
+        (["--cooldown-epochs", "5.5"], "cooldown_epochs is 0.0, got 5.5"),
+        (["--epochs", "1", "--seed", "3"], "epochs is 6, got 1; seed is 0, got 3"),
+        (["--image-size", "8x16"], "image_size is [8, 8], got [8, 16]"),
+        (["--image-size", "8", "--stream", "--skip-bad"], "skip_bad is False, got True"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -106,7 +106,7 @@ def test_a_run_whose_packed_images_are_zeroed_saves_and_its_resumption_packs_the
         train(tmp_path / "run", Told(0, lambda: zero(file)), workers=workers)
     assert caught.value.exit_code == 2
     assert str(file) == caught.value.where
-    assert str(caught.value.remedy).endswith(f"this packs the images anew: cctkit train --resume {tmp_path / 'run'}")
+    assert str(caught.value.remedy).endswith(f"to pack again and resume: cctkit train --resume {tmp_path / 'run'}")
     assert not file.exists()
     assert max((tmp_path / "run" / "checkpoints").iterdir()).name > "step-000000000"
     resume(tmp_path / "run")

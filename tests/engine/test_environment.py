@@ -55,7 +55,7 @@ def test_an_older_run_says_what_is_computed_otherwise_since(precision: str, ema:
     del env["arithmetic"]
     said = [
         *(["the head and the scale of dropout are computed in float32, they were in bf16"] if precision == "bf16" else []),
-        *(["the EMA decay grows with the steps, it was the same throughout"] if ema else []),
+        *(["the EMA decay grows with the step, it was constant"] if ema else []),
     ]
     assert differences(env, policy, ema=ema) == said
 

@@ -238,7 +238,7 @@ def test_a_writer_whose_file_the_first_does_not_see_is_an_error_and_no_checkpoin
     save(tmp_path, 1)
     beside = begin_checkpoint(tmp_path)
     manifest = write_tensors(beside, tensors(2), writer=(0, 2)) | {"model-1-of-2.safetensors": {}}
-    with pytest.raises(UserError, match="its machine sees another directory"):
+    with pytest.raises(UserError, match="its machine uses a different directory"):
         finish_checkpoint(beside, step=2, state={}, manifest=manifest)
     assert load(tmp_path) == 1
 

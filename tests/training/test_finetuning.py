@@ -155,7 +155,7 @@ def test_a_fine_tuning_run_goes_on_after_a_stop_as_if_there_had_been_none(
     assert digests[0] == digests[1]
     if "freeze" in changes:  # 128 wide, three classes
         assert whole["trained_params"] == 387
-        told = "the backbone is frozen, without dropout; the head trains, by AdamW: 387 of "
+        told = "the backbone is frozen, without dropout; AdamW trains the head: 387 of "
         assert [line.startswith(told) for line in reporter.notices].count(True) == 2
         assert json.loads((tmp_path / "whole" / "result.json").read_text())["params"]["total"] > 100_000
     else:

@@ -77,9 +77,9 @@ def test_a_run_is_made_longer_by_the_command_that_its_refusal_names(
     fit(dataset=images, epochs=1, recipe="report", output=before, lr=1e-9, seed=3, flip=False, **SETTINGS)
     assert app.run(["train", "--resume", str(before), "--epochs", "2"]) == 2
     what, _, remedy = capsys.readouterr().err.splitlines()
-    assert what == "error: a resumed run keeps its settings: epochs is 1, asked for 2"
+    assert what == "error: a resumed run keeps its settings: epochs is 1, got 2"
     command = f"cctkit train -c {before / 'config.json'} --init {before} --epochs 2"
-    assert remedy == f"  try: a new run from its weights: {command}"
+    assert remedy == f"  try: start a new run from its weights: {command}"
     assert app.run([*shlex.split(command)[1:], "-o", str(tmp_path / "after"), "--quiet"]) == 0
     (old, recipe), (new, recipe_too) = (read_settings(path / "config.json") for path in (before, tmp_path / "after"))
     assert new == old.replace(epochs=2, init=str(before))
@@ -96,4 +96,4 @@ def test_fewer_epochs_or_another_setting_are_refused_without_that_way(
     fit(dataset=images, epochs=2, output=tmp_path / "run", **SETTINGS)
     for flags in (["--epochs", "1"], ["--seed", "3"]):
         assert app.run(["train", "--resume", str(tmp_path / "run"), *flags]) == 2
-        assert capsys.readouterr().err.splitlines()[-1] == "  try: leave the flag out, or start a new run"
+        assert capsys.readouterr().err.splitlines()[-1] == "  try: omit the flag, or start a new run"

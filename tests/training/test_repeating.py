@@ -149,4 +149,4 @@ def test_an_older_run_whose_masks_no_step_repeats_goes_on_with_those_of_the_seed
     told: list[str] = []
     resume(run, StopRequest(), told)
     assert seen == [("chunked", "fused")]
-    assert told[0] == "attention is chunked, it was fused: the result will not be bit-equal to an unbroken run's"
+    assert told[0] == "attention is chunked, it was fused: the result will not be bit-identical to that of an uninterrupted run"
