@@ -15,8 +15,8 @@ from cctkit.data.packed.pack import PackConfig, pack
 from cctkit.data.packed.read import SCHEMA, Packed, open_packed
 from cctkit.data.preprocess import Preprocess
 from cctkit.data.report.faults import refuse_faulty
-from cctkit.data.report.findings import FaultsError, Finding
-from cctkit.data.report.report import DataReport, fault_lines, left_out, numbers_of
+from cctkit.data.report.findings import FaultsError, Finding, broken_images
+from cctkit.data.report.report import DataReport, fault_lines
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, Role, digest_of
 from cctkit.data.sources.archives import archive_origin
 from cctkit.data.sources.digits import digits_origin
@@ -66,20 +66,20 @@ class OpenedImages:
     def report(self, config: DataConfig, parts: Mapping[Role, Labels], *, split_made: bool) -> DataReport:
         """Report on the images in these splits (name -> rows)."""
         store = self.store
+        skipped = [broken_images(store.skipped, level="ignored", remedy=None)] if store.skipped else []
         return DataReport(
             name=self.name,
             place=self.place,
-            class_names=store.class_names,
-            parts={part: numbers_of(store.labels[rows], len(store.class_names)) for part, rows in parts.items() if len(rows)},
-            folders=self.folders,
+            store=store,
+            parts={
+                part: tuple(np.bincount(store.labels[rows], minlength=len(store.class_names)).tolist())
+                for part, rows in parts.items()
+                if len(rows)
+            },
             split_made=split_made,
-            seen=store.seen,
-            is_sample=isinstance(store, Streamed),
-            stored_size=store.image_size,
-            image_size=config.image_size or store.image_size,
-            resize_mode=store.resize_mode,
-            size_chosen=config.image_size is not None,
-            findings=(*left_out(store.skipped), *(store.seen.findings() if store.seen else ()), *self.findings),
+            image_size=config.image_size,
+            findings=(*skipped, *(store.seen.findings() if store.seen else ()), *self.findings),
+            folders=self.folders,
         )
 
 

@@ -65,20 +65,22 @@ def copies_notice(dataset: Dataset) -> str | None:
         why = "a streamed folder is not read before training" if dataset.is_streamed else "an earlier version packed the file"
         return f"images in two splits: not checked, since {why}"
     pairs = (("test", "train"), ("val", "train"), ("test", "val"))
-    splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
-    lines = [line for name, other in pairs if (line := _pair_notice(name, splits[name], other, splits[other]))]
+    splits = dataset.splits
+    lines = [
+        line
+        for name, other in pairs
+        if {name, other} <= splits.keys() and (line := _pair_notice(name, splits[name], other, splits[other]))
+    ]
     if dataset.split_made and dataset.split_rule == BY_PIXELS and (number := len(digests) - len(np.unique(digests))):
         repeat = "repeats another" if number == 1 else "repeat others"
         lines.append(f"{number:,} of the {counted(len(digests), 'image')} {repeat}: copies are kept in one split")
     return "\n".join(lines) or None
 
 
-def _pair_notice(name: str, split: Split | None, other_name: str, other: Split | None) -> str | None:
-    found = overlap(split, other) if split is not None and other is not None else None
+def _pair_notice(name: str, split: Split, other_name: str, other: Split) -> str | None:
+    found = overlap(split, other)
     if not found:
         return None
-    assert split is not None
-    assert other is not None
     number, elsewhere = len(found), int(found.other_class.sum())
     examples = ", ".join(f"{safe_text(a, 60)} is {safe_text(b, 60)}" for a, b in _examples(found, split, other))
     return (

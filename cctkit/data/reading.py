@@ -2,8 +2,6 @@
 
 import contextlib
 import multiprocessing
-import os
-import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from cctkit.data.preprocess import share_large
+from cctkit.data.workers import start_worker
 from cctkit.errors import ResourceError, UserError
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -41,7 +39,7 @@ def read_ahead(make: Callable[[Rows], Tensor], pieces: Sequence[Rows], *, worker
     Raises: what `make` raises; ResourceError if a worker dies, for example because shared memory ran out.
     """
     if workers == 0 or len(pieces) == 0:
-        yield from (make(pieces[i]) for i in range(len(pieces)))
+        yield from map(make, pieces)
         return
     number = -(-len(pieces[0]) // most)
     parts = _of_workers(_Parts(make=make, pieces=pieces, number=number), workers)
@@ -108,12 +106,4 @@ def _worker_died(message: str) -> bool:
 
 
 def _start_worker(large: Any, _index: int) -> None:
-    """Ignore signals to the process group (Ctrl-C, `timeout`): the trainer handles them by saving.
-
-    On SIGTERM a worker exits normally; if it died of the signal, the trainer would raise before saving.
-    """
-    os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    share_large(large)
+    start_worker(large)

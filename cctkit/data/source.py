@@ -4,7 +4,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,14 +23,7 @@ Labels = np.ndarray[Any, np.dtype[np.int64]]
 Roles = np.ndarray[Any, np.dtype[np.int8]]
 
 
-class Ids(Protocol):
-    """The ids of images, by number."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int, /) -> str: ...
-
-
-class CompactIds:
+class CompactIds(Sequence[str]):
     """Ids in one byte string, with 8 bytes of overhead each: a list of a million strings takes half a gigabyte."""
 
     def __init__(self) -> None:
@@ -44,7 +37,7 @@ class CompactIds:
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, i: int, /) -> str:
+    def __getitem__(self, i: Any) -> Any:
         return self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8", "surrogateescape")
 
 
@@ -80,7 +73,7 @@ class Source:
     class_names: tuple[str, ...]
     labels: Labels
     roles: Roles
-    ids: Ids
+    ids: Sequence[str]
     read: Callable[[int], DecodedImage]
 
 
@@ -103,11 +96,6 @@ class Origin:
     listing: str | None = None
     findings: tuple[Finding, ...] = ()
     folders: tuple[tuple[Role, str], ...] = ()
-
-    @property
-    def faults(self) -> tuple[Finding, ...]:
-        """The findings that prevent training."""
-        return tuple(finding for finding in self.findings if finding.level == "fault")
 
 
 def check_broken(bad: Sequence[str], where: str, *, remedy: str) -> None:

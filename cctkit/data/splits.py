@@ -10,13 +10,13 @@ import torch
 from cctkit.config.size import Size
 from cctkit.data.copies import Digests
 from cctkit.data.epoch.loader import CHUNK_IMAGES
-from cctkit.data.packed.decode import available_cores
 from cctkit.data.packed.read import Packed
 from cctkit.data.preprocess import Preprocess
 from cctkit.data.report.report import DataReport
 from cctkit.data.source import Labels
 from cctkit.data.splitting import Channels
 from cctkit.data.streamed import Streamed
+from cctkit.data.workers import available_cores
 from cctkit.digests import not_verified
 
 
@@ -130,9 +130,15 @@ class Dataset:
         """Images to read between two steps; a streamed folder reads one batch, so that a stop request is not delayed."""
         return 1 if self.is_streamed else CHUNK_IMAGES
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name: train, and test and val if there are any."""
+        named = {"test": self.test, "val": self.val, "train": self.train}
+        return {name: split for name, split in named.items() if split is not None}
+
     def whole(self) -> Split:
         """All images, of every split, in the order of the files."""
-        index = np.sort(np.concatenate([split.index for split in (self.train, self.val, self.test) if split is not None]))
+        index = np.sort(np.concatenate([split.index for split in self.splits.values()]))
         store = self.train.store
         return Split(store=store, index=index, labels=store.labels[index])
 
@@ -161,8 +167,5 @@ class Dataset:
         if isinstance(store, Streamed) or store.images.nbytes > most_bytes:
             return self
         there = store.on(device)
-
-        def moved(split: Split | None) -> Split | None:
-            return None if split is None else replace(split, store=there)
-
-        return replace(self, train=replace(self.train, store=there), val=moved(self.val), test=moved(self.test))
+        moved: dict[str, Any] = {name: replace(split, store=there) for name, split in self.splits.items()}
+        return replace(self, **moved)

@@ -6,6 +6,7 @@ times of its files; it does not see a file that changes and keeps its length, an
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from cctkit.config.size import Size
 from cctkit.data.preprocess import Preprocess, strict_pillow
 from cctkit.data.report.seen import Seen
-from cctkit.data.source import BadImageError, Ids, Labels, Origin, Progress, Roles, check_broken, digest_of
+from cctkit.data.source import BadImageError, Labels, Origin, Progress, Roles, check_broken, digest_of
 from cctkit.text import safe_text
 
 _KIND = "files:"
@@ -41,7 +42,7 @@ class Streamed:
     labels: Labels
     roles: Roles
     order: np.ndarray[Any, np.dtype[np.int64]]
-    all_ids: Ids
+    all_ids: Sequence[str]
     skipped: tuple[str, ...] = ()
     pixel_digests: None = None  # nothing is read before training
     seen: Seen | None = None
@@ -88,7 +89,7 @@ def open_streamed(origin: Origin, preprocess: Preprocess, progress: Progress) ->
     assert origin.listing is not None
     assert origin.place is not None
     source = origin.load(progress)
-    heads = (bytes.fromhex(digest_of(source.ids[i])[:16]) for i in range(len(source.ids)))
+    heads = b"".join(bytes.fromhex(digest_of(name)[:16]) for name in source.ids)
     return Streamed(
         name=source.name,
         place=origin.place,
@@ -97,9 +98,7 @@ def open_streamed(origin: Origin, preprocess: Preprocess, progress: Progress) ->
         preprocess=preprocess,
         labels=source.labels,
         roles=source.roles,
-        order=np.fromiter(
-            (int.from_bytes(head, "little", signed=True) for head in heads), dtype=np.int64, count=len(source.ids)
-        ),
+        order=np.frombuffer(heads, dtype="<i8"),
         all_ids=source.ids,
         seen=Seen.of_some(origin.place, source),
     )

@@ -22,6 +22,7 @@ from cctkit.errors import UserError
 from cctkit.models.weights import WeightsInfo
 from cctkit.text import counted, nearest, safe_text
 
+_SPLITS = ("test", "val", "train")
 _NAMED = 5  # classes in a message
 
 
@@ -95,14 +96,11 @@ def split_named(dataset: Dataset, name: str) -> Split:
     """
     if name == "all":
         return dataset.whole()
-    splits = {"test": dataset.test, "val": dataset.val, "train": dataset.train}
-    if name not in splits:
-        raise UserError(f"unknown split '{safe_text(name)}', expected {', '.join(splits)} or all", "--split")
-    split = splits[name]
-    if split is None:
-        there = ", ".join(key for key, value in splits.items() if value is not None)
-        raise UserError(f"{dataset.name} has no {name} split, it has: {there}", "--split")
-    return split
+    if name not in _SPLITS:
+        raise UserError(f"unknown split '{safe_text(name)}', expected {', '.join(_SPLITS)} or all", "--split")
+    if name not in dataset.splits:
+        raise UserError(f"{dataset.name} has no {name} split, it has: {', '.join(dataset.splits)}", "--split")
+    return dataset.splits[name]
 
 
 def leave_out_seen(

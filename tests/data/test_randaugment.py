@@ -135,5 +135,5 @@ def test_fill_and_interpolation_are_torchvisions(name: str, interpolation: Any, 
 
 
 def test_an_unknown_operation_is_a_bug_that_names_it() -> None:
-    with pytest.raises(ValueError, match="Cutout"):
+    with pytest.raises(KeyError, match="Cutout"):
         apply(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), Operation("Cutout"))

@@ -138,7 +138,7 @@ def normalize_and_mix(
     """
     out = preprocess.normalize(images)
     partner = lam = None
-    if plan.partner is not None and plan.lam is not None:
+    if plan.lam is not None:
         partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
         _mix(out, plan, partner)
         lam = to_device(torch.from_numpy(plan.lam), out.device)

@@ -55,12 +55,13 @@ def train_batches(
         ranks=ranks,
     )
     on_device = torch.device(device).type == "cuda"
-    augmented = _Augmented(plan=plan, mean=[round(255 * value) for value in preprocess.mean])
-    read = _Read(split=split, plan=plan, then=None if on_device else augmented)
+    mean = [round(255 * value) for value in preprocess.mean]
+    read = _Read(split=split, plan=plan, mean=mean, augments=not on_device)
     operators()  # imported before the fork, or each worker would do it, every epoch
     for i, images in enumerate(read_ahead(read, chunks, workers=workers, most=room)):
         images = to_device(images, device)
-        images = augmented(images, chunks[i]) if on_device else images
+        if on_device:
+            images = augment(images, plan=plan.at(chunks[i]), mean=mean)
         labels = to_device(torch.from_numpy(split.labels[plan.order[chunks[i]]]), device)
         last = 0
         for rows, rank_weight in chunks.shares(i):
@@ -76,27 +77,17 @@ def train_batches(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Augmented:
-    """Augments images (n, 3, H, W), which are at the positions `rows` (n,) of the plan."""
-
-    plan: EpochPlan
-    mean: Sequence[int]
-
-    def __call__(self, images: Tensor, rows: Rows) -> Tensor:
-        return augment(images, plan=self.plan.at(rows), mean=self.mean)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Read:
-    """Reads the images at some positions of the plan, uint8 (n, 3, H, W), and augments them unless `then` is None."""
+    """Reads the images at some positions of the plan, uint8 (n, 3, H, W), and may augment them."""
 
     split: ImageSource
     plan: EpochPlan
-    then: _Augmented | None
+    mean: Sequence[int]
+    augments: bool
 
     def __call__(self, rows: Rows) -> Tensor:
         images = self.split.take(self.plan.order[rows].astype(np.int64))
-        return images if self.then is None else self.then(images, rows)
+        return augment(images, plan=self.plan.at(rows), mean=self.mean) if self.augments else images
 
 
 def _spans(number: int, batch_size: int, start_step: int, chunk_images: int) -> list[tuple[int, int]]:

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,6 @@ class Mix:
     """
 
     batch_size: int
-    num_images: int
     lam: Array
     boxes: Array
 
@@ -79,16 +78,6 @@ class EpochPlan:
 
     def __len__(self) -> int:
         return len(self.order)
-
-    @property
-    def partner(self) -> Array | None:
-        """int64 (N,): the position that an image is mixed with, from the other end of its batch."""
-        if self.mix is None:
-            return None
-        first: Array = self._batch * self.mix.batch_size
-        last: Array = np.minimum(first + self.mix.batch_size, self.mix.num_images) - 1
-        partner: Array = first + last - self._position
-        return partner
 
     @property
     def lam(self) -> Array | None:
@@ -158,15 +147,12 @@ class EpochPlan:
         return cls(**arrays, config=config, batch_size=batch_size, size=image_size)
 
 
-def _pieces(number: int) -> Iterator[slice]:
-    return (slice(start, min(start + _PIECE, number)) for start in range(0, number, _PIECE))
-
-
 def _in_pieces(shape: tuple[int, ...], dtype: Any, draw: Callable[[int], Array]) -> Array:
     """An array of `shape` from draws of a few rows at a time: the numbers of one draw of all of them."""
     out = np.empty(shape, dtype=dtype)
-    for piece in _pieces(len(out)):
-        out[piece] = draw(piece.stop - piece.start)
+    for start in range(0, len(out), _PIECE):
+        piece = out[start : start + _PIECE]
+        piece[:] = draw(len(piece))
     return out
 
 
@@ -267,7 +253,7 @@ def _mix_draws(generator: np.random.Generator, number: int, batch_size: int, siz
     lam = np.where(cuts, _beta(generator, config.cutmix, batches), _beta(generator, config.mixup, batches))
     boxes = np.where(cuts[:, None], _cut_boxes(generator, lam, size), 0)
     lam = np.where(cuts, 1 - boxes[:, 2] * boxes[:, 3] / (size[0] * size[1]), lam)
-    return Mix(batch_size=batch_size, num_images=number, lam=lam.astype(np.float32), boxes=boxes.astype(np.int16))
+    return Mix(batch_size=batch_size, lam=lam.astype(np.float32), boxes=boxes.astype(np.int16))
 
 
 def _beta(generator: np.random.Generator, alpha: float, number: int) -> Array:

@@ -72,6 +72,18 @@ _PLAIN = frozenset({"AutoContrast", "Equalize", "Invert"})
 _MOVING = frozenset({"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"})
 _UNSIGNED = _PLAIN | {"Posterize", "Solarize", "SolarizeAdd"}
 _SOLARIZE_ADD_BELOW = 128
+_FUNCTIONS = {
+    "Brightness": "adjust_brightness",
+    "Color": "adjust_saturation",
+    "Contrast": "adjust_contrast",
+    "Sharpness": "adjust_sharpness",
+    "Posterize": "posterize",
+    "Solarize": "solarize",
+    "AutoContrast": "autocontrast",
+    "Equalize": "equalize",
+    "Invert": "invert",
+}
+"""Of `torchvision.transforms.v2.functional`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,29 +219,13 @@ def _move(images: Tensor, operation: Operation, fill: Sequence[int] | None, inte
 
 
 def _change_colours(images: Tensor, operation: Operation) -> Any:
-    functional, value = operators(), operation.value
-    match operation.name:
-        case "Brightness":
-            return functional.adjust_brightness(images, value)
-        case "Color":
-            return functional.adjust_saturation(images, value)
-        case "Contrast":
-            return functional.adjust_contrast(images, value)
-        case "Sharpness":
-            return functional.adjust_sharpness(images, value)
-        case "Posterize":
-            return functional.posterize(images, bits=int(value))
-        case "Solarize":
-            return functional.solarize(images, threshold=value)
-        case "SolarizeAdd":
-            return solarize_add(images, int(value))
-        case "AutoContrast":
-            return functional.autocontrast(images)
-        case "Equalize":
-            return functional.equalize(images)
-        case "Invert":
-            return functional.invert(images)
-    raise ValueError(operation.name)
+    name, value = operation.name, operation.value
+    if name == "SolarizeAdd":
+        return solarize_add(images, int(value))
+    function = getattr(operators(), _FUNCTIONS[name])
+    if name in _PLAIN:
+        return function(images)
+    return function(images, int(value) if name == "Posterize" else value)
 
 
 def solarize_add(images: Tensor, amount: int) -> Tensor:

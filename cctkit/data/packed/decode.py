@@ -6,7 +6,6 @@ import json
 import math
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -22,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from cctkit.data.copies import pixel_digest
-from cctkit.data.preprocess import Preprocess, share_large, strict_pillow
+from cctkit.data.preprocess import Preprocess, strict_pillow
 from cctkit.data.source import ROLES, BadImageError, Progress, Source
+from cctkit.data.workers import available_cores, start_worker
 from cctkit.errors import ResourceError
 
 _READING = "reading images"
@@ -135,11 +135,6 @@ def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Pro
                 yield from _ahead(job, chunks, cores, numbers.stop, progress)
 
 
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
 def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: Progress) -> Iterator[DecodedChunk]:
     """Decode all chunks ahead on `cores` workers and yield them in order."""
     total = len(job.source.ids)
@@ -199,13 +194,9 @@ def _in_process(numbers: range) -> DecodedChunk:
 
 
 def _begin(job: _Job, stopped: Any, large: Any, parent: int) -> None:
-    """Initialize a worker process: it leaves SIGINT and SIGHUP to its parent, and exits if the parent dies."""
+    """Initialize a worker process, which exits if its parent dies."""
     global _of_process
-    os.setpgid(0, 0)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    share_large(large)
+    start_worker(large)
     _of_process = lambda numbers: job.images(numbers, lambda _: not stopped.is_set())  # noqa: E731
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 

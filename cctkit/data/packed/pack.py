@@ -111,7 +111,11 @@ def _at_size(begun: PartialFile, source: Source, config: PackConfig, progress: P
         f"{safe_text(source.ids[int(i)])}: {safe_text(_reason(source, int(i), reasons))}"
         for i in np.flatnonzero(rows["state"] == BAD)
     ]
-    _check_broken(bad, source, kept=total - len(bad), skip_bad=config.skip_bad)
+    where = safe_text(source.place or source.name)
+    if not config.skip_bad:
+        check_broken(bad, where, remedy=BROKEN_REMEDY)
+    if len(bad) == total:
+        raise UserError("no image can be read", where)
     write_rest(begun.images, source, rows, header=header, skipped="\n".join(bad))
     begun.images.flush()
     os.fsync(begun.images.fileno())
@@ -146,11 +150,3 @@ def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
         except BadImageError as error:
             return str(error)
     return reasons.get(i, "it could not be read the first time")
-
-
-def _check_broken(bad: list[str], source: Source, *, kept: int, skip_bad: bool) -> None:
-    where = safe_text(source.place or source.name)
-    if not skip_bad:
-        check_broken(bad, where, remedy=BROKEN_REMEDY)
-    if not kept:
-        raise UserError("no image can be read", where)

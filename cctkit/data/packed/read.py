@@ -189,7 +189,9 @@ def _checked(
     if not OLDEST_SCHEMA <= header["schema_version"] <= SCHEMA:
         raise ValueError(f"it is of version {header['schema_version']}, expected {OLDEST_SCHEMA} to {SCHEMA}")
     class_names, size = header["class_names"], tuple(header["image_size"])
-    _check_texts([header["name"], header["fingerprint"], *class_names], class_names)
+    texts = [header["name"], header["fingerprint"], *class_names]
+    if not all(isinstance(text, str) for text in texts) or len(set(class_names)) < len(class_names):
+        raise ValueError("its names are no text, or not distinct")
     if (
         header["resize_mode"] not in ("crop", "squash")
         or images.dtype != torch.uint8
@@ -218,11 +220,6 @@ def _checked(
         path=path,
         file=facts,
     )
-
-
-def _check_texts(texts: list[Any], class_names: list[Any]) -> None:
-    if not all(isinstance(text, str) for text in texts) or len(set(class_names)) < len(class_names):
-        raise ValueError("its names are no text, or not distinct")
 
 
 def _check_arrays(arrays: dict[str, np.ndarray[Any, Any]], number: int, num_classes: int) -> None:

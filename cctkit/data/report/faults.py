@@ -24,16 +24,17 @@ def refuse_faulty(origin: Origin, *, read: bool, progress: Progress) -> None:
 
     Raises: FaultsError with all faults; StoppedError.
     """
-    if not origin.faults:
+    faults = [finding for finding in origin.findings if finding.level == "fault"]
+    if not faults:
         return
     where = safe_text(origin.address)
     try:
         found = _broken(origin, progress) if read else []
     except StoppedError as stop:
-        so_far = "; ".join(fault.in_short() for fault in origin.faults)
+        so_far = "; ".join(fault.in_short() for fault in faults)
         raise StoppedError(stop.signal_number, f"stopped; so far found in {where}: {so_far}") from stop
     warnings = [finding for finding in origin.findings if finding.level == "warning"]
-    raise FaultsError([*origin.faults, *found], where, warnings)
+    raise FaultsError([*faults, *found], where, warnings)
 
 
 def _broken(origin: Origin, progress: Progress) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cctkit.errors import UserError
@@ -38,10 +38,6 @@ class Finding:
         """Make a finding with printable names; number: the total, if `names` is incomplete."""
         shown = tuple(safe_text(name, _NAME_LENGTH) for name in names[:NAMED])
         return cls(kind=kind, level=level, text=text, number=number or len(names), names=shown, remedy=remedy)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self) | {"names": list(self.names)}
 
     def lines(self) -> list[str]:
         """Lines to print: one with the first names, or one per name if the user must fix something."""

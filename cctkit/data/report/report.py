@@ -1,15 +1,12 @@
-"""Report on a data set before training: as JSON and as lines to print."""
+"""Report on a data set before training, as lines to print."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from cctkit.config.size import Size
-from cctkit.data.report.findings import FaultsError, Finding, broken_images
-from cctkit.data.report.seen import Seen
-from cctkit.data.source import Labels
+from cctkit.data.packed.read import Packed
+from cctkit.data.report.findings import FaultsError, Finding
+from cctkit.data.streamed import Streamed
 from cctkit.text import counted, safe_text
 
 _UNEVEN = 10
@@ -19,30 +16,25 @@ _LARGER = (128, 96, 64)
 _PURPOSES = {"train": "to train on", "val": "to choose the epoch by", "test": "to test on", "all": "not split yet"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DataReport:
-    """parts: name of the part -> images of each class, in the order of class_names; folders: what the folder of each part is
-    called, where it is a folder; seen: the images before they were resized, None where that is not known; is_sample: of a few
-    of them; stored_size: in which they are augmented, image_size: that the model takes; size_chosen: it was asked for.
+    """What is printed about a data set.
+
+    place: the folder or packed file; None for a named data set.
+    parts: split -> number of images per class, in the order of `store.class_names`.
+    image_size: of the model's input, as it was asked for; None: that of the stored images.
+    findings: what was found besides images.
+    folders: for a folder, each split and the name of its subfolder.
     """
 
     name: str
     place: str | None
-    class_names: tuple[str, ...]
+    store: Packed | Streamed
     parts: Mapping[str, tuple[int, ...]]
-    folders: tuple[tuple[str, str], ...] = ()
     split_made: bool
-    seen: Seen | None
-    is_sample: bool
-    stored_size: Size
-    image_size: Size
-    resize_mode: Literal["crop", "squash"]
-    size_chosen: bool
+    image_size: Size | None
     findings: tuple[Finding, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values; a list of names has at most 20 entries."""
-        return asdict(self) | {"findings": [finding.as_dict() for finding in self.findings]}
+    folders: tuple[tuple[str, str], ...]
 
     @property
     def per_class(self) -> tuple[int, ...]:
@@ -77,7 +69,7 @@ class DataReport:
         least, most = min(numbers), max(numbers)
         if least == most:
             return f"{len(numbers)}, each of {counted(most, 'image')}"
-        names = [safe_text(self.class_names[numbers.index(number)], 40) for number in (least, most)]
+        names = [safe_text(self.store.class_names[numbers.index(number)], 40) for number in (least, most)]
         return f"{len(numbers)}, of {least:,} ('{names[0]}') to {most:,} images ('{names[1]}')"
 
     def _uneven(self) -> Finding | None:
@@ -85,10 +77,10 @@ class DataReport:
         return None if ratio < _UNEVEN else Finding(kind="uneven", level="warning", text=_UNEVEN_TEXT.format(ratio), number=1)
 
     def _sizes(self) -> str:
-        seen = self.seen
+        seen = self.store.seen
         if seen is None:
             return "not known, since the file was packed by an earlier version"
-        of = f"of {seen.num_images} images looked at, " if self.is_sample else ""
+        of = f"of {seen.num_images} images looked at, " if isinstance(self.store, Streamed) else ""
         if seen.num_sizes == 1:
             return f"{of}all {_photo(seen.largest)}"
         common = ", ".join(f"{_photo((height, width))} ({number:,})" for height, width, number in seen.sizes[:3])
@@ -96,25 +88,27 @@ class DataReport:
         return f"{of}{common}{others}; from {_photo(seen.smallest)} to {_photo(seen.largest)}, width x height"
 
     def _treatment(self) -> str:
-        height, width = self.stored_size
+        stored, mode, seen = self.store.image_size, self.store.resize_mode, self.store.seen
+        height, width = stored
         size = f"{height}x{width}" + ("" if height == width else " (height x width)")
-        then = "" if self.stored_size == self.image_size else f", then enlarged to {self.image_size[0]}x{self.image_size[1]}"
-        if self.seen is None:
+        image_size = self.image_size or stored
+        then = "" if stored == image_size else f", then enlarged to {image_size[0]}x{image_size[1]}"
+        if seen is None:
             return size + then
-        sizes = [(high, wide) for high, wide, _ in self.seen.sizes]
-        if sizes == [self.stored_size]:
+        sizes = [(high, wide) for high, wide, _ in seen.sizes]
+        if sizes == [stored]:
             return f"{size}, as they are{then}"
         cut = any(high * width != wide * height for high, wide in sizes)
-        shaping = "" if not cut else "squashed and " if self.resize_mode == "squash" else "centre cut and "
+        shaping = "" if not cut else "squashed and " if mode == "squash" else "centre cut and "
         larger = [high >= height and wide >= width for high, wide in sizes]
-        smaller = self.resize_mode == "crop" or all(high <= height and wide <= width for high, wide in sizes)
+        smaller = mode == "crop" or all(high <= height and wide <= width for high, wide in sizes)
         scaled = "shrunk" if all(larger) else "brought" if any(larger) or not smaller else "enlarged"
         return f"{shaping}{scaled} to {size}{then}{self._advice(min(sizes[0]))}"
 
     def _advice(self, side: int) -> str:
         """side: the shorter one of the most common size."""
         better = next((size for size in _LARGER if size <= side), None)
-        if self.size_chosen or better is None or better <= max(self.image_size):
+        if self.image_size is not None or better is None or better <= max(self.store.image_size):
             return ""
         return f"; --image-size {better} keeps more"
 
@@ -127,13 +121,3 @@ def _photo(size: Size) -> str:
 def fault_lines(error: FaultsError) -> list[str]:
     """All that is wrong with a data set, of each kind up to 20 by name."""
     return [f"data: {error.where or ''}", *(line for found in (*error.faults, *error.beside) for line in found.lines())]
-
-
-def left_out(skipped: Sequence[str]) -> tuple[Finding, ...]:
-    """Broken images that --skip-bad has left out."""
-    return (broken_images(skipped, level="ignored", remedy=None),) if skipped else ()
-
-
-def numbers_of(labels: Labels, num_classes: int) -> tuple[int, ...]:
-    """How many there are of each class."""
-    return tuple(np.bincount(labels, minlength=num_classes).tolist())

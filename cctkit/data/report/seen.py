@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 from cctkit.config.size import Size
 from cctkit.data.packed.decode import GOOD, NO_PEAK, Rows
 from cctkit.data.preprocess import peek, strict_pillow
-from cctkit.data.report.findings import NAMED, Finding, Level
-from cctkit.data.source import BadImageError, Ids, Source
+from cctkit.data.report.findings import NAMED, Finding
+from cctkit.data.source import BadImageError, Source
 from cctkit.text import counted, safe_text
 
 _COMMON = 5
@@ -58,7 +59,7 @@ class Seen:
     paged: Some = Some()
 
     @classmethod
-    def of_rows(cls, rows: Rows, ids: Ids) -> "Seen":
+    def of_rows(cls, rows: Rows, ids: Sequence[str]) -> "Seen":
         """Collect the properties after packing; rows: of `packed.decode.ROW`, one per image."""
         kept = np.flatnonzero(rows["state"] == GOOD)
         return cls._of(rows["size"][kept], rows["peak"][kept], rows["more_pages"][kept], kept, ids)
@@ -79,7 +80,7 @@ class Seen:
         return cls._of(np.array(sizes), np.array(peaks), np.array(paged), np.array(numbers), source.ids) if numbers else None
 
     @classmethod
-    def _of(cls, sizes: Any, peaks: Any, paged: Any, numbers: Any, ids: Ids) -> "Seen":
+    def _of(cls, sizes: Any, peaks: Any, paged: Any, numbers: Any, ids: Sequence[str]) -> "Seen":
         def some(chosen: Any) -> Some:
             return Some(number=int(chosen.sum()), ids=tuple(safe_text(ids[int(i)]) for i in numbers[chosen][:NAMED]))
 
@@ -131,12 +132,8 @@ class Seen:
                 f"{counted(self.shallow.number, 'image')} of 16 bits with no value above {self.peak:,} of 65,535: nearly black"
             )
             remedy = "scale the values to 0 to 65,535, or save them with 8 bits"
-            found.append(_finding("shallow", "warning", text, self.shallow, remedy))
+            found.append(Finding.of("shallow", "warning", text, self.shallow.ids, number=self.shallow.number, remedy=remedy))
         if self.paged.number:
             text = f"{counted(self.paged.number, 'file')} with further pages or frames: the first of each is read"
-            found.append(_finding("pages", "ignored", text, self.paged, None))
+            found.append(Finding.of("pages", "ignored", text, self.paged.ids, number=self.paged.number))
         return found
-
-
-def _finding(kind: str, level: Level, text: str, some: Some, remedy: str | None) -> Finding:
-    return Finding.of(kind, level, text, some.ids, number=some.number, remedy=remedy)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cctkit.catalog.datasets import Archive, DatasetRow, Remote
+from cctkit.catalog.datasets import Archive, DatasetRow
 from cctkit.data.source import ROLES, DecodedImage, Notify, Origin, Progress, Source, digest_of, sorted_classes
 from cctkit.data.sources.cifar import read_binary, read_python
-from cctkit.data.sources.download import download
+from cctkit.data.sources.download import download, file_digest
 from cctkit.data.sources.idx import read_idx
 from cctkit.errors import UserError
 from cctkit.text import safe_text
@@ -127,30 +127,24 @@ def _parts(archive: Archive, paths: list[Path], progress: Progress) -> Iterator[
             if path.stat().st_size > _MAX_PART_BYTES:
                 raise UserError(f"{part} is too large", safe_text(path))
             data = path.read_bytes()
-            if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-                raise _differs(path)
+            _check_md5(path, hashlib.md5(data, usedforsecurity=False).hexdigest(), md5)
             yield part, data
         return
     for path, remote in zip(paths, archive.files, strict=True):
-        _check(path, remote, progress)
+        progress(f"checking {path.name}", 0, 1)
+        _check_md5(path, file_digest(path, "md5"), remote.md5)
         if archive.reader == "idx":
             yield path.name.removesuffix(".gz"), _decompressed(path)
         else:
             yield from _members(archive, path)
 
 
-def _check(path: Path, remote: Remote, progress: Progress) -> None:
-    progress(f"checking {path.name}", 0, 1)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if digest != remote.md5:
-        raise _differs(path)
-
-
-def _differs(path: Path) -> UserError:
-    return UserError(
-        "the file is not the published one: its MD5 differs", safe_text(path), "remove it, and it is downloaded again"
-    )
+def _check_md5(path: Path, found: str, published: str) -> None:
+    """published: "" if there is none."""
+    if published and found != published:
+        raise UserError(
+            "the file is not the published one: its MD5 differs", safe_text(path), "remove it, and it is downloaded again"
+        )
 
 
 def _decompressed(path: Path) -> bytes:

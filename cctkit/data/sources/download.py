@@ -48,7 +48,7 @@ def download(
         except OSError as error:
             raise unwritable("cannot write the download", error, path.parent) from error
         if not path.exists():  # another process may have just brought it
-            _fetch(url, part, _capped(progress, url, part, max_bytes))
+            _fetch(url, part, progress, max_bytes)
             _check(url, part, md5=md5, sha256=sha256)
             with full_disk_named(path):
                 with open(part, "r+b") as file:
@@ -58,19 +58,7 @@ def download(
     return path
 
 
-def _capped(progress: Progress, url: str, part: Path, max_bytes: int | None) -> Progress:
-    """`progress`, which also stops a server that announces or sends more than `max_bytes`."""
-
-    def capped(what: str, done: int, total: int) -> None:
-        if max_bytes is not None and max(done, total) > max_bytes:
-            part.unlink(missing_ok=True)
-            raise UserError(f"the server sends more than the {max_bytes:,} bytes that are expected", url, "try again")
-        progress(what, done, total)
-
-    return capped
-
-
-def _fetch(url: str, part: Path, progress: Progress) -> None:
+def _fetch(url: str, part: Path, progress: Progress, max_bytes: int | None) -> None:
     """Download the rest of `part` in a thread, so that `progress` can stop a slow server."""
     transfer = _Transfer(url, part)
     transfer.start()
@@ -80,11 +68,14 @@ def _fetch(url: str, part: Path, progress: Progress) -> None:
         while alive:
             transfer.join(_POLL_S)
             alive = transfer.is_alive()
+            if max_bytes is not None and max(transfer.done, transfer.total) > max_bytes:
+                part.unlink(missing_ok=True)
+                raise UserError(f"the server sends more than the {max_bytes:,} bytes that are expected", url, "try again")
             progress(f"downloading {part.stem} (bytes)", transfer.done, transfer.total)
             if alive and not transfer.connected and time.monotonic() > deadline_s:
                 raise UserError(f"the download failed: no answer within {_CONNECT_S:.0f} s", url, "check the network")
     finally:
-        transfer.stop()
+        transfer.stopped.set()
     error = transfer.error
     if error is not None:
         if isinstance(error, UserError) or not isinstance(error, (OSError, http.client.HTTPException, ValueError)):
@@ -110,10 +101,7 @@ class _Transfer(threading.Thread):
         self.done = self.total = 0
         self.connected = False
         self.error: Exception | None = None
-        self._stopped = threading.Event()
-
-    def stop(self) -> None:
-        self._stopped.set()
+        self.stopped = threading.Event()
 
     def run(self) -> None:
         try:
@@ -140,14 +128,14 @@ class _Transfer(threading.Thread):
             self.done = have if continues else 0
             self.total = int(reply.headers.get("Content-Length") or 0) + self.done
             self._copy(reply, "ab" if continues else "wb")
-        if self.done < self.total and not self._stopped.is_set():
+        if self.done < self.total and not self.stopped.is_set():
             raise ConnectionError(f"the connection broke after {self.done:,} of {self.total:,} bytes")
 
     def _copy(self, reply: Any, mode: str) -> None:
-        if self._stopped.is_set():  # the answer came too late: the file may be another attempt's by now
+        if self.stopped.is_set():  # the answer came too late: the file may be another attempt's by now
             return
         with open(self.part, mode) as file:
-            while not self._stopped.is_set() and (block := reply.read1(_BLOCK)):
+            while not self.stopped.is_set() and (block := reply.read1(_BLOCK)):
                 with full_disk_named(self.part):
                     file.write(block)
                     file.flush()
@@ -168,8 +156,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _check(url: str, part: Path, *, md5: str | None, sha256: str | None) -> None:
     kind, expected = ("SHA-256", sha256) if sha256 else ("MD5", md5)
     assert expected, "a download without a checksum"
-    with open(part, "rb") as file:
-        digest = hashlib.file_digest(file, hashlib.sha256 if sha256 else lambda: hashlib.md5(usedforsecurity=False))
-    if not digest.hexdigest().startswith(expected):
+    if not file_digest(part, "sha256" if sha256 else "md5").startswith(expected):
         part.unlink()
         raise UserError(f"the download is not the published file: its {kind} differs; it was removed", url, "try again")
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Digest of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -16,7 +16,7 @@ from cctkit.data.source import ROLES, CompactIds, Origin, Progress, Role, Source
 from cctkit.data.sources.layout import parts_of, subfolders
 from cctkit.data.sources.scan import Counts, Entry, Scan
 from cctkit.errors import UserError
-from cctkit.text import safe_text
+from cctkit.text import counted, safe_text
 
 
 class _Files:
@@ -121,18 +121,14 @@ def _class_faults(class_names: tuple[str, ...], counts: dict[Role, Counts]) -> l
     for role, classes in counts.items():
         side = "" if role == "all" else f" in {role}"
         if empty := [name for name, number in classes.items() if not number]:
-            text = f"no image{side} of {_classes(len(empty))}"
+            text = f"no image{side} of {counted(len(empty), 'class', 'classes')}"
             faults.append(_fault("empty_class", text, empty, "remove its folder, or fill it"))
         if missing := [name for name in class_names if name not in classes]:
-            text = f"{role} lacks {_classes(len(missing))} of another part"
+            text = f"{role} lacks {counted(len(missing), 'class', 'classes')} of another part"
             faults.append(_fault("missing_class", text, missing, "give every part the same class folders"))
     if len(class_names) < 2:
         faults.append(_fault("one_class", "there is only one class, expected at least two", class_names, "one folder a class"))
     return faults
-
-
-def _classes(number: int) -> str:
-    return f"{number} class{'es' * (number != 1)}"
 
 
 def _fault(kind: str, text: str, names: Sequence[str], remedy: str) -> Finding:

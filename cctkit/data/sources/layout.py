@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 
 from cctkit.data.preprocess import suffixes
 from cctkit.data.report.findings import Finds
@@ -122,14 +121,11 @@ def _sorted_parts(parts: dict[str, Role], folders: dict[str, str], root: str) ->
 
 
 def _has_image(folder: str) -> bool:
-    return any(True for _ in _image_names(folder))
-
-
-def _image_names(folder: str) -> Iterator[str]:
     seen: set[str] = set()
     for path, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(path)
         folders[:] = [] if real in seen else filter(visible, folders)
-        if real not in seen:
-            yield from (name for name in files if visible(name) and os.path.splitext(name)[1].lower() in suffixes())
         seen.add(real)
+        if any(visible(name) and os.path.splitext(name)[1].lower() in suffixes() for name in files):
+            return True
+    return False
