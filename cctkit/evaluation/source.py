@@ -1,26 +1,21 @@
-"""The evaluation of a run or a weights file, on the images that it was made for or on others."""
+"""Evaluates a run or a weights file, on the images that it was made for or on others."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cctkit.config.settings import DataConfig
-from cctkit.data.copies import Digests
 from cctkit.data.overlap import copy_figures, read_seen
 from cctkit.data.splits import Dataset, Split
 from cctkit.digests import not_verified
-from cctkit.engine.device import DevicePolicy, choose_policy
-from cctkit.engine.environment import read_environment
 from cctkit.errors import UserError
 from cctkit.evaluation.evaluate import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.evaluation.images import class_order, default_split, leave_out_seen, listed, load_images, split_named
 from cctkit.evaluation.load import load
+from cctkit.evaluation.trained import TrainedSource, find_trained
 from cctkit.models.weights import WeightsInfo
-from cctkit.runs.paths import RunPaths, newest_run, weights_file
 from cctkit.runs.predictions import check_new, write_csv, write_predictions
-from cctkit.runs.runfiles import read_settings
-from cctkit.text import safe_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +37,8 @@ class EvalConfig:
     include_seen: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """A weights file, and what its run directory says if it is in one.
-
-    policy: the device policy that the run was trained with.
-    seen: digests of the training images.
-    predictions: where a finished run keeps its predictions.
-    """
-
-    weights: Path
-    data: DataConfig = field(default_factory=DataConfig)
-    policy: Mapping[str, Any] = field(default_factory=dict)
-    seen: Digests | None = None
-    predictions: Path | None = None
-    is_finished: bool | None = None
-
-
 def evaluate_source(
-    source: Path | None, config: EvalConfig, *, notify: Callable[[str], None], progress: Callable[[str, int, int], None]
+    source: str | Path | None, config: EvalConfig, *, notify: Callable[[str], None], progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     """Evaluate a run (None: the newest) or a weights file; a finished run keeps its predictions.
 
@@ -68,11 +46,11 @@ def evaluate_source(
     """
     if config.save_predictions is not None:
         check_new(config.save_predictions)
-    found = _find(source, notify)
+    found = find_trained(source, notify=notify)
     model, info = load(found.weights)
     if info.digest is None:
         notify(not_verified(found.weights))
-    policy = _policy(config, found.policy)
+    policy = found.choose_policy(device=config.device, precision=config.precision, threads=config.threads)
     dataset = load_images(info, config.data, found.data, notify=notify, progress=progress)
     if dataset.unverified:
         notify(dataset.unverified)
@@ -80,7 +58,7 @@ def evaluate_source(
     split = split_named(dataset, name)
     order = class_order(dataset, info.class_names, config.data.dataset)
     is_own = dataset.fingerprint == info.dataset["fingerprint"]
-    split, figures = _unseen(split, config, found.seen, dataset, notify, is_own=is_own)
+    split, figures = _unseen(split, config, found, dataset, notify, is_own=is_own)
     missing = [each for each in info.class_names if each not in dataset.class_names]
     if missing:
         notify(f"not in the images, and left out: {listed(missing)}; an image that is taken for one of them counts as wrong")
@@ -109,48 +87,17 @@ def evaluate_source(
     return result | {"missing_classes": missing, **trained, "finished": found.is_finished}
 
 
-def _find(source: Path | None, notify: Callable[[str], None]) -> _Source:
-    """The weights to evaluate: of a run directory (None: the newest), or a file."""
-    if source is None:
-        source = newest_run(Path("runs"))
-        notify(f"evaluating the newest run, {safe_text(source)}")
-    if not source.is_dir():
-        return _Source(weights=source)
-    run = RunPaths(source)
-    if not run.config.is_file():
-        raise UserError(
-            "not a run directory: config.json is missing", safe_text(source), "name a folder of images with --dataset FOLDER"
-        )
-    return _Source(
-        weights=weights_file(source),
-        data=read_settings(run.config)[0].data,
-        policy=read_environment(run.env)["policy"],
-        seen=read_seen(run.seen),
-        predictions=run.predictions,
-        is_finished=run.result.is_file(),
-    )
-
-
-def _predictions_path(config: EvalConfig, found: _Source) -> Path | None:
+def _predictions_path(config: EvalConfig, found: TrainedSource) -> Path | None:
     """Where the predictions are written: as asked, else into a finished run if its own test images are evaluated."""
     if found.is_finished and config.data.dataset is None and config.split in (None, "test"):
         return config.save_predictions or found.predictions
     return config.save_predictions
 
 
-def _policy(config: EvalConfig, trained: Mapping[str, Any]) -> DevicePolicy:
-    """The policy that the run was trained with, so that its figures repeat; without a run, this machine's choice."""
-    precision = config.precision or trained.get("precision", "auto")
-    policy = choose_policy(device=config.device, precision=precision, threads=config.threads)
-    if trained and policy.device == trained["device"]:
-        policy = replace(policy, attention_in_evaluation=trained["attention_in_evaluation"])
-    return policy
-
-
 def _unseen(
     split: Split,
     config: EvalConfig,
-    seen: Digests | None,
+    found: TrainedSource,
     dataset: Dataset,
     notify: Callable[[str], None],
     *,
@@ -159,6 +106,7 @@ def _unseen(
     """On another data set than the model's own: without the images that it was trained on."""
     if not is_own:
         name = config.data.dataset or dataset.name
+        seen = None if found.seen is None else read_seen(found.seen)
         return leave_out_seen(split, seen, include_seen=config.include_seen, name=name, notify=notify)
     if config.include_seen:
         raise UserError("these are the images that the run itself was made with", "--include-seen", "leave it out")

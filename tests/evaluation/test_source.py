@@ -222,7 +222,7 @@ def test_the_newest_run_is_evaluated_by_default_and_named(tmp_path: Path, monkey
         weights_of(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "runs" / name / "weights.safetensors")
     with pytest.raises(UserError, match=r"env\.json"):
         evaluate_source(None, EvalConfig(data=DataConfig()), notify=said.append, progress=lambda *_: None)
-    assert said == ["evaluating the newest run, runs/new"]
+    assert said == ["using the newest run, runs/new"]
 
 
 def test_weights_and_predictions_are_read_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
