@@ -1,24 +1,23 @@
-"""Training input, batched against image by image: `python -m benchmarks.augment`.
+"""Speed of augmentation against torchvision on PIL images: `python -m benchmarks.augment`.
 
-The report's augmentation (AutoAugment's CIFAR-10 policy, crop with padding 4, flip, normalisation) of 32 x 32 images, from
-uint8 images in memory to float32 batches, in one process on one thread: `torchvision.transforms` on PIL images, and ours as
-`cctkit train` runs it. The two take turns; images by CPU second, the median of the turns.
+The report's augmentation (AutoAugment's CIFAR-10 policy, crop with padding 4, flip, normalization) of 32 x 32 images, from
+uint8 images in memory to float32 batches, on one thread. `torchvision.transforms` and the code of `cctkit train` take turns;
+the result is the median in images per second of CPU time.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
 from benchmarks.speed.plain import Pictures
 from cctkit.bench.images import MEAN, STD, SyntheticImages
-from cctkit.config.settings import AugmentConfig
-from cctkit.data.epoch.loader import CHUNK_IMAGES, train_batches
-from cctkit.data.epoch.plan import EpochPlan
+from cctkit.bench.training import epoch_batches
+from cctkit.config.settings import AugmentConfig, TrainConfig
+from cctkit.data.epoch.loader import CHUNK_IMAGES
 from cctkit.data.preprocess import Preprocess
 from cctkit.engine.allocator import keep_memory
 
@@ -27,7 +26,7 @@ BATCH_SIZE = 128
 
 
 def image_by_image(images: SyntheticImages, number: int) -> Callable[[int], int]:
-    """A turn over the first `number` images, as a script with torchvision does it."""
+    """A turn over the first `number` images with torchvision."""
     pictures = Pictures(images, SIZE)
 
     def turn(_epoch: int) -> int:
@@ -38,21 +37,24 @@ def image_by_image(images: SyntheticImages, number: int) -> Callable[[int], int]
     return turn
 
 
-def batched(images: SyntheticImages, config: AugmentConfig, chunk_images: int) -> Callable[[int], int]:
+def batched(images: SyntheticImages, augment: AugmentConfig, chunk_images: int) -> Callable[[int], int]:
     """A turn over all images: the draws, the augmentation and the batches of an epoch."""
+    config = TrainConfig(batch_size=BATCH_SIZE, augment=augment)
+    preprocess = Preprocess(stored_size=SIZE, mean=MEAN, std=STD)
 
-    def batches(epoch: int) -> Iterator[Any]:
-        number = len(images)
-        plan = EpochPlan.draw(seed=0, epoch=epoch, num_images=number, batch_size=BATCH_SIZE, image_size=SIZE, config=config)
-        return train_batches(
+    def turn(epoch: int) -> int:
+        batches = epoch_batches(
             images,
-            plan=plan,
-            preprocess=Preprocess(stored_size=SIZE, mean=MEAN, std=STD),
+            config,
+            epoch=epoch,
+            num_images=len(images),
+            preprocess=preprocess,
             device="cpu",
             chunk_images=chunk_images,
         )
+        return sum(len(batch.labels) for batch in batches)
 
-    return lambda epoch: sum(len(batch.labels) for batch in batches(epoch))
+    return turn
 
 
 def main() -> None:

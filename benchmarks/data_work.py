@@ -1,9 +1,7 @@
-"""What the processes of `data.py` do: `python data_work.py KIND PATH ...`; results go to stdout, JSON or a number a line."""
+"""What `data.py` runs in fresh processes. Imports are inside the functions: the allocator is set before torch is imported."""
 
 import contextlib
 import itertools
-import json
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +14,7 @@ CLASSES = 100
 
 
 def make(path: Path, images: int, side: int) -> None:
-    """A packed file of noise: every image is another part of a few megabytes, or nearly so."""
+    """A packed file of noise; the images are overlapping parts of 8 MiB."""
     import numpy as np
 
     from cctkit.data.packed.pack import PackConfig, pack
@@ -46,7 +44,7 @@ def make(path: Path, images: int, side: int) -> None:
 
 
 def make_folder(path: Path, images: int) -> None:
-    """Folders of PNG files, 32 x 32 pixels."""
+    """Class folders of PNG files of 32 x 32 pixels."""
     import numpy as np
     from PIL import Image
 
@@ -58,15 +56,15 @@ def make_folder(path: Path, images: int) -> None:
 
 
 def anonymous_bytes() -> int:
-    """Of this process, in memory: what no file stands behind."""
+    """Anonymous memory of this process: what is not mapped from a file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise OSError("this kernel does not tell anonymous memory from mapped files")
+    raise OSError("this kernel does not report RssAnon in /proc/self/status")
 
 
 class Peak:
-    """The most anonymous memory within a `with`, looked at every 5 ms."""
+    """Peak anonymous memory within a `with` block, sampled every 5 ms."""
 
     def __enter__(self) -> "Peak":
         self.bytes = anonymous_bytes()
@@ -85,7 +83,7 @@ class Peak:
 
 
 def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -> dict[str, float]:
-    """Start and train some steps as `cctkit train` does: seconds to have the data, and the peak of anonymous memory."""
+    """Train some steps as `cctkit train` does: seconds to load the data, and peak anonymous memory."""
     from cctkit.engine.allocator import keep_memory
 
     keep_memory()
@@ -122,97 +120,56 @@ def training(path: Path, model: str, recipe: str, steps: int, batch_size: int) -
 
 
 def opening(path: Path) -> dict[str, float]:
-    """Seconds, imports aside, until the data is ready, those of the processor, and until the first batch is there."""
+    """Seconds until the data is ready, their CPU time, and seconds until the first batch, all without the imports."""
     from cctkit.config.settings import DataConfig, TrainConfig
     from cctkit.data.dataset import load_dataset
-    from cctkit.data.epoch.loader import train_batches
-    from cctkit.data.epoch.plan import EpochPlan
     from cctkit.data.epoch.policies import operators
 
     operators()
-    start, processor = time.perf_counter(), time.process_time()
-    dataset, config = load_dataset(DataConfig(dataset=str(path))), TrainConfig()
-    ready_s, processor_s = time.perf_counter() - start, time.process_time() - processor
-    plan = EpochPlan.draw(
-        seed=config.seed,
-        epoch=0,
-        num_images=len(dataset.train),
-        batch_size=config.batch_size,
-        image_size=dataset.stored_size,
-        config=config.augment,
-    )
-    batches = train_batches(
-        dataset.train,
-        plan=plan,
-        preprocess=dataset.preprocess,
-        device="cpu",
-    )
-    next(batches)
-    return {"ready_s": ready_s, "processor_s": processor_s, "first_batch_s": time.perf_counter() - start}
+    start, cpu_start = time.perf_counter(), time.process_time()
+    dataset = load_dataset(DataConfig(dataset=str(path)))
+    ready_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
+    next(_epoch(dataset, TrainConfig(), 0, "cpu"))
+    return {"ready_s": ready_s, "processor_s": cpu_s, "first_batch_s": time.perf_counter() - start}
 
 
-def turns(path: Path, model: str, batch_size: int) -> None:
-    """For every line on stdin so many steps, or without a model batches; on stdout the images by seconds, and by those of a
-    processor, which other programs do not take."""
+def _epoch(dataset: Any, config: Any, epoch: int, device: str) -> Iterator[Any]:
+    from cctkit.bench.training import epoch_batches
+
+    number = len(dataset.train)
+    return epoch_batches(dataset.train, config, epoch=epoch, num_images=number, preprocess=dataset.preprocess, device=device)
+
+
+_turn: Any = None
+
+
+def prepare_turns(path: Path, model: str, batch_size: int) -> None:
+    """Load the data and build the model for `turn`."""
     from cctkit.engine.allocator import keep_memory
 
     keep_memory()
+    from cctkit.bench.training import Training
     from cctkit.catalog.models import named_config
     from cctkit.config.settings import DataConfig, TrainConfig
     from cctkit.data.dataset import load_dataset
-    from cctkit.data.epoch.augment import Batch
-    from cctkit.data.epoch.loader import train_batches
-    from cctkit.data.epoch.plan import EpochPlan
     from cctkit.engine.device import choose_policy
-    from cctkit.models.build import build_model
-    from cctkit.training.optim import make_optimizers
-    from cctkit.training.step import new_state, train_step
 
-    dataset, policy = load_dataset(DataConfig(dataset=str(path))), choose_policy()
-    config = TrainConfig(batch_size=batch_size)
+    global _turn
+    dataset, policy, config = load_dataset(DataConfig(dataset=str(path))), choose_policy(), TrainConfig(batch_size=batch_size)
+    training = Training(named_config(model, num_classes=CLASSES), config, policy, batch_size=batch_size)
+    batches = itertools.chain.from_iterable(_epoch(dataset, config, epoch, policy.device) for epoch in itertools.count())
 
-    def stream() -> Iterator[Batch]:
-        for epoch in itertools.count():
-            plan = EpochPlan.draw(
-                seed=config.seed,
-                epoch=epoch,
-                num_images=len(dataset.train),
-                batch_size=config.batch_size,
-                image_size=dataset.stored_size,
-                config=config.augment,
-            )
-            yield from train_batches(
-                dataset.train,
-                plan=plan,
-                preprocess=dataset.preprocess,
-                device=policy.device,
-            )
-
-    net = policy.prepare(build_model(named_config(model, num_classes=CLASSES), seed=0)).train()
-    state = new_state(net, make_optimizers(net, config), ema=None, policy=policy)
-    batches = stream()
-    for line in sys.stdin:
-        kind, steps = line.split()
-        start, processor = time.perf_counter(), time.process_time()
-        for batch in itertools.islice(batches, int(steps)):
+    def one(kind: str, steps: int) -> tuple[float, float]:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for batch in itertools.islice(batches, steps):
             if kind == "train":
-                train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
-        images = int(steps) * batch_size
-        print(images / (time.perf_counter() - start), images / (time.process_time() - processor), flush=True)
+                training.train(batch)
+        images = steps * batch_size
+        return images / (time.perf_counter() - start), images / (time.process_time() - cpu_start)
+
+    _turn = one
 
 
-def main(kind: str, path: Path, *rest: str) -> None:
-    if kind == "make":
-        make(path, int(rest[0]), int(rest[1]))
-    elif kind == "folder":
-        make_folder(path, int(rest[0]))
-    elif kind == "opening":
-        print(json.dumps(opening(path)))
-    elif kind == "training":
-        print(json.dumps(training(path, rest[0], rest[1], int(rest[2]), int(rest[3]))))
-    else:
-        turns(path, rest[0], int(rest[1]))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+def turn(kind: str, steps: int) -> tuple[float, float]:
+    """Images per second, and per second of CPU time, of training steps (kind "train") or of their batches alone ("input")."""
+    return _turn(kind, steps)  # type: ignore[no-any-return]

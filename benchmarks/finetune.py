@@ -1,12 +1,12 @@
 """Fine-tuning against training from scratch: `python -m benchmarks.finetune --dataset FOLDER`.
 
-A small ViT of timm's learns most classes of a folder of images; `cctkit train --init` takes its file for the remaining
-classes. The runs differ in their beginning alone: from scratch, from timm's weights, and from them with a frozen backbone or
-(--layer-decay) with slower lower layers. FOLDER holds `train/CLASS/*` and `test/CLASS/*`, such as the images of CIFAR-100.
-Needs timm.
+Trains a small timm ViT on most classes of a folder of images; `cctkit train --init` fine-tunes its weights on the other
+classes. The runs differ only in how they begin: from scratch, from timm's weights, and from those with a frozen backbone or
+(--layer-decay) layer-wise learning-rate decay. FOLDER holds `train/CLASS/*` and `test/CLASS/*`, such as the images of
+CIFAR-100. Needs timm.
 
-Prints the validation accuracy by epoch, writes `finetune.json` and `finetune.png` into --output, and fails where the
-features are not timm's, the normalisation is not the weights', or fine-tuning is not ahead.
+Prints the validation accuracy by epoch, writes `finetune.json` and `finetune.png` into --output. Fails if the features are not
+timm's, the images were not normalized as the weights expect, or fine-tuning is not better than training from scratch.
 """
 
 import argparse
@@ -24,12 +24,11 @@ from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from cctkit.bench.training import epoch_batches
 from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config.settings import AugmentConfig, DataConfig, TrainConfig
 from cctkit.data.dataset import load_dataset
-from cctkit.data.epoch.loader import train_batches
-from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.preprocess import Preprocess
 from cctkit.data.splits import Dataset, Split
 from cctkit.engine.device import DevicePolicy, choose_policy
@@ -40,13 +39,14 @@ from cctkit.runs.runfiles import read_metrics
 
 SIDE = 32  # pixels
 GEOMETRY = {"patch_size": 4, "num_layers": 6, "embed_dim": 128, "num_heads": 4, "mlp_ratio": 2.0}
-TEST_IMAGES = 10  # of a class: `train` wants some, and nothing here depends on them
+TEST_IMAGES = 10  # per class: `train` needs some, nothing here depends on them
 CLOSE = 1e-5
+IMAGENET = Preprocess(stored_size=(SIDE, SIDE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 PLAIN_RECIPE = ("--recipe", "report", "--auto-augment", "none", "--attention-dropout", "0", "--drop-path", "0")
 
 
 def runs_of(weights: Path, layer_decay: float | None) -> dict[str, list[str]]:
-    """Name -> how the run begins."""
+    """Name of a run -> its options."""
     init = ["--init", str(weights)]
     runs = {"from scratch": [], "fine-tuned": init, "frozen backbone": [*init, "--freeze", "backbone"]}
     if layer_decay is not None:
@@ -55,7 +55,7 @@ def runs_of(weights: Path, layer_decay: float | None) -> dict[str, list[str]]:
 
 
 def link_classes(source: Path, target: Path, classes: Sequence[str], images: int) -> Path:
-    """A folder `target` with links to the first `images` training images, and to a few test images, of some classes."""
+    """A folder `target` with links to the first `images` training images and a few test images of each of `classes`."""
     for side, number in (("train", images), ("test", TEST_IMAGES)):
         for name in classes:
             (target / side / name).mkdir(parents=True)
@@ -65,7 +65,7 @@ def link_classes(source: Path, target: Path, classes: Sequence[str], images: int
 
 
 def pretrain(dataset: Dataset, policy: DevicePolicy, args: argparse.Namespace) -> VisionTransformer:
-    """timm's ViT, trained on `dataset` by AdamW with a cosine, on images normalised as timm's weights expect."""
+    """timm's ViT, trained on `dataset` with AdamW and a cosine schedule, on images normalized as timm's weights expect."""
     torch.manual_seed(args.seed)
     model = VisionTransformer(
         img_size=SIDE,
@@ -83,18 +83,12 @@ def pretrain(dataset: Dataset, policy: DevicePolicy, args: argparse.Namespace) -
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=args.lr, total_steps=steps, pct_start=0.1)
     for epoch in range(args.pretrain_epochs):
         start, losses = time.perf_counter(), []
-        plan = EpochPlan.draw(
-            seed=config.seed,
+        for batch in epoch_batches(
+            dataset.train,
+            config,
             epoch=epoch,
             num_images=len(dataset.train),
-            batch_size=config.batch_size,
-            image_size=dataset.image_size,
-            config=config.augment,
-        )
-        for batch in train_batches(
-            dataset.train,
-            plan=plan,
-            preprocess=Preprocess(stored_size=dataset.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+            preprocess=IMAGENET,
             device=policy.device,
         ):
             with policy.autocast():
@@ -111,9 +105,9 @@ def pretrain(dataset: Dataset, policy: DevicePolicy, args: argparse.Namespace) -
 
 
 def images_of(split: Split, number: int) -> Tensor:
-    """The first images (n, 3, H, W) of a split, normalised as the pretrained weights expect."""
+    """The first images (n, 3, H, W) of a split, normalized as the pretrained weights expect."""
     positions = torch.arange(min(number, len(split))).numpy()
-    return Preprocess(stored_size=split.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD).normalize(split.take(positions))
+    return IMAGENET.normalize(split.take(positions))
 
 
 @torch.inference_mode()
@@ -122,13 +116,11 @@ def feature_difference(theirs: VisionTransformer, weights: Path, images: Tensor)
     config = named_config("vit", num_classes=theirs.num_classes, image_size=SIDE, **GEOMETRY)
     ours = build_model(config, seed=0).eval()
     ours.load_state_dict(convert(load_file(weights), config=config, expected=ours.state_dict(), where=str(weights)).tensors)
-    patches: Any = ours
-    tokens = torch.cat([patches.class_token.expand(len(images), -1, -1), patches._process_input(images)], dim=1)
-    return float((patches.encoder(tokens) - theirs.forward_features(images)).abs().max())
+    return float((ours.forward_features(images) - theirs.forward_features(images)).abs().max())
 
 
 def train(name: str, beginning: Sequence[str], folder: Path, place: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One run of `cctkit train`, in a process of its own: what it printed and wrote."""
+    """One run of `cctkit train` in its own process: the figures it printed and wrote."""
     run = place / name.replace(" ", "-")
     sizes = [f"--{key.replace('_', '-')}={value:g}" for key, value in GEOMETRY.items()]
     command = ["train", "--dataset", str(folder), "--model", "vit", "--image-size", str(SIDE), *sizes, *PLAIN_RECIPE]
@@ -154,29 +146,29 @@ def train(name: str, beginning: Sequence[str], folder: Path, place: Path, args: 
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> None:
-    """Validation accuracy and loss over the epochs, a line a run."""
+    """Plot validation accuracy and loss by epoch, one line per run."""
     with style():
         figure, (top1, loss) = new_figure(columns=2, width=11)
         for (name, row), colour in zip(rows.items(), COLOURS, strict=False):
             for axes, key in ((top1, "val_top1_percent"), (loss, "val_loss")):
                 axes.plot(range(1, len(row[key]) + 1), row[key], color=colour, marker="o", markersize=4, label=name)
         label(top1, f"Validation top-1: {title}", "epoch", "%")
-        label(loss, "Validation loss", "epoch", "nats an image")
+        label(loss, "Validation loss", "epoch", "nats per image")
         top1.legend(loc="best")
         save_figure(figure, path)
 
 
 def faults(result: Mapping[str, Any]) -> list[str]:
-    """What is not as promised."""
+    """The checks that failed."""
     runs = result["runs"]
     last = {name: row["val_top1_percent"][-1] for name, row in runs.items()}
     wrong = []
     if not result["feature_difference"] <= CLOSE:
         wrong.append(f"the features differ from timm's by {result['feature_difference']:.1e}, expected at most {CLOSE}")
     if any(row["normalised"] not in (None, [list(IMAGENET_MEAN), list(IMAGENET_STD)]) for row in runs.values()):
-        wrong.append("the images were not normalised as the weights expect")
+        wrong.append("the images were not normalized as the weights expect")
     if not last["fine-tuned"] > last["from scratch"]:
-        wrong.append(f"fine-tuned is not ahead: {last['fine-tuned']:.2f}% against {last['from scratch']:.2f}% from scratch")
+        wrong.append(f"fine-tuning is not better: {last['fine-tuned']:.2f}% against {last['from scratch']:.2f}% from scratch")
     return wrong
 
 
@@ -194,7 +186,7 @@ def say(text: str) -> None:
 
 
 def compare(args: argparse.Namespace, place: Path) -> dict[str, Any]:
-    """Pretrain, take the weights over, train each run."""
+    """Pretrain, convert the weights, train each run."""
     source = args.dataset.resolve()
     names = sorted(path.name for path in (source / "train").iterdir() if path.is_dir())
     new = names[:: max(1, len(names) // args.classes)][: args.classes]
@@ -219,16 +211,16 @@ def compare(args: argparse.Namespace, place: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, required=True, help="a folder with train/CLASS/* and test/CLASS/*")
-    parser.add_argument("--output", type=Path, default=Path(), help="where finetune.json and finetune.png go")
-    parser.add_argument("--classes", type=int, default=20, help="classes that are kept for the fine-tuning")
-    parser.add_argument("--pretrain-images", type=int, default=200, help="of each of the other classes")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder for finetune.json and finetune.png")
+    parser.add_argument("--classes", type=int, default=20, help="classes to fine-tune on")
+    parser.add_argument("--pretrain-images", type=int, default=200, help="per class to pretrain on")
     parser.add_argument("--pretrain-epochs", type=int, default=4)
-    parser.add_argument("--images", type=int, default=250, help="of each of the kept classes, validation included")
+    parser.add_argument("--images", type=int, default=250, help="per class to fine-tune on, validation included")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--val-fraction", type=float, default=0.2)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--layer-decay", type=float, help="a further run with this layer-wise decay, such as 0.75")
+    parser.add_argument("--layer-decay", type=float, help="add a run with this layer-wise learning-rate decay, such as 0.75")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -240,7 +232,7 @@ def main() -> None:
     (args.output / "finetune.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(result["runs"], args.output / "finetune.png", f"{args.classes} new classes")
     print(json.dumps(result, indent=2) if args.json else table(result))
-    say(f"{time.perf_counter() - start:.0f} s in all")
+    say(f"{time.perf_counter() - start:.0f} s in total")
     if wrong := faults(result):
         sys.exit("\n".join(wrong))
 

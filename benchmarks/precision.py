@@ -1,17 +1,18 @@
 """Training in bf16 against float32, over several seeds: `python -m benchmarks.precision [--dataset FOLDER]`.
 
-One run of `cctkit train` for each number format and seed, in turn, into --output; a run that is there already is taken as it
-is, so that the benchmark goes on where it was stopped. Prints the test accuracy of each seed, the train and test loss by
-epoch, side by side, and the time of an epoch; writes `precision.json` and `precision.png`; fails where the means are further
-apart than the seeds of one format.
+One run of `cctkit train` per number format and seed, into --output; finished runs there are reused, so rerun the same command
+to resume. Prints the test accuracy of each seed, the train and test loss by epoch, and the time per epoch; writes
+`precision.json` and `precision.png`. Fails if the means of the formats differ by more than the seeds of one format do.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cctkit.plots.frame import COLOURS, label, new_figure, save_figure, style
@@ -22,7 +23,7 @@ LOSSES = ("train_loss", "test_loss")
 
 
 def train(run: Path, *, precision: str, seed: int, args: argparse.Namespace) -> None:
-    """A run of this format and seed, unless it is there."""
+    """Run this format and seed, or resume it, unless it is finished."""
     if (run / "result.json").exists():
         return
     command = ["train", "--dataset", args.dataset, "--model", args.model, "--precision", precision, "--seed", str(seed)]
@@ -35,12 +36,11 @@ def train(run: Path, *, precision: str, seed: int, args: argparse.Namespace) -> 
 
 
 def read(run: Path) -> dict[str, Any]:
-    """What is compared of a run."""
+    """The figures of a run that are compared."""
     records = read_metrics(run / "metrics.jsonl")
-    seconds = sorted(record["train_seconds"] for record in records)
     return {
         "test_top1_percent": records[-1]["test_top1_percent"],
-        "seconds_per_epoch": seconds[len(seconds) // 2],
+        "seconds_per_epoch": statistics.median_high(record["train_seconds"] for record in records),
         **{key: [record[key] for record in records] for key in LOSSES},
     }
 
@@ -49,32 +49,24 @@ def spread(values: Sequence[float]) -> float:
     return max(values) - min(values)
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def mean_curve(runs: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """The mean over the runs, by epoch."""
-    return [mean(values) for values in zip(*(run[key] for run in runs), strict=True)]
-
-
 def table(formats: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     lines = [f"{'':9}{'s/epoch':>8}  {'mean':>6}  {'spread':>6}  test top-1 by seed, %"]
     for name, runs in formats.items():
         top1 = [run["test_top1_percent"] for run in runs]
-        seconds = mean([run["seconds_per_epoch"] for run in runs])
+        seconds = fmean(run["seconds_per_epoch"] for run in runs)
         each = " ".join(f"{value:6.2f}" for value in top1)
-        lines.append(f"{name:9}{seconds:8.1f}  {mean(top1):6.2f}  {spread(top1):6.2f}  {each}")
+        lines.append(f"{name:9}{seconds:8.1f}  {fmean(top1):6.2f}  {spread(top1):6.2f}  {each}")
     heads = [f"{' '.join((name, key.partition('_')[0])):>14}" for key in LOSSES for name in formats]
     lines += ["", f"{'mean loss':9}{''.join(heads)}"]
-    curves = [mean_curve(runs, key) for key in LOSSES for runs in formats.values()]
-    for epoch, values in enumerate(zip(*curves, strict=True), start=1):
-        lines.append(f"epoch {epoch:<3}{''.join(f'{value:14.4f}' for value in values)}")
+    curves = [[run[key] for run in runs] for key in LOSSES for runs in formats.values()]
+    for epoch in range(len(curves[0][0])):
+        values = [fmean(curve[epoch] for curve in runs) for runs in curves]
+        lines.append(f"epoch {epoch + 1:<3}{''.join(f'{value:14.4f}' for value in values)}")
     return "\n".join(lines)
 
 
 def draw(formats: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
-    """The train and the test loss over the epochs, a line a run, a colour a format."""
+    """Plot the train and the test loss by epoch, one line per run, one colour per format."""
     with style():
         figure, panels = new_figure(columns=2, width=11)
         for axes, key in zip(panels, LOSSES, strict=True):
@@ -82,19 +74,19 @@ def draw(formats: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: 
                 for number, run in enumerate(runs):
                     epochs = range(1, len(run[key]) + 1)
                     axes.plot(epochs, run[key], color=colour, alpha=0.7, label="_" if number else f"{name}, {len(runs)} seeds")
-            label(axes, f"{key.replace('_', ' ').capitalize()}: {title}", "epoch", "nats an image")
+            label(axes, f"{key.replace('_', ' ').capitalize()}: {title}", "epoch", "nats per image")
         panels[0].legend(loc="best")
         save_figure(figure, path)
 
 
 def fault(formats: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    """What is wrong where the means are further apart than the seeds are."""
+    """The message if the means differ by more than the seeds of one format."""
     top1 = {name: [run["test_top1_percent"] for run in runs] for name, runs in formats.items()}
-    difference = abs(mean(top1["bf16"]) - mean(top1["float32"]))
+    difference = abs(fmean(top1["bf16"]) - fmean(top1["float32"]))
     allowed = max(spread(values) for values in top1.values())
     if difference <= allowed:
         return None
-    return f"the means are {difference:.2f} points apart, and the seeds of one format at most {allowed:.2f}"
+    return f"the means differ by {difference:.2f} points, the seeds of one format by at most {allowed:.2f}"
 
 
 def main() -> None:
@@ -104,7 +96,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--output", type=Path, required=True, help="where the runs, precision.json and precision.png go")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the runs, precision.json and precision.png")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     args = parser.parse_args()
     formats: dict[str, list[dict[str, Any]]] = {name: [] for name in FORMATS}

@@ -1,7 +1,7 @@
-"""How long the small commands take, beside an empty Python and `import torch`: `python -m benchmarks.startup`.
+"""Start-up time of the commands, compared with an empty Python and `import torch`: `python -m benchmarks.startup`.
 
-Each is a process of its own, from its start to its end, in turn: the shortest of several, how much that is beyond the
-imports that it needs, and the most memory that the process held. `eval` is that of a run of the digits, made here first.
+Each command runs in its own process, in turns. Prints its shortest time and its peak memory, and how much of both exceeds that
+of the imports it needs. `eval` evaluates a run on the digits that is trained first.
 """
 
 import argparse
@@ -21,16 +21,20 @@ TRAIN = (*CCTKIT, "train", "--dataset", "digits", "--image-size", "16", "--epoch
 
 @dataclass(slots=True, kw_only=True)
 class Command:
-    """Arguments of the interpreter, and the imports that they are compared with; then the shortest time, in s, and the most
-    memory, in MB of 2^20 bytes, None once it has failed."""
+    """Arguments of the interpreter, and what they took.
+
+    beside: the command of `commands` to compare with.
+    seconds: the shortest time.
+    peak_mb: the most memory in MB of 2^20 bytes.
+    """
 
     arguments: tuple[str, ...]
     beside: str | None = None
-    seconds: float | None = float("inf")
+    seconds: float = float("inf")
     peak_mb: float = 0.0
 
     def run(self, folder: Path) -> None:
-        """Call it once more, in `folder`."""
+        """Run it once in `folder`. SystemExit if it fails."""
         start = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, *self.arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -41,14 +45,12 @@ class Command:
         process.returncode = os.waitstatus_to_exitcode(status)
         self.peak_mb = max(self.peak_mb, usage.ru_maxrss / 2**10)
         if process.returncode:
-            sys.stderr.write(f"{' '.join(self.arguments)}: {said.decode().strip()}\n")
-            self.seconds = None
-        elif self.seconds is not None:
-            self.seconds = min(self.seconds, seconds)
+            sys.exit(f"{' '.join(self.arguments)}: {said.decode().strip()}")
+        self.seconds = min(self.seconds, seconds)
 
 
 def commands(folder: Path) -> dict[str, Command]:
-    """What is run, by what is shown for it."""
+    """Shown name -> command."""
     large = ("summarize", "--model", "vit_h_14", "--image-size", "224")
     return {
         "python -c pass": Command(arguments=("-c", "pass")),
@@ -75,20 +77,16 @@ def main() -> None:
         calls = commands(folder)
         for _ in range(args.rounds):
             for call in calls.values():
-                if call.seconds is not None:
-                    call.run(folder)
+                call.run(folder)
     if args.json:
         times = {shown: call.seconds for shown, call in calls.items()}
         peaks = {shown: call.peak_mb for shown, call in calls.items()}
         print(json.dumps({"schema_version": 1, "seconds": times, "peak_mb": peaks}, indent=2))
         return
     for shown, call in calls.items():
-        if call.seconds is None:
-            print(f"{shown:28} failed")
-            continue
-        imports = calls[call.beside] if call.beside else None
         beyond = ""
-        if imports and imports.seconds is not None:
+        if call.beside:
+            imports = calls[call.beside]
             more_s, more_mb = call.seconds - imports.seconds, call.peak_mb - imports.peak_mb
             beyond = f"   {more_s:+.2f} s and {more_mb:+.0f} MB beside {call.beside}"
         print(f"{shown:28} {call.seconds:6.2f} s {call.peak_mb:6.0f} MB{beyond}")

@@ -9,7 +9,7 @@ from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
 from cctkit.config.settings import ModelConfig, TrainConfig
 from cctkit.data.epoch.augment import Batch
-from cctkit.data.epoch.loader import train_batches
+from cctkit.data.epoch.loader import CHUNK_IMAGES, ImageSource, train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.preprocess import Preprocess
 from cctkit.engine.device import DevicePolicy
@@ -26,8 +26,33 @@ def policy_of(task: Task) -> DevicePolicy:
     return prepare.policy_of(config.replace(device="cpu")) if policy.device == "mps" else policy
 
 
+def epoch_batches(
+    images: ImageSource,
+    config: TrainConfig,
+    *,
+    epoch: int,
+    num_images: int,
+    preprocess: Preprocess,
+    device: str,
+    channels_last: bool = True,
+    chunk_images: int = CHUNK_IMAGES,
+) -> Iterator[Batch]:
+    """The batches of an epoch over the first `num_images` images, as training draws, augments and normalizes them."""
+    plan = EpochPlan.draw(
+        seed=config.seed,
+        epoch=epoch,
+        num_images=num_images,
+        batch_size=config.batch_size,
+        image_size=preprocess.stored_size,
+        config=config.augment,
+    )
+    return train_batches(
+        images, plan=plan, preprocess=preprocess, device=device, channels_last=channels_last, chunk_images=chunk_images
+    )
+
+
 class Training:
-    """A model in training, and a batch of noise ready on its device."""
+    """A model in training, and a batch of noise on its device."""
 
     def __init__(self, architecture: ModelConfig, config: TrainConfig, policy: DevicePolicy, *, batch_size: int) -> None:
         self.config, self.policy, self.size = config, policy, architecture.image_size
@@ -72,24 +97,18 @@ class TaskTraining(Training):
                 model(self.batch.images)
 
     def batches(self, number: int) -> Iterator[Batch]:
-        """`number` batches as training draws, augments and normalises them, epoch after epoch."""
+        """`number` batches, epoch after epoch."""
         batch_size = self.task.batch_size
         images = epoch_images(self.size, batch_size=batch_size, device=self.policy.device)
         if self._data is None:
             self._data = SyntheticImages(images, self.size, num_classes=self.task.num_classes)
         while number > 0:
             part = min(images, number * batch_size)
-            plan = EpochPlan.draw(
-                seed=self.config.seed,
+            yield from epoch_batches(
+                self._data,
+                self.config,
                 epoch=self._epoch,
                 num_images=part,
-                batch_size=batch_size,
-                image_size=self.size,
-                config=self.config.augment,
-            )
-            yield from train_batches(
-                self._data,
-                plan=plan,
                 preprocess=Preprocess(stored_size=self.size, mean=MEAN, std=STD),
                 device=self.policy.device,
                 channels_last=self.policy.channels_last,

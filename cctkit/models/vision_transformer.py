@@ -57,13 +57,11 @@ class VisionTransformer(torchvision_vit.VisionTransformer):  # type: ignore[misc
             block.dropout = nn.Sequential(Dropout(config.dropout), drop_path)
             block.mlp[2], block.mlp[4] = Dropout(config.dropout), nn.Sequential(Dropout(config.dropout), drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """torchvision's, but for the head's number format."""
-        x = self._process_input(x)  # (B, N, D)
-        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return float32_logits(self.heads, self.encoder(x)[:, 0])
-
-    def _process_input(self, x: Tensor) -> Tensor:
-        """Images -> patches (B, N, D). torchvision's asserts that the image is square."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, height, width) -> class token and patches after the encoder (B, N + 1, D)."""
         check_size(x, self.config)
-        return self.conv_proj(x).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        x = self.conv_proj(x).flatten(2).transpose(1, 2)  # (B, N, D)
+        return self.encoder(torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return float32_logits(self.heads, self.forward_features(x)[:, 0])

@@ -59,7 +59,7 @@ def test_timms_vit_gives_its_logits_and_features(changes: dict[str, Any]) -> Non
     ours, conversion = taken(theirs.state_dict(), vit())
     torch.testing.assert_close(ours(images()), theirs(images()), rtol=0, atol=1e-5)
     assert (conversion.layout, conversion.left, conversion.missing, conversion.resized) == ("timm", (), (), ())
-    features = ours.encoder(torch.cat([ours.class_token.expand(3, -1, -1), ours._process_input(images())], dim=1))
+    features = ours.forward_features(images())
     torch.testing.assert_close(features, theirs.forward_features(images()), rtol=0, atol=1e-5)
 
 

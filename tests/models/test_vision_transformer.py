@@ -121,9 +121,7 @@ def test_tokens_run_along_the_rows() -> None:
     """The first row of patches of an image is the whole of an image of one row."""
     wide, square = tiny(image_size=(8, 16)), tiny(image_size=(16, 16))
     pixels = images(16, 16).float()
-    torch.testing.assert_close(
-        square.conv_proj(pixels).flatten(2)[:, :, :8], wide._process_input(pixels[:, :, :8]).transpose(1, 2)
-    )
+    torch.testing.assert_close(square.conv_proj(pixels).flatten(2)[:, :, :8], wide.conv_proj(pixels[:, :, :8]).flatten(2))
 
 
 @pytest.mark.parametrize(("patch", "size", "words"), [(6, 32, "30x30 or 36x36"), (16, (30, 64), "16x64 or 32x64")])
@@ -164,7 +162,10 @@ def test_drop_path_drops_both_branches_as_stochastic_depth_does() -> None:
     x = images().float()
     got = ours(x)
     torch.manual_seed(3)  # torchvision's ops draw from the default generator
-    tokens = torch.cat([ours.class_token.expand(3, -1, -1), ours._process_input(x)], dim=1) + ours.encoder.pos_embedding
+    tokens = (
+        torch.cat([ours.class_token.expand(3, -1, -1), ours.conv_proj(x).flatten(2).transpose(1, 2)], dim=1)
+        + ours.encoder.pos_embedding
+    )
     for rate, block in zip((0.0, 0.25, 0.5), ours.encoder.layers, strict=True):
         branch = block.self_attention(block.ln_1(tokens))[0]
         tokens = tokens + stochastic_depth(branch, rate, "row")
