@@ -50,7 +50,7 @@ _SHI_200 = MappingProxyType(
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "report": Recipe(
-            purpose="the report's steps; what it leaves open as in the published 200-epoch script",
+            purpose="settings of the report; what it does not give is from the published 200-epoch script",
             expected="CIFAR-100, cct_6_3x1, 200 epochs: 75.145% (the report), 76.71% (published, best of several runs)",
             sources={
                 "SHI-Labs/Compact-Transformers examples/main.py": _SHI_200,
@@ -65,13 +65,13 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "SHI-Labs/Compact-Transformers examples/utils/autoaug.py": {"aa_fill": 128},
             },
             differs=(
-                "AutoAugment's shears take the nearest pixel (published: bicubic), its rotations go both ways (published: "
-                "counter-clockwise), its translations are cut to whole pixels (published: rounded) and it solarizes from a "
-                "level lower; the learning rate changes with each step (published: each epoch)"
+                "AutoAugment shears with nearest interpolation (published: bicubic), rotates in both directions (published: "
+                "counter-clockwise only), truncates translations to whole pixels (published: rounds) and solarizes from one "
+                "level lower; the learning rate is updated every step (published: every epoch)"
             ),
         ),
         "shi-300": Recipe(
-            purpose="the published 300-epoch configuration: RandAugment, mixup, cutmix, erasing",
+            purpose="the published 300-epoch configuration: RandAugment, mixup, CutMix, random erasing",
             expected="CIFAR-100, cct_7_3x1, 300 epochs: 80.92% (published)",
             sources={
                 "SHI-Labs/Compact-Transformers configs/pretrained/cct_7-3x1_cifar100_300epochs.yml": {
@@ -98,13 +98,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 }
             },
             differs=(
-                "RandAugment is bilinear and the crop bicubic (published: either at random); the warm-up begins near 0 "
-                "(published: 1e-6) and the cosine after it (published: at epoch 0), by the step (published: by the epoch); "
-                "mixed images are not rounded (published: to levels); the last, partial batch is kept (published: dropped)"
+                "RandAugment uses bilinear and the crop bicubic interpolation (published: one of both at random); the warm-up "
+                "starts near 0 (published: at 1e-6), the cosine starts after the warm-up (published: at epoch 0), and the "
+                "learning rate is updated every step (published: every epoch); mixed images are not rounded to 8 bits "
+                "(published: they are); the last, partial batch is used (published: dropped)"
             ),
         ),
         "fast": Recipe(
-            purpose="the most accuracy within a few epochs on an ordinary machine",
+            purpose="the best accuracy after a few epochs, for machines without a GPU",
             expected="CIFAR-100, 10 epochs: cct_2_3x2 56.1%, cct_4_3x2 55.8% (measured, one seed)",
             sources={
                 "cctkit": {
@@ -124,8 +125,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
         ),
         "demo": Recipe(
-            purpose="the embedded digits, in about a minute",
-            expected="digits, the mean of five seeds: cct_2_3x2 98.9%, cct_6_3x1 98.5% (measured)",
+            purpose="for the digits in the package, in about a minute",
+            expected="digits, mean of five seeds: cct_2_3x2 98.9%, cct_6_3x1 98.5% (measured)",
             sources={
                 "cctkit": {
                     "optimizer": "muon",
