@@ -31,12 +31,6 @@ def contains(known: Digests, digests: Digests) -> np.ndarray[Any, np.dtype[np.bo
     return np.asarray(known[places] == digests)
 
 
-def repeated(digests: Digests) -> Digests:
-    """Sorted digests that occur more than once."""
-    ordered = np.sort(digests)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Groups:
     """Groups of identical images.
@@ -54,7 +48,9 @@ class Groups:
     def among(cls, rows: Labels, digests: Digests) -> "Groups | None":
         """Group these rows of a data set with `digests` (M,); None if no image has a copy."""
         of_rows = digests[rows]
-        known = repeated(of_rows)
+        ordered = np.sort(of_rows)
+        known = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])  # those that occur more than once
+        del ordered
         if len(known) == 0:
             return None
         copies = rows[contains(known, of_rows)]

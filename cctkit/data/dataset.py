@@ -66,7 +66,6 @@ def split_images(images: OpenedImages, config: DataConfig, *, split_rule: int | 
     return Dataset(
         report=images.report(config, {"train": train, "val": val, "test": test}, split_made=made),
         name=images.name,
-        source=images.place,
         named=images.is_named,
         class_names=store.class_names,
         fingerprint=store.fingerprint,

@@ -69,7 +69,6 @@ class Split:
 class Dataset:
     """Images of K classes in up to three splits. Images with the fingerprint of a named data set *are* that data set.
 
-    source: the folder or file; None for a named data set.
     image_size: (height, width) of the model's input.
     stored_size: (height, width) of the stored images; if smaller than image_size, they are upsampled on the device.
     mean, std: per channel, of values in 0 to 1; ImageNet's for a streamed folder.
@@ -79,7 +78,6 @@ class Dataset:
     """
 
     name: str
-    source: str | None
     named: bool
     class_names: tuple[str, ...]
     fingerprint: str

@@ -160,7 +160,7 @@ def test_what_has_the_fingerprint_of_a_named_data_set_is_that_data_set(tmp_path:
     as_files(tmp_path / "mine")
     mine = load_dataset(DataConfig(dataset=str(tmp_path / "mine")))
     assert (mine.name, mine.named, mine.std) == ("cifar100", True, (0.2675, 0.2565, 0.2761))
-    assert mine.source == str(tmp_path / "mine")
+    assert mine.report.place == str(tmp_path / "mine")
 
 
 def test_without_a_data_set_the_digits_stand_in_and_the_reason_is_said(tmp_path: Path) -> None:

@@ -43,15 +43,15 @@ def augment(images: Tensor, *, plan: EpochPlan, mean: Sequence[int] | None = Non
     mean: per channel, 0 to 255; RandAugment's fill color (timm's `img_mean`) unless `aa_fill` is set. AutoAugment fills black.
     """
     config, size = plan.config, plan.size or (images.shape[2], images.shape[3])
-    if config.crop == "resized":
-        images = _resized_crop(images, plan, size)
+    if plan.box is not None and config.crop == "resized":
+        images = _resized_crop(images, plan.box, size)
     if config.auto_augment != "none":
         operate = partial(apply, fill=_fill_of(config, mean), interpolation=_interpolation_of(config))
         for slot in (0, 1):
             groups = operations_of(plan, slot, size)
             images = _in_groups(images, [(rows, partial(operate, operation=item)) for item, rows in groups])
-    if config.crop == "pad" and config.crop_padding > 0:
-        images = _padded_crop(images, plan, config.crop_padding)
+    if plan.box is not None and config.crop == "pad" and config.crop_padding > 0:
+        images = _padded_crop(images, plan.box, config.crop_padding)
     if plan.flip is not None:
         images = _in_groups(images, [(np.flatnonzero(plan.flip), partial(torch.flip, dims=[-1]))])
     return images
@@ -97,24 +97,22 @@ def _windows(images: Tensor, rows: Array, top: Array, left: Array, *, height: in
     return _select(lines, starts.reshape(-1)).view(len(rows), channels, height, width)
 
 
-def _padded_crop(images: Tensor, plan: EpochPlan, padding: int) -> Tensor:
-    """Pad each image with black and crop it as planned."""
-    assert plan.box is not None
-    box = plan.box.astype(np.int64)
+def _padded_crop(images: Tensor, boxes: Array, padding: int) -> Tensor:
+    """Pad each image with black and crop its box (n, 4)."""
+    top, left, _, _ = boxes.astype(np.int64).T
     padded = torch.nn.functional.pad(images, [padding] * 4)
     height, width = images.shape[2:]
-    return _windows(padded, np.arange(len(images)), box[:, 0], box[:, 1], height=height, width=width)
+    return _windows(padded, np.arange(len(images)), top, left, height=height, width=width)
 
 
-def _resized_crop(images: Tensor, plan: EpochPlan, size: Size) -> Tensor:
-    """Crop each image as planned and resize it to `size`: one bicubic, antialiased call per crop size."""
-    assert plan.box is not None
-    top, left, heights, widths = plan.box.astype(np.int64).T
+def _resized_crop(images: Tensor, boxes: Array, size: Size) -> Tensor:
+    """Crop the box (n, 4) of each image and resize it to `size`: one bicubic, antialiased call per crop size."""
+    top, left, heights, widths = boxes.astype(np.int64).T
     done, order = [], []
     for code, rows in groups_by(heights * 2**16 + widths):
         height, width = divmod(code, 2**16)
-        boxes = _windows(images, rows, top[rows], left[rows], height=height, width=width)
-        done.append(operators().resize(boxes, list(size), interpolation="bicubic", antialias=True))
+        crops = _windows(images, rows, top[rows], left[rows], height=height, width=width)
+        done.append(operators().resize(crops, list(size), interpolation="bicubic", antialias=True))
         order.append(rows)
     return _select(torch.cat(done), np.argsort(np.concatenate(order)))
 
@@ -138,12 +136,12 @@ def normalize_and_mix(
     """
     out = preprocess.normalize(images)
     partner = lam = None
-    if plan.lam is not None:
+    if plan.lam is not None and plan.mix_box is not None:
         partner = np.arange(len(plan))[::-1].copy()  # of the whole batch and of any rank's share: see `share_of_batch`
-        _mix(out, plan, partner)
+        _mix(out, partner, lam=float(plan.lam[0]), box=plan.mix_box[0])
         lam = to_device(torch.from_numpy(plan.lam), out.device)
-    if plan.erase_box is not None:
-        _erase(out, plan)
+    if plan.erase_box is not None and plan.noise_seed is not None:
+        _erase(out, plan.erase_box, plan.noise_seed)
     return Batch(
         images=preprocess.upsample(out, channels_last=channels_last),
         labels=labels,
@@ -153,27 +151,22 @@ def normalize_and_mix(
     )
 
 
-def _mix(images: Tensor, plan: EpochPlan, partner: Array) -> None:
+def _mix(images: Tensor, partner: Array, *, lam: float, box: Array) -> None:
     """Apply mixup or cutmix with the partners, in place, as `torchvision.transforms.v2.MixUp` and `CutMix` compute it."""
-    assert plan.lam is not None
-    assert plan.mix_box is not None
-    top, left, height, width = plan.mix_box[0].tolist()
-    lam = float(plan.lam[0])
+    top, left, height, width = box.tolist()
     if height:
-        box = images[:, :, top : top + height, left : left + width]
-        box.copy_(_select(box, partner))
+        window = images[:, :, top : top + height, left : left + width]
+        window.copy_(_select(window, partner))
     elif lam < 1:
         others = _select(images, partner).mul_(1 - lam)
         images.mul_(lam).add_(others)
 
 
-def _erase(images: Tensor, plan: EpochPlan) -> None:
-    """Fill the planned boxes with normal noise, in place; the noise of an image depends only on its own seed."""
-    assert plan.erase_box is not None
-    assert plan.noise_seed is not None
+def _erase(images: Tensor, boxes: Array, seeds: Array) -> None:
+    """Fill the boxes (B, 4) with normal noise, in place; the noise of an image depends only on its own seed."""
     generator = torch.Generator()
-    for i in np.flatnonzero(plan.erase_box[:, 2]):
-        top, left, height, width = plan.erase_box[i].tolist()
-        generator.manual_seed(int(plan.noise_seed[i]))
+    for i in np.flatnonzero(boxes[:, 2]):
+        top, left, height, width = boxes[i].tolist()
+        generator.manual_seed(int(seeds[i]))
         noise = torch.randn(3, height, width, generator=generator)
         images[i, :, top : top + height, left : left + width] = to_device(noise, images.device)

@@ -19,32 +19,18 @@ Sides = tuple[tuple[Pixels, Labels], tuple[Pixels, Labels], tuple[str, ...]]
 """Images uint8 (n, 32, 32, 3) and labels int64 (n,) of train and of test, and the class names."""
 
 
-class _Array:
-    """Stands for a numpy array in a pickle, of which only the bytes are kept: nothing of numpy's is called."""
+class _StandIn:
+    """Stands for numpy's arrays and types in a pickle, without calling numpy; `data` is the bytes of an array."""
 
     data = b""
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _version, _shape, _dtype, _fortran, self.data = state
-
-
-class _Type:
-    """Stands for a numpy type in a pickle; all published arrays are of bytes."""
-
     def __init__(self, *_: Any) -> None: ...
 
-    def __setstate__(self, _: Any) -> None: ...
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.data = state[-1]
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Type,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-}
+_ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}
 
 
 class _BatchUnpickler(pickle._Unpickler):
@@ -56,7 +42,7 @@ class _BatchUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR batch")
-        return _ADMITTED[module, name]
+        return _StandIn
 
 
 def unpickle(data: bytes, where: str) -> dict[bytes, Any]:
