@@ -54,7 +54,7 @@ def test_a_run_that_has_begun_is_resumed_when_there_is_space(
     message = capsys.readouterr().err.splitlines()[-3:]
     kept = "; what was saved before is intact" if (path / name).exists() else ""
     assert message[0] == "error: cannot write: No space left on device" + kept
-    assert message[2] == f"  try: free some space, then cctkit train --resume {path}"
+    assert message[2] == f"  try: free some space, then resume with: cctkit train --resume {path}"
     assert run(["train", "--resume", str(path), "--quiet"]) == 0
     assert (path / "weights.safetensors").read_bytes() == (finished / "weights.safetensors").read_bytes()
 
