@@ -3,13 +3,12 @@
 If the tensors are sharded, each rank writes one file per part, with its rows of the tensors.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def save_checkpoint(
     """
     sharded = any(is_dtensor(tensor) for named in tensors.values() for tensor in named.values())
     beside = ranks.run_on_rank0(lambda: begin_checkpoint(folder))
-    with discarded(beside) if ranks.first else contextlib.nullcontext():
+    try:
         with ranks.sync_errors():
             written = {}
             if sharded:
@@ -76,6 +75,9 @@ def save_checkpoint(
                 written = write_tensors(beside, tensors)
         manifest = {name: facts for each in ranks.all_gather_object(written) for name, facts in each.items()}
         return ranks.run_on_rank0(lambda: finish_checkpoint(beside, step=step, state=state, manifest=manifest))
+    finally:
+        if ranks.first:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def begin_checkpoint(folder: Path) -> Path:
@@ -140,15 +142,6 @@ def finish_checkpoint(beside: Path, *, step: int, state: Mapping[str, Any], mani
     for old in _generations(folder)[_GENERATIONS:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
-
-
-@contextlib.contextmanager
-def discarded(beside: Path) -> Iterator[None]:
-    """Remove the directory `beside` at the end, unless it has become a checkpoint."""
-    try:
-        yield
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _facts(data: bytes) -> dict[str, Any]:

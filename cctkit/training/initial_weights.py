@@ -1,7 +1,7 @@
 """`--init`: fill a model from a weights file of any known layout, a run directory, or pretrained weights by name."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,6 @@ class InitReport:
     is_assumed: bool = False
     assumed: tuple[str, ...] = ()
     is_verified: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields, for JSON."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """One line, and one more for each thing that the user should know."""

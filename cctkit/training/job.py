@@ -64,18 +64,18 @@ class Job:
     """One training run.
 
     model_config: None: `model` is not one of cctkit's.
-    model: a model with initial weights; None: randomly initialised.
+    model: with its initial weights; training changes it.
     recipe: its name, for the files of the run.
     """
 
     config: TrainConfig
+    model: nn.Module
     dataset: Dataset
     policy: DevicePolicy
     run: RunDir
     reporter: Reporter
     stop: StopRequest = field(default_factory=StopRequest)
     model_config: ModelConfig | None = None
-    model: nn.Module | None = None
     recipe: str | None = None
     ranks: DistContext = ALONE
 

@@ -13,7 +13,6 @@ from cctkit.data.splits import Split
 from cctkit.engine.parallel import to_device_or_shard
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
-from cctkit.models.build import build_model
 from cctkit.models.depth import freeze_backbone
 from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
 from cctkit.training.collective import checkpoint_for_all
@@ -83,7 +82,7 @@ def _out_of_memory(job: Job) -> ResourceError:
 def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
     """A new train state, saved at once so that a full disk shows early; or the state of the newest checkpoint."""
     config, policy = job.config, job.policy
-    model = _initial_model(job)
+    model = job.model
     if config.freeze == "backbone":
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
@@ -101,13 +100,6 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
             history = unpack(found, state, steps=job.steps)
     job.ranks.run_on_rank0(lambda: job.run.keep_metrics(history.epochs_done))
     return state, history
-
-
-def _initial_model(job: Job) -> nn.Module:
-    if job.model is not None:
-        return job.model
-    assert job.model_config is not None
-    return build_model(job.model_config, seed=job.config.seed)
 
 
 def count_trainable(model: nn.Module) -> int:

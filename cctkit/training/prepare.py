@@ -1,7 +1,7 @@
 """What a run needs before its first step: data, device policy, initial weights and checks."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,19 +92,19 @@ def _with_fitting_batch(resolved: Resolved, dataset: Dataset, reporter: Reporter
 
 def initial_model(
     config: TrainConfig, architecture: ModelConfig, dataset: Dataset, session: Session
-) -> tuple[nn.Module | None, dict[str, Any] | None]:
-    """The model with the weights of `--init`, and what was loaded from there; (None, None) without `--init`.
+) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The model with its initial weights, and what was loaded from `--init`; None without it.
 
     One process per machine goes first, so that the others find what it has downloaded.
     """
-    if config.init is None:
-        return None, None
+    model = build_model(architecture, seed=config.seed)
     source = config.init
+    if source is None:
+        return model, None
 
-    def fill() -> tuple[nn.Module, dict[str, Any]]:
+    def load_weights() -> dict[str, Any]:
         from cctkit.training.initial_weights import initialise
 
-        model = build_model(architecture, seed=config.seed)
         report = initialise(
             model,
             source,
@@ -114,9 +114,9 @@ def initial_model(
             progress=session.on_data,
         )
         session.reporter.notice("\n".join(report.lines()))
-        return model, report.as_dict()
+        return asdict(report)
 
-    return session.ranks.first_of_machine_first(fill)
+    return model, session.ranks.first_of_machine_first(load_weights)
 
 
 def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
@@ -134,7 +134,17 @@ def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePoli
     """
     with ranks.sync_errors():
         check_ranks(config, policy, ranks)
-        _check_images(config, dataset)
+        images = len(dataset.train)
+        if config.batch_size > images:
+            raise UserError(
+                f"the batch of {config.batch_size} is larger than the {images:,} training images",
+                "--batch-size",
+                f"at most {images}",
+            )
+        if dataset.test is None:
+            raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
+        if config.early_stopping is not None and dataset.val is None:
+            raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
         return architecture_of(config, dataset)
 
 
@@ -144,20 +154,6 @@ def architecture_of(config: TrainConfig, dataset: Dataset) -> ModelConfig:
     Raises: UserError.
     """
     return model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
-
-
-def _check_images(config: TrainConfig, dataset: Dataset) -> None:
-    images = len(dataset.train)
-    if config.batch_size > images:
-        raise UserError(
-            f"the batch of {config.batch_size} is larger than the {images:,} training images",
-            "--batch-size",
-            f"at most {images}",
-        )
-    if dataset.test is None:
-        raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
-    if config.early_stopping is not None and dataset.val is None:
-        raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
 
 
 def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: DistContext) -> None:

@@ -16,6 +16,7 @@ from cctkit.engine.environment import differences, environment
 from cctkit.engine.parallel import uses_fsdp
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError, InUseError, StoppedError
+from cctkit.models.build import build_model
 from cctkit.runs.paths import default_name
 from cctkit.runs.rundir import RunDir
 from cctkit.text import safe_text
@@ -117,8 +118,9 @@ def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job
     reporter.notice(f"resuming {safe_text(run.path)}")
     if dataset.unverified:
         reporter.notice(dataset.unverified)
-    model = None
-    if env["init"] and not stored.has_checkpoint:  # killed before its first checkpoint
+    if stored.has_checkpoint:
+        model = build_model(architecture, seed=config.seed)
+    else:  # the run was killed before its first checkpoint
         model, _ = initial_model(config, architecture, dataset, session)
     return Job(
         config=config,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_positions_follow_the_image_size(tmp_path: Path, size: Any, grid: str) -
 def test_a_file_that_was_not_square_knows_its_grid(tmp_path: Path) -> None:
     path, _ = own_file(tmp_path / "w.safetensors", size=(16, 64))  # 4 x 16 tokens, as many as 8 x 8
     _, report = started(path, size=32)
-    kept = json.loads(json.dumps(report.as_dict()))
+    kept = json.loads(json.dumps(asdict(report)))
     assert kept["resized"] == [{"name": "classifier.positional_emb", "before": [4, 16], "after": [8, 8]}]
 
 
