@@ -28,6 +28,13 @@ def write_commands(_app: object) -> None:
     """`reference/commands.md`, from the help of every command."""
     command = [sys.executable, "-m", "typer", "cctkit.cli.app", "utils", "docs", "--name", "cctkit", "--title", "Commands"]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    purposes = dict(re.findall(r"^## `cctkit ([\w-]+)`\n\n(.+)$", text, re.MULTILINE))  # Typer's list cuts them short
+    text = re.sub(
+        r"^\* `([\w-]+)`: .*\.\.\.$",
+        lambda row: f"* [`{row[1]}`](#cctkit-{row[1]}): {purposes[row[1]]}",
+        text,
+        flags=re.MULTILINE,
+    )
     (HERE / "reference" / "commands.md").write_text(text, encoding="utf-8")
 
 
