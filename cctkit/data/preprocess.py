@@ -77,6 +77,7 @@ class Preprocess:
     reduce_jpeg: decode a JPEG at 1/2, 1/4 or 1/8 of its size if that is large enough: faster, with slightly other pixels.
     mean, std: per channel, of values in 0 to 1.
     image_size: (height, width) of the model's input; None: `stored_size`.
+    in_model: the model itself normalizes and upsamples (an ONNX file): its input is uint8 images of `stored_size`.
     """
 
     stored_size: Size
@@ -86,6 +87,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     image_size: Size | None = None
+    in_model: bool = False
 
     def load(self, path: str) -> Pixels:
         """Decode and resize an image file: uint8 (3, H, W).
@@ -104,8 +106,22 @@ class Preprocess:
         return pixels.transpose(2, 0, 1)
 
     def to_input(self, images: "Tensor", *, channels_last: bool) -> "Tensor":
-        """Normalize and upsample a batch: uint8 (B, 3, h, w) -> float32 (B, 3, H, W), on the device of the images."""
+        """Normalize and upsample a batch: uint8 (B, 3, h, w) -> float32 (B, 3, H, W), on the device of the images.
+
+        With `in_model`: uint8 (B, 3, h, w) -> uint8 (B, 3, H, W) of `stored_size`.
+        """
+        if self.in_model:
+            return self._at_stored_size(images)
         return self.upsample(self.normalize(images), channels_last=channels_last)
+
+    def _at_stored_size(self, images: "Tensor") -> "Tensor":
+        """The images, resized as `load` does it if they were stored smaller than `stored_size`."""
+        import torch
+
+        if images.shape[2:] == self.stored_size:
+            return images
+        pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu().numpy())
+        return torch.from_numpy(np.stack([self.resize(each) for each in pixels]))
 
     def normalize(self, images: "Tensor") -> "Tensor":
         """uint8 (B, 3, h, w) -> float32 `(x / 255 - mean) / std`, per channel."""

@@ -41,9 +41,8 @@ def load_images(
     config = _data_config(info, asked, stored)
     rule = rule_of(info.dataset, "the header of the weights file")
     images = open_images(config, progress=progress, notify=notify)
-    stored_size = info.upsampling.stored_size if info.upsampling else info.model.image_size
-    if not enlarges(images.store.image_size, stored_size):  # more pixels than the model saw in training
-        config = replace(config, image_size=stored_size)
+    if not enlarges(images.store.image_size, info.stored_size):  # more pixels than the model saw in training
+        config = replace(config, image_size=info.stored_size)
         images = open_images(config, progress=progress, notify=notify)
     if images.store.fingerprint == info.dataset["fingerprint"]:
         return split_images(images, replace(config, val_fraction=info.dataset["val_fraction"]), split_rule=rule)

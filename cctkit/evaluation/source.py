@@ -1,19 +1,19 @@
-"""Evaluates a run or a weights file, on the images that it was made for or on others."""
+"""Evaluates a run, a weights file or an ONNX file, on the images that it was made for or on others."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cctkit.config.settings import DataConfig
 from cctkit.data.overlap import copy_figures, read_seen
 from cctkit.data.splits import Dataset, Split
-from cctkit.digests import not_verified
 from cctkit.errors import UserError
 from cctkit.evaluation.evaluate import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.evaluation.images import class_order, default_split, leave_out_seen, listed, load_images, split_named
-from cctkit.evaluation.load import load
+from cctkit.evaluation.load import load_trained
 from cctkit.evaluation.trained import TrainedSource, find_trained
+from cctkit.models.build import build_without_data
 from cctkit.models.weights import WeightsInfo
 from cctkit.runs.predictions import check_new, write_csv, write_predictions
 
@@ -40,16 +40,17 @@ class EvalConfig:
 def evaluate_source(
     source: str | Path | None, config: EvalConfig, *, notify: Callable[[str], None], progress: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
-    """Evaluate a run (None: the newest) or a weights file; a finished run keeps its predictions.
+    """Evaluate a run (None: the newest), a weights file or an ONNX file; a finished run keeps its predictions.
 
     Raises: UserError.
     """
     if config.save_predictions is not None:
         check_new(config.save_predictions)
     found = find_trained(source, notify=notify)
-    model, info = load(found.weights)
-    if info.digest is None:
-        notify(not_verified(found.weights))
+    loaded = load_trained(found.weights, threads=config.threads)
+    info = loaded.info
+    if loaded.notice:
+        notify(loaded.notice)
     policy = found.choose_policy(device=config.device, precision=config.precision, threads=config.threads)
     dataset = load_images(info, config.data, found.data, notify=notify, progress=progress)
     if dataset.unverified:
@@ -63,9 +64,9 @@ def evaluate_source(
     if missing:
         notify(f"not in the images, and left out: {listed(missing)}; an image that is taken for one of them counts as wrong")
     evaluation = evaluate_split(
-        policy.prepare(model),
+        policy.prepare(loaded.model),
         split,
-        preprocess=replace(dataset.preprocess, mean=info.mean, std=info.std, image_size=info.model.image_size),
+        preprocess=loaded.preprocess,
         policy=policy,
         labels=order[split.labels],
         on_batch=lambda done, total: progress(f"evaluating on {name}", done, total),
@@ -80,7 +81,7 @@ def evaluate_source(
         model=info.model.name,
         dataset=dataset.name,
         split=name,
-        params=count_parameters(model),
+        params=count_parameters(build_without_data(info.model)),
         class_names=info.class_names,
     )
     trained = dict.fromkeys(("epoch", "planned_epochs", "chosen_by")) if info.trained is None else asdict(info.trained)

@@ -9,6 +9,7 @@ from cctkit.config.settings import DataConfig
 from cctkit.engine.device import DevicePolicy, choose_policy
 from cctkit.engine.environment import read_environment
 from cctkit.errors import UserError
+from cctkit.evaluation.load import is_onnx
 from cctkit.runs.paths import DEFAULT_ROOT, RunPaths, newest_run, weights_file
 from cctkit.runs.runfiles import read_settings
 from cctkit.text import safe_text
@@ -36,10 +37,20 @@ class TrainedSource:
 
         Raises: UserError, as `engine.device.choose_policy`.
         """
+        if is_onnx(self.weights):
+            return _policy_of_onnx(device, precision, threads)
         policy = choose_policy(device=device, precision=precision or self.policy.get("precision", "auto"), threads=threads)
         if self.policy and policy.device == self.policy["device"]:
             policy = replace(policy, attention_in_evaluation=self.policy["attention_in_evaluation"])
         return policy
+
+
+def _policy_of_onnx(device: str, precision: str | None, threads: int | None) -> DevicePolicy:
+    """onnxruntime computes in float32 on the CPU."""
+    for flag, value, known in (("--device", device, ("auto", "cpu")), ("--precision", precision, (None, "auto", "float32"))):
+        if value not in known:
+            raise UserError("an ONNX file is evaluated in float32 on the CPU", f"{flag} {safe_text(value)}", "leave it out")
+    return choose_policy(device="cpu", precision="float32", threads=threads)
 
 
 def find_trained(source: str | Path | None, *, notify: Callable[[str], None]) -> TrainedSource:

@@ -22,7 +22,7 @@ from cctkit.runs.runfiles import fault, in_utf8
 from cctkit.text import safe_text
 
 WEIGHTS_SCHEMA = 1
-_KEY = "cctkit"
+HEADER_KEY = "cctkit"
 _WRAPPERS = ("_orig_mod.", "module.")
 
 
@@ -69,20 +69,30 @@ class WeightsInfo:
     trained: Trained | None = None
     digest: str | None = field(default=None, compare=False)
 
+    @property
+    def stored_size(self) -> Size:
+        """(height, width) to which image files are resized; see `Upsampling`."""
+        return self.upsampling.stored_size if self.upsampling else self.model.image_size
+
 
 def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
     """Write the weights and `info` atomically; equal runs give equal bytes.
 
     All of it is sorted JSON under one key: safetensors orders several keys at random.
     """
+    plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
+    header = sealed(header_of(info), save(plain))
+    write_atomic(path, save(plain, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)}))
+
+
+def header_of(info: WeightsInfo) -> dict[str, Any]:
+    """The header's values in plain types, without the digest."""
     values = asdict(info)
     del values["digest"]
     for optional in ("upsampling", "trained"):
         if values[optional] is None:
             del values[optional]
-    plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
-    header = sealed({"schema_version": WEIGHTS_SCHEMA, **values}, save(plain))
-    write_atomic(path, save(plain, metadata={_KEY: json.dumps(header, sort_keys=True)}))
+    return {"schema_version": WEIGHTS_SCHEMA, **values}
 
 
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,7 +117,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     path = weights_file(path)
     info = read_info(path)
     try:
-        check_digest(path, _KEY)
+        check_digest(path, HEADER_KEY)
         with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
@@ -134,14 +144,22 @@ def read_info(path: Path) -> WeightsInfo:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"this is no safetensors file, or a damaged one: {safe_text(error)}", safe_text(path)) from error
-    if _KEY not in metadata:
+    if HEADER_KEY not in metadata:
         raise UserError(
             "this safetensors file is not cctkit's: its header says nothing about the model",
             safe_text(path),
             "expected weights.safetensors of a run",
         )
+    return parse_header(metadata[HEADER_KEY], path)
+
+
+def parse_header(text: str, path: Path) -> WeightsInfo:
+    """The header of the file `path` from its JSON.
+
+    Raises: UserError if it is malformed.
+    """
     try:
-        return _parse(json.loads(metadata[_KEY]))
+        return _parse(json.loads(text))
     except (ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"the header of the weights file is malformed: {safe_text(error)}", safe_text(path)) from error
 
