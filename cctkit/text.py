@@ -67,6 +67,12 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [by_folded[found] for found in difflib.get_close_matches(name.casefold(), by_folded, n=count, cutoff=0.5)]
 
 
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The remedy for an unknown name: the similar known ones, or `otherwise` if there are none."""
+    found = nearest(name, known)
+    return f"did you mean {' or '.join(found)}?" if found else otherwise
+
+
 def terminal_width() -> int:
     """Width of the terminal in characters, at most 100; COLUMNS in the environment overrides it; 80 if unknown."""
     return min(shutil.get_terminal_size().columns, _WIDEST)

@@ -26,7 +26,7 @@ from cctkit.text import counted, json_text, nearest, safe_text, wrapped
         ("\U000e0041", r"\U000e0041"),  # a tag character
     ],
 )
-def test_what_controls_a_terminal_or_hides_is_escaped(raw: str, shown: str) -> None:
+def test_control_and_invisible_characters_are_escaped(raw: str, shown: str) -> None:
     assert safe_text(raw) == shown
 
 
@@ -46,7 +46,7 @@ def test_every_character_comes_out_printable_or_as_a_blank() -> None:
 
 @given(st.text(), st.integers(min_value=1, max_value=30))
 @settings(max_examples=50, derandomize=True, deadline=None)
-def test_the_length_is_kept_to(text: str, max_length: int) -> None:
+def test_the_maximum_length_is_kept(text: str, max_length: int) -> None:
     assert len(safe_text(text, max_length)) <= max_length
 
 
@@ -63,7 +63,7 @@ def test_any_object_is_taken_by_its_text() -> None:
 
 @given(st.text())
 @settings(max_examples=50, derandomize=True, deadline=None)
-def test_what_is_safe_stays_as_it_is(text: str) -> None:
+def test_safe_text_is_unchanged(text: str) -> None:
     once = safe_text(text, max_length=10**6)
     assert safe_text(once, max_length=10**6) == once
 
@@ -77,13 +77,13 @@ def test_the_nearest_name_comes_first(typed: str, best: str) -> None:
     assert nearest(typed, known)[0] == best
 
 
-def test_nothing_is_suggested_for_what_is_like_nothing() -> None:
+def test_nothing_is_suggested_for_an_unlike_name() -> None:
     assert nearest("zzzz", ["cct_2_3x2", "digits"]) == []
     assert nearest("", ["cct_2_3x2"]) == []
     assert nearest("digits", []) == []
 
 
-def test_at_most_so_many_are_suggested() -> None:
+def test_the_number_of_suggestions_is_limited() -> None:
     known = [f"cct_{layers}_3x1" for layers in (2, 4, 6, 7, 14)]
     assert len(nearest("cct_5_3x1", known)) == 3
     assert len(nearest("cct_5_3x1", known, count=2)) == 2
@@ -98,7 +98,7 @@ def test_the_case_of_letters_does_not_matter(typed: str, best: str) -> None:
     assert nearest(typed, ["cct_2_3x2", "cct_6_3x1", "cifar10", "cifar100", "report"])[0] == best
 
 
-def test_what_is_counted_is_singular_where_it_is_one() -> None:
+def test_one_of_a_noun_is_singular() -> None:
     assert [counted(number, "epoch") for number in (0, 1, 2, 1000)] == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]
 
 

@@ -1,4 +1,4 @@
-"""The classes of the CIFAR data sets, in the order of their labels."""
+"""Class names of CIFAR-10 and CIFAR-100 in label order."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Weights and multiply-adds of a model in closed form, so that tables need no torch."""
+"""Parameters and multiply-adds of a model in closed form, without torch."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,12 @@ CCT_PLANES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """weights: all; without_embeddings: but for positions and class token; macs: of one image, attention products included."""
+    """Counts of a model.
+
+    weights: number of parameters.
+    without_embeddings: the same without positional embedding and class token.
+    macs: multiply-adds of one image, attention included.
+    """
 
     weights: int
     without_embeddings: int
@@ -29,7 +34,7 @@ def gated_hidden(config: ModelConfig, width: int) -> int:
 
 
 def conv_sides(config: ModelConfig, pixels: int) -> list[tuple[int, int]]:
-    """(side after the convolution, side of the tokens that go on) along an axis of `pixels`, for each convolution.
+    """(side after the convolution, side after its pooling) along an axis of `pixels`, per convolution.
 
     The last of TCT is its depthwise convolution of stride 2.
     """
@@ -44,7 +49,7 @@ def conv_sides(config: ModelConfig, pixels: int) -> list[tuple[int, int]]:
 
 
 def grid_size(config: ModelConfig) -> Size:
-    """Rows and columns of the tokens that the tokenizer makes of one image."""
+    """Rows and columns of the tokens of one image."""
     height, width = config.image_size
     return conv_sides(config, height)[-1][1], conv_sides(config, width)[-1][1]
 
@@ -55,7 +60,7 @@ def has_class_token(config: ModelConfig) -> bool:
 
 
 def count(config: ModelConfig) -> Counts:
-    """The counts of the model that `models.build` builds of `config`."""
+    """The counts of the model that `models.build` builds from `config`."""
     if config.family == "tct":
         return _count_tied(config)
     width, classes = config.embed_dim, config.num_classes

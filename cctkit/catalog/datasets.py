@@ -1,4 +1,4 @@
-"""The named data sets: addresses, checksums, statistics, and how they are recognised."""
+"""The named data sets: addresses, checksums and statistics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ Channels = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """One file to download, and its path in the data directory.
+    """One file to download.
 
-    md5: what torchvision (datasets/cifar.py, datasets/mnist.py) and the authors' pages print; no stronger digest is published.
+    path: in the data directory.
+    md5: as in torchvision (datasets/cifar.py, datasets/mnist.py) and on the authors' pages; no stronger digest is published.
     """
 
     path: str
@@ -23,10 +24,10 @@ class Remote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """One form in which a data set is found in the data directory, as torchvision leaves it: its files, or what they unpack to.
+    """A data set in the data directory as torchvision stores it: downloaded files, or the parts they unpack to.
 
-    folder: where the unpacked parts are; parts: each part and its MD5, "" where none is published and the format cannot carry
-    code.
+    folder: of the unpacked parts.
+    parts: MD5 of each part; "" if none is published and the format cannot contain code.
     """
 
     reader: Literal["cifar_python", "cifar_binary", "idx"]
@@ -44,9 +45,11 @@ class Archive:
 class DatasetRow:
     """A named data set.
 
-    page: where its authors offer it; class_names: in the order of the labels, where the files do not hold them; mean, std: of
-    pixel values in 0 to 1, None: computed from the training images; fingerprint: of its decoded images (data/packed/read.py
-    says how), None where it has never been taken.
+    page: of its authors.
+    class_names: in label order, if the files do not contain them.
+    mean: per channel, of pixel values in [0, 1]; None: computed from the training images.
+    std: as `mean`.
+    fingerprint: of the decoded images (data/packed/read.py); None: unknown.
     """
 
     title: str

@@ -1,5 +1,6 @@
-"""The models: sizes by depth, the name grammar, and the published names as aliases."""
+"""The models: sizes by depth, the grammar of names, and published names."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from cctkit.config.fields import flag_name
 from cctkit.config.settings import ModelConfig, ModelOptions
 from cctkit.config.size import Size, parse_size
 from cctkit.errors import UserError
-from cctkit.text import nearest, safe_text
+from cctkit.text import did_you_mean, safe_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Width:
-    """Width D, heads, and width of the MLP over D."""
+    """Embedding width, heads, and hidden width of the MLP divided by the embedding width."""
 
     embed_dim: int
     num_heads: int
@@ -47,7 +48,13 @@ VIT_SIZES: Mapping[str, tuple[int, Width]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A model that the commands list: the image side and classes it was published for, its published name and size."""
+    """A listed model.
+
+    image_size: side in pixels that it was published for.
+    num_classes: number of classes that it was published for.
+    alias: published name.
+    published_millions: published number of parameters, in millions.
+    """
 
     image_size: int = 32
     num_classes: int = 10
@@ -96,13 +103,12 @@ _VIT = re.compile(r"vit(?:_(?P<size>[sblh])_(?P<patch>\d{1,3}))?")
 
 
 def model_config(options: ModelOptions, *, num_classes: int | None = None, image_size: Size | None = None) -> ModelConfig:
-    """The architecture that `options` name, for this many classes and images of (height, width).
+    """The architecture that `options` describe.
 
-    A published name (`cct_7_3x1_32_sine_c100`) sets the image size and the classes where they are not given; otherwise
-    they are 32 x 32 (or the name's side) and 10, for the ViTs 224 x 224 and 1000.
+    num_classes: default: that of the published name (`cct_7_3x1_32_sine_c100`); otherwise 10, for ViTs 1000.
+    image_size: (height, width); default: that of the published name; otherwise 32 x 32, for ViTs 224 x 224.
 
-    Raises: UserError for a name that the grammar or the table of sizes does not know, naming the nearest ones, and for an
-    option that the model cannot follow.
+    Raises: UserError for an unknown name or depth, and for an option that the model does not have.
     """
     if parts := _TCT.fullmatch(options.model):
         values = _tct(parts, options)
@@ -114,18 +120,12 @@ def model_config(options: ModelOptions, *, num_classes: int | None = None, image
         values = _compact(parts, options)
     else:
         raise _unknown(options.model)
-    given = {"num_classes": num_classes, "image_size": image_size, "positional_embedding": options.positional_embedding}
-    return ModelConfig(
-        name=options.model,
-        dropout=options.dropout,
-        attention_dropout=options.attention_dropout,
-        drop_path=options.drop_path,
-        **values | {key: value for key, value in given.items() if value is not None},
-    )
+    given = dataclasses.asdict(options) | {"num_classes": num_classes, "image_size": image_size}
+    return ModelConfig(name=given.pop("model"), **values | {key: value for key, value in given.items() if value is not None})
 
 
 def family_of(name: str) -> str | None:
-    """The family of a model name, also of a published one (`vit_7_4_32` is a ViT-Lite); None if there is no such model."""
+    """The family of a model name, published ones included (`vit_7_4_32` is a ViT-Lite); None if it is unknown."""
     for family, grammar in (("vit", _VIT), ("tct", _TCT)):
         if grammar.fullmatch(name):
             return family
@@ -133,25 +133,23 @@ def family_of(name: str) -> str | None:
 
 
 def named_config(name: str, *, num_classes: int | None = None, image_size: Any = None, **options: Any) -> ModelConfig:
-    """`model_config` from loose arguments; `image_size` is a side in pixels or (height, width).
+    """`model_config` with options as keyword arguments.
 
-    Raises: UserError for an unknown name or option, naming the nearest ones.
+    image_size: side in pixels or (height, width).
+
+    Raises: UserError for an unknown name or option.
     """
     known = ModelOptions.__dataclass_fields__
     for key in options:
         if key not in known:
-            hint = nearest(key, known)
-            raise UserError(
-                f"unknown model option '{safe_text(key)}'",
-                "create_model",
-                f"did you mean {' or '.join(hint)}?" if hint else f"options are: {', '.join(known)}",
-            )
+            remedy = did_you_mean(key, known, f"choose from {', '.join(known)}")
+            raise UserError(f"unknown model option '{safe_text(key)}'", "create_model", remedy)
     size = None if image_size is None else parse_size(image_size)
     return model_config(ModelOptions(model=name, **options), num_classes=num_classes, image_size=size)
 
 
 def _compact_parts(name: str) -> re.Match[str] | None:
-    """A compact transformer's name in its parts: CCT's alone counts convolutions."""
+    """The parts of a compact transformer's name; only CCTs have a number of convolutions."""
     parts = _COMPACT.fullmatch(name)
     return parts if parts and (parts["family"] == "cct") == (parts["convs"] is not None) else None
 
@@ -161,9 +159,8 @@ def _family(parts: re.Match[str]) -> str:
 
 
 def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
-    """A compact transformer's values by its name's parts."""
+    """The architecture of a compact transformer."""
     layers, kernel = int(parts["layers"]), int(parts["kernel"])
-    width = _width(parts.string, layers, options)
     row = MODELS.get(parts.string[: parts.end("side")], ModelRow())  # without `_sine` and the like
     side = int(parts["side"] or row.image_size)
     values = {
@@ -171,73 +168,63 @@ def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
         "num_classes": _PUBLISHED_CLASSES.get(parts["classes"] or "", row.num_classes),
         "image_size": (side, side),
         "positional_embedding": parts["positional"] or "learnable",
-        "num_layers": options.num_layers or layers,
-        "embed_dim": options.embed_dim or width.embed_dim,
-        "num_heads": options.num_heads or width.num_heads,
-        "mlp_ratio": options.mlp_ratio or width.mlp_ratio,
+        "num_layers": layers,
+        **_width(parts.string, layers, options),
     }
     if parts["convs"] is None:
-        return values | {"patch_size": options.patch_size or kernel}
+        return values | {"patch_size": kernel}
     if options.patch_size is not None:
-        raise UserError(f"{safe_text(parts.string)} cuts no patches: its name sets the convolutions", "--patch-size")
+        raise UserError(f"{safe_text(parts.string)} has no patches: its name sets the convolutions", "--patch-size")
     return values | {"kernel_size": kernel, "num_convs": int(parts["convs"])}
 
 
 def _tct(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
-    """A tied compact transformer's values by its name's parts."""
+    """The architecture of a tied compact transformer."""
     if options.patch_size is not None:
-        raise UserError(f"{safe_text(parts.string)} cuts no patches", "--patch-size", "leave it out")
+        raise UserError(f"{safe_text(parts.string)} has no patches", "--patch-size", "leave it out")
     return {
         "family": "tct",
         "num_classes": _PUBLISHED_CLASSES.get(parts["classes"] or "", 10),
         "positional_embedding": "none",
         "num_conv_blocks": int(parts["conv_blocks"]),
-        "num_layers": options.num_layers or int(parts["layers"]),
-        "repeats": options.repeats or int(parts["repeats"]),
-        "conv_dim": options.conv_dim or TCT_CONV_DIM,
-        "embed_dim": options.embed_dim or TCT_WIDTH.embed_dim,
-        "num_heads": options.num_heads or TCT_WIDTH.num_heads,
-        "attention_dim": options.attention_dim or TCT_ATTENTION_DIM,
-        "mlp_ratio": options.mlp_ratio or TCT_WIDTH.mlp_ratio,
+        "num_layers": int(parts["layers"]),
+        "repeats": int(parts["repeats"]),
+        "conv_dim": TCT_CONV_DIM,
+        "attention_dim": TCT_ATTENTION_DIM,
+        **dataclasses.asdict(TCT_WIDTH),
     }
 
 
 def _vit(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
-    """A ViT's values by its name's parts; of plain `vit` every size is the user's."""
-    fields = ("num_layers", "embed_dim", "num_heads", "patch_size")
-    given = {key: getattr(options, key) for key in (*fields, "mlp_ratio") if getattr(options, key) is not None}
+    """The architecture of a ViT; plain `vit` has no sizes of its own."""
     values: dict[str, Any] = {"family": "vit", "num_classes": 1000, "image_size": (224, 224), "mlp_ratio": 4.0}
     if parts["size"]:
         layers, width = VIT_SIZES[parts["size"]]
-        values |= {"num_layers": layers, "embed_dim": width.embed_dim, "num_heads": width.num_heads}
-        values |= {"patch_size": int(parts["patch"])}
-    elif missing := [flag_name(key) for key in fields if key not in given]:
-        raise UserError(f"the model `vit` has no sizes of its own: {', '.join(missing)} not given", "--model", _unknown_vit())
-    return values | given
+        return values | {"num_layers": layers, **dataclasses.asdict(width), "patch_size": int(parts["patch"])}
+    missing = [key for key in ("num_layers", "embed_dim", "num_heads", "patch_size") if getattr(options, key) is None]
+    if missing:
+        named = ", ".join(name for name in MODELS if _VIT.fullmatch(name))
+        flags = ", ".join(map(flag_name, missing))
+        raise UserError(f"the model `vit` needs {flags}", "--model", f"add them, or choose from {named}")
+    return values
 
 
-def _unknown_vit() -> str:
-    return "give them, or take one of " + ", ".join(name for name in MODELS if _VIT.fullmatch(name))
+def _width(name: str, layers: int, options: ModelOptions) -> dict[str, Any]:
+    """The sizes for this depth; empty if the options have them all, as a depth outside the table needs.
 
-
-def _width(name: str, layers: int, options: ModelOptions) -> Width:
-    """The sizes of this depth; a depth outside of the table needs all three given."""
-    given = (options.embed_dim, options.num_heads, options.mlp_ratio)
+    Raises: UserError if they do not.
+    """
     if layers in WIDTHS:
-        return WIDTHS[layers]
-    if layers >= 1 and None not in given:
-        return Width(embed_dim=given[0] or 0, num_heads=given[1] or 0, mlp_ratio=given[2] or 0)
+        return dataclasses.asdict(WIDTHS[layers])
+    if layers >= 1 and None not in (options.embed_dim, options.num_heads, options.mlp_ratio):
+        return {}
     raise UserError(
-        f"no published size has {layers} layers, as '{safe_text(name)}' asks; known: {', '.join(map(str, WIDTHS))}",
+        f"'{safe_text(name)}' has {layers} layers, for which no size is published; known: {', '.join(map(str, WIDTHS))}",
         "--model",
-        "give --embed-dim, --num-heads and --mlp-ratio, or take a known depth",
+        "add --embed-dim, --num-heads and --mlp-ratio, or choose a known depth",
     )
 
 
 def _unknown(name: str) -> UserError:
-    hint = nearest(name, MODELS)
-    return UserError(
-        f"unknown model '{safe_text(name)}'",
-        "--model",
-        f"did you mean {' or '.join(hint)}?" if hint else f"known models: {', '.join(MODELS)}",
-    )
+    remedy = did_you_mean(name, MODELS, f"choose from {', '.join(MODELS)}")
+    return UserError(f"unknown model '{safe_text(name)}'", "--model", remedy)

@@ -1,4 +1,4 @@
-"""Weights that `--init NAME` downloads, and how the images that they were trained on were normalised."""
+"""Pretrained weights that `--init NAME` downloads, and their normalisation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,12 @@ IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainedRow:
-    """sha256: its first eight digits, which torchvision puts into the file's name; megabytes: of a million bytes, rounded;
-    top1_percent: on ImageNet-1k."""
+    """A file of pretrained weights.
+
+    sha256: its first eight digits, which are in the names of torchvision's files.
+    megabytes: rounded, of 10^6 bytes.
+    top1_percent: on ImageNet-1k.
+    """
 
     url: str
     sha256: str
@@ -30,7 +34,7 @@ class PretrainedRow:
 
     @property
     def max_bytes(self) -> int:
-        """A longer file is not the published one."""
+        """Upper limit of the size; the published file is not larger."""
         return (self.megabytes + 1) * 10**6
 
 
@@ -39,7 +43,7 @@ def _row(name: str, sha256: str, megabytes: int, top1_percent: float) -> Pretrai
     return PretrainedRow(url=url, sha256=sha256, megabytes=megabytes, top1_percent=top1_percent)
 
 
-# torchvision, models/vision_transformer.py: IMAGENET1K_V1, of vit_h_14 IMAGENET1K_SWAG_LINEAR_V1.
+# torchvision, models/vision_transformer.py: IMAGENET1K_V1, and IMAGENET1K_SWAG_LINEAR_V1 of vit_h_14.
 PRETRAINED: Mapping[str, PretrainedRow] = MappingProxyType(
     {
         "vit_b_16": _row("vit_b_16", "c867db91", 346, 81.072),
@@ -54,15 +58,15 @@ _SHAPE = ("family", "num_layers", "embed_dim", "num_heads", "mlp_ratio", "patch_
 
 
 def is_pretrained(source: str | None) -> TypeGuard[str]:
-    """Whether `--init` names pretrained weights; a file of that name comes first."""
+    """Whether `--init` names pretrained weights. A file of that name has precedence."""
     return source in PRETRAINED and not Path(str(source)).exists()
 
 
 def check_pretrained(name: str, config: ModelConfig) -> None:
-    """What is known of the weights `name` before they are downloaded.
+    """Check that the weights `name` fit the model, before they are downloaded.
 
-    Raises: UserError where they are not those of the model of `config`.
+    Raises: UserError if they do not.
     """
     theirs = named_config(name)
     if any(getattr(theirs, key) != getattr(config, key) for key in _SHAPE):
-        raise UserError(f"the weights {name} are not those of {safe_text(config.name)}", "--init", f"add --model {name}")
+        raise UserError(f"the weights {name} do not fit the model {safe_text(config.name)}", "--init", f"add --model {name}")

@@ -7,12 +7,12 @@ from typing import Any
 
 from cctkit.config.settings import MIX_SETTINGS, POLICY_SETTINGS, TrainConfig, check_settings
 from cctkit.errors import UserError
-from cctkit.text import nearest, safe_text
+from cctkit.text import did_you_mean, safe_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A row: settings by source. All other settings have the defaults of `TrainConfig`."""
+    """Settings by source. All others have the defaults of `TrainConfig`."""
 
     purpose: str
     expected: str
@@ -43,6 +43,20 @@ _SHI_200 = MappingProxyType(
         "attention_dropout": 0.1,
         "dropout": 0.0,
         "drop_path": 0.1,
+        "label_smoothing": 0.1,
+    }
+)
+
+_SHORT_RUN = MappingProxyType(
+    {
+        "optimizer": "muon",
+        "lr": 2e-3,
+        "muon_lr": 0.02,
+        "weight_decay": 0.03,
+        "auto_augment": "none",
+        "crop": "pad",
+        "attention_dropout": 0.0,
+        "drop_path": 0.0,
         "label_smoothing": 0.1,
     }
 )
@@ -109,18 +123,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             expected="CIFAR-100, 10 epochs: cct_2_3x2 56.1%, cct_4_3x2 55.8% (measured, one seed)",
             sources={
                 "cctkit": {
-                    "optimizer": "muon",
-                    "lr": 2e-3,
-                    "muon_lr": 0.02,
-                    "weight_decay": 0.03,
+                    **_SHORT_RUN,
                     "batch_size": 128,
                     "epochs": 10,
-                    "auto_augment": "none",
-                    "crop": "pad",
                     "flip": True,
-                    "attention_dropout": 0.0,
-                    "drop_path": 0.0,
-                    "label_smoothing": 0.1,
                 }
             },
         ),
@@ -129,19 +135,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             expected="digits, mean of five seeds: cct_2_3x2 98.9%, cct_6_3x1 98.5% (measured)",
             sources={
                 "cctkit": {
-                    "optimizer": "muon",
-                    "lr": 2e-3,
-                    "muon_lr": 0.02,
-                    "weight_decay": 0.03,
+                    **_SHORT_RUN,
                     "batch_size": 64,
                     "epochs": 15,
-                    "auto_augment": "none",
-                    "crop": "pad",
                     "crop_padding": 2,
                     "flip": False,
-                    "attention_dropout": 0.0,
-                    "drop_path": 0.0,
-                    "label_smoothing": 0.1,
                     "test_every_epoch": True,
                 }
             },
@@ -154,20 +152,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 def recipe(name: str) -> Recipe:
     """The recipe of this name.
 
-    Raises: UserError for an unknown one, naming the nearest.
+    Raises: UserError if it is unknown.
     """
     if name not in RECIPES:
-        hint = nearest(name, RECIPES)
-        raise UserError(
-            f"unknown recipe '{safe_text(name)}'",
-            "--recipe",
-            f"did you mean {' or '.join(hint)}?" if hint else f"recipes: {', '.join(RECIPES)}",
-        )
+        remedy = did_you_mean(name, RECIPES, f"choose from {', '.join(RECIPES)}")
+        raise UserError(f"unknown recipe '{safe_text(name)}'", "--recipe", remedy)
     return RECIPES[name]
 
 
 def describe(name: str) -> str:
-    """What a recipe is for and what it is expected to reach, in two lines."""
+    """The purpose and expected accuracy of a recipe, in two lines."""
     row = recipe(name)
     return f"recipe {name}: {row.purpose}\n  expected: {row.expected}"
 
@@ -181,7 +175,7 @@ def default_recipe(dataset: str, device: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A configuration, and the origin of every setting's value."""
+    """A configuration, and where the value of each setting comes from."""
 
     config: TrainConfig
     origins: Mapping[str, str]
@@ -190,7 +184,7 @@ class Resolved:
 def resolve(
     *, recipe_name: str | None, file_values: Mapping[str, Any], file_name: str = "", flags: Mapping[str, Any]
 ) -> Resolved:
-    """Defaults < recipe < config file < flags.
+    """The settings from, in increasing priority, defaults, recipe, config file and flags.
 
     Raises: UserError for an unknown recipe or setting, a value out of range, or values that contradict each other.
     """
@@ -203,12 +197,12 @@ def resolve(
     merged = {key: value for key, (value, _) in rows.items()}
     for layer in (file_values, flags):
         before = defaults | merged
-        outdone = ["warmup_epochs"] if "warmup_fraction" in layer else []
+        replaced = ["warmup_epochs"] if "warmup_fraction" in layer else []
         if layer.get("auto_augment", before["auto_augment"]) != before["auto_augment"]:
-            outdone += POLICY_SETTINGS
+            replaced += POLICY_SETTINGS
         if layer.get("mixup", before["mixup"]) == layer.get("cutmix", before["cutmix"]) == 0:
-            outdone += MIX_SETTINGS
-        for key in outdone:  # belongs to what this layer replaces
+            replaced += MIX_SETTINGS
+        for key in replaced:  # they belong to a setting that this layer changes
             merged.pop(key, None)
         merged |= layer
     values |= {key: f"recipe {recipe_name} ({source})" for key, (_, source) in rows.items()}

@@ -1,7 +1,4 @@
-"""Published results for the score table: accuracy and size as they were published, each row with its source.
-
-Scores are computed, never stored. The rows of the report are marked by `kind`; the others are the bar to clear.
-"""
+"""Published accuracies and sizes with their sources. Scores are computed, never stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,8 +36,10 @@ NOTES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedResult:
-    """One published figure. params_millions: as published; name: the model in our catalog, where it is there, whose true
-    count then stands beside.
+    """One published result.
+
+    params_millions: as published.
+    name: the model in our catalog, if it is there; gives the true counts.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""The report's score, accuracy per parameter; the Pareto front that it is blind to; and a test of two models."""
+"""The report's score, the Pareto front, and McNemar's test."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,19 @@ def score(top1_percent: float, params_millions: float) -> float | None:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """For each (params, top1): whether no other point has at most its parameters and more accuracy, or fewer for as much.
+    """Whether each (params, top1) is Pareto-optimal: no other point is at least as good in both and better in one."""
 
-    Equal points share their place.
-    """
-
-    def beaten(params: float, top1: float) -> bool:
+    def dominated(params: float, top1: float) -> bool:
         return any(p <= params and t >= top1 and (p, t) != (params, top1) for p, t in points)
 
-    return [not beaten(*point) for point in points]
+    return [not dominated(*point) for point in points]
 
 
 def mcnemar_p_value(only_a: int, only_b: int) -> float:
-    """How likely so uneven a split is if both models are equally good: two-sided, exact, in (0, 1].
+    """Exact two-sided p-value of McNemar's test, in (0, 1].
 
-    only_a, only_b: images that one of the two models alone has right; the images on which they agree do not count.
+    only_a: number of images that only the first model classifies correctly.
+    only_b: number of images that only the second model classifies correctly.
     Source: McNemar 1947, Psychometrika 12, 153-157; exact as in Edwards 1948: binomial with n = only_a + only_b and 1/2.
     """
     n, fewer = only_a + only_b, min(only_a, only_b)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cctkit.cli import completion
 from cctkit.cli.options import Json, Quiet, classes_option, flag, option
+from cctkit.columns import Column, table_of
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
@@ -73,23 +74,20 @@ def bench(
 
 def _table(result: Mapping[str, Any]) -> "Group":
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for heading in ("step\nimages/s", "epoch\nimages/s", "inference\nimages/s", "memory\nMB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in result["rows"]:
-        speeds = [_speed(row[f"{kind}_images_per_s"]) for kind in ("step", "epoch", "inference")]
-        table.add_row(Text(row["model"]), *speeds, f"{row['peak_bytes'] / 2**20:,.0f}")
-    run = result["run"]
+    rows, run = result["rows"], result["run"]
+    columns = [Column(heading=("model",), cells=[row["model"] for row in rows], left=True)]
+    for kind in ("step", "epoch", "inference"):
+        speeds = [_speed(row[f"{kind}_images_per_s"]) for row in rows]
+        columns.append(Column(heading=(kind, "images/s"), cells=speeds))
+    columns.append(Column(heading=("memory", "MB"), cells=[f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows]))
     durations = [
         f"{row['model']}, {run['num_images']:,} images, {run['epochs']} epochs: about {_about(row['run_seconds'])}"
-        for row in result["rows"]
+        for row in rows
     ]
     notes = [_NOTE, *([_CUDA_NOTE] if result["policy"]["device"] == "cuda" else [])]
-    return Group(*map(Text, [_heading(result), ""]), table, *map(Text, ["", *durations, "", *notes]))
+    return Group(*map(Text, [_heading(result), ""]), table_of(columns), *map(Text, ["", *durations, "", *notes]))
 
 
 def _heading(result: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ class _Marks:
     def __init__(self) -> None:
         self.sources: dict[str, int] = {}
         self.notes: dict[str, str] = {}
-        self.told: set[str] = set()
+        self.listed: set[str] = set()
 
     def of(self, row: Row, *, numbered: bool = True) -> str:
         """The marks of a row. numbered: also mark an own run, whose path would be too long."""
@@ -90,8 +90,8 @@ class _Marks:
         """The footnotes of the marks used since the last call."""
         sources = {f"[{number}]": source for source, number in self.sources.items()}
         notes = {f"{letter}:": NOTES[note] for note, letter in self.notes.items()}
-        new = {mark: text for mark, text in (sources | notes).items() if mark not in self.told}
-        self.told |= new.keys()
+        new = {mark: text for mark, text in (sources | notes).items() if mark not in self.listed}
+        self.listed |= new.keys()
         return [f"{mark} {text}" for mark, text in new.items()]
 
 
@@ -99,8 +99,8 @@ def _described(row: Row) -> str:
     """The source of a row; for an own run its path, recipe and seed."""
     if row.run is None:
         return row.source
-    told = (f"recipe {row.recipe}" if row.recipe else "", "" if row.seed is None else f"seed {row.seed}")
-    return ", ".join(filter(None, (row.run, *told)))
+    details = (f"recipe {row.recipe}" if row.recipe else "", "" if row.seed is None else f"seed {row.seed}")
+    return ", ".join(filter(None, (row.run, *details)))
 
 
 def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> list[Column]:

@@ -11,7 +11,7 @@ from cctkit.cli import completion
 from cctkit.cli.options import Json, classes_option
 from cctkit.columns import Column, fitting, narrow_note, table_of
 from cctkit.errors import UserError
-from cctkit.text import nearest, safe_text
+from cctkit.text import did_you_mean, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -52,12 +52,8 @@ def catalog_rows(pattern: str | None = None, *, num_classes: int | None = None) 
 
     names = [name for name, row in MODELS.items() if _matches(pattern, name, row.alias)]
     if not names:
-        hint = nearest(pattern or "", MODELS)
-        raise UserError(
-            f"no model of the catalog matches '{safe_text(pattern)}'",
-            "models",
-            f"did you mean {' or '.join(hint)}?" if hint else "cctkit models lists all",
-        )
+        remedy = did_you_mean(pattern or "", MODELS, "cctkit models lists all")
+        raise UserError(f"no model of the catalog matches '{safe_text(pattern)}'", "models", remedy)
     rows = []
     for name in names:
         config = named_config(name, num_classes=num_classes or (100 if MODELS[name].image_size == 32 else None))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cctkit.columns import Column, table_of
 from cctkit.text import counted, safe_text
 
 if TYPE_CHECKING:
@@ -80,13 +81,9 @@ def _text(value: float | None, form: str) -> str:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "Table":
     """A table of names and figures; the last column and percentages are right-aligned."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, heading in enumerate(headings):
-        figures = number == len(headings) - 1 or rows[0][number].endswith("%")
-        table.add_column(heading, justify="right" if figures else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(safe_text(cell, _NAME_LENGTH)) for cell in row))
-    return table
+    columns = []
+    for heading, cells in zip(headings, zip(*rows, strict=True), strict=True):
+        is_name = heading != headings[-1] and not cells[0].endswith("%")
+        texts = [safe_text(cell, _NAME_LENGTH) for cell in cells]
+        columns.append(Column(heading=(heading,), cells=texts, left=is_name, folded=_NAME_LENGTH))
+    return table_of(columns)

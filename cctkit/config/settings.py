@@ -1,7 +1,7 @@
-"""What to do, as frozen and validated dataclasses: `TrainConfig` and its groups, and `ModelConfig`, one architecture.
+"""All settings: `TrainConfig` with its groups, and `ModelConfig`, one architecture.
 
-A field carries its own help, flag spellings and range, so that the command line, the TOML file and the checks say the
-same. Outside of the code a configuration is flat: the keys of a TOML file are the names of the flags.
+Each field has its help, flags and range, from which the command line, TOML files and checks are made. In files a
+configuration is flat, and its keys are named as the flags.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cctkit.config.fields import Validated, checked, flag_name, like, setting
 from cctkit.config.size import MAX_PIXELS, Size
 from cctkit.errors import UserError
-from cctkit.text import nearest, safe_text
+from cctkit.text import did_you_mean, safe_text
 
 MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation", "Optimizer and schedule", "Run", "Machine"
 MAIN = "Main options"
@@ -29,7 +29,7 @@ _OVERRIDES = "(overrides the model's default)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions(Validated):
-    """The model that a user asks for: a name of the catalog and what to change about it. None: the model's default."""
+    """The name of a model, and changes to it. None: the model's default."""
 
     model: str = setting("cct_2_3x2", "model name, such as cct_6_3x1, cvt_7_4, vit_lite_6_4", panel=MAIN, flags=("-m",))
     positional_embedding: Positional | None = setting(
@@ -90,9 +90,9 @@ class ModelConfig(Validated):
             raise UserError(f"{key} {width} is not divisible by num_heads {self.num_heads}", f"{flag_name(key)}, --num-heads")
         height, width = self.image_size
         if min(height, width) < 8:
-            raise UserError(f"image size {height}x{width} is too small, expected at least 8 pixels a side", "--image-size")
+            raise UserError(f"image size {height}x{width} is too small, expected at least 8 pixels per side", "--image-size")
         if self.family == "vit" and self.positional_embedding != "learnable":
-            raise UserError(f"the positions of {self.name} are learnable", "--positional-embedding", "leave it out")
+            raise UserError(f"{self.name} has a learnable positional embedding only", "--positional-embedding", "leave it out")
         patch = self.patch_size
         if self.family not in ("cct", "tct") and (height % patch or width % patch):
             nearest_sizes = (
@@ -100,7 +100,7 @@ class ModelConfig(Validated):
                 for more in (0, 1)
             )
             raise UserError(
-                f"{safe_text(self.name)} cuts {patch}-pixel patches, which do not divide {height}x{width}",
+                f"the patch size of {safe_text(self.name)}, {patch} pixels, does not divide {height}x{width}",
                 "--image-size",
                 f"use {' or '.join(dict.fromkeys(nearest_sizes))}, or a cct model, which takes any size",
             )
@@ -108,7 +108,7 @@ class ModelConfig(Validated):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig(Validated):
-    """Which images, where they are, and how they are split and brought to one size."""
+    """The images, how they are split, and how they are resized."""
 
     dataset: str | None = setting(
         None,
@@ -117,21 +117,21 @@ class DataConfig(Validated):
         flags=("-d",),
     )
     data_dir: str | None = setting(
-        None, "where named data sets are kept (default: the user's cache, or CCTKIT_DATA)", panel=DATA, flags=("--data-path",)
+        None, "directory of named data sets (default: CCTKIT_DATA, or the user's cache)", panel=DATA, flags=("--data-path",)
     )
     image_size: Size | None = setting(None, "image size in pixels: 32, or HEIGHTxWIDTH", panel=DATA)
     resize_mode: Literal["crop", "squash"] = setting(
-        "crop", "for images of another shape: crop (resize the short side, crop the centre) or squash", panel=DATA
+        "crop", "for images with another aspect ratio: crop (resize the short side, crop the centre) or squash", panel=DATA
     )
     val_fraction: float = setting(
         0.0, "fraction of the training images held out for validation", panel=DATA, at_least=0, below=1
     )
     split_seed: int = setting(0, "seed of the validation and test splits", panel=DATA, at_least=0)
     skip_bad: bool = setting(False, "skip broken images and list them", panel=DATA)
-    max_pixels: int = setting(MAX_PIXELS, "largest number of pixels of an image that is read", panel=DATA, at_least=1)
+    max_pixels: int = setting(MAX_PIXELS, "maximum number of pixels per image", panel=DATA, at_least=1)
     download: bool = setting(True, "download a named data set if it is missing", panel=DATA)
     stream: bool = setting(
-        False, "decode the images of a folder anew in every epoch, in the workers; for folders too large to pack", panel=DATA
+        False, "decode the images of a folder again in every epoch, for folders too large to pack", panel=DATA
     )
     workers: int | None = setting(
         None,
@@ -146,15 +146,15 @@ class DataConfig(Validated):
         Validated.__post_init__(self)
         if self.stream and self.skip_bad:
             raise UserError(
-                "which images are broken is not known before a streamed folder is trained on",
+                "--skip-bad cannot be combined with --stream, which decodes images during training",
                 "--skip-bad",
-                "leave it out, or leave out --stream: packing finds them first",
+                "leave out --stream, so that broken images are found first, or leave out --skip-bad",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig(Validated):
-    """What is done to the training images, in this order: policy, crop, flip, normalise, mix, erase."""
+    """Augmentation, in this order: policy, crop, flip, normalise, mix, erase."""
 
     auto_augment: Literal["cifar10", "rand", "none"] = setting(
         "cifar10",
@@ -220,9 +220,12 @@ class AugmentConfig(Validated):
                 raise UserError(f"{flag} has no effect without {without}", flag, f"leave out {flag}, or add {add}")
 
 
+_GROUPS: Mapping[str, Any] = {"model": ModelOptions, "data": DataConfig, "augment": AugmentConfig}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(Validated):
-    """One training run, whole. `flat()` and `from_flat()` are its form outside of the code."""
+    """All settings of a training run. `flat()` and `from_flat()` convert it to and from the form used in files."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataConfig = field(default_factory=DataConfig)
@@ -291,7 +294,7 @@ class TrainConfig(Validated):
     def __post_init__(self) -> None:
         Validated.__post_init__(self)
         if self.accumulate > self.batch_size:
-            raise UserError(f"a batch of {self.batch_size} cannot be computed in {self.accumulate} parts", "--accumulate")
+            raise UserError(f"--accumulate {self.accumulate} is larger than the batch size, {self.batch_size}", "--accumulate")
         if self.min_lr > self.lr:
             raise UserError(f"min_lr {self.min_lr} is above lr {self.lr}", "--min-lr")
         warmup = self.epochs * self.warmup_fraction if self.warmup_epochs is None else self.warmup_epochs
@@ -299,12 +302,10 @@ class TrainConfig(Validated):
             raise UserError(
                 f"a warm-up of {warmup:g} and a cool-down of {self.cooldown_epochs:g} epochs do not fit into {self.epochs}",
                 "--warmup-epochs, --cooldown-epochs",
-                "shorten them, or raise --epochs",
+                "shorten them, or increase --epochs",
             )
         if self.shard and self.optimizer == "muon":
-            raise UserError(
-                "Muon needs whole matrices, of which each process has a part with --shard", "--shard", "add --optimizer adamw"
-            )
+            raise UserError("Muon cannot be combined with --shard: it needs whole matrices", "--shard", "add --optimizer adamw")
         if self.freeze != "none" and self.init is None:
             raise UserError(
                 "--freeze backbone needs --init",
@@ -319,30 +320,21 @@ class TrainConfig(Validated):
             )
 
     def flat(self) -> dict[str, Any]:
-        """Every setting by its flag's name, as JSON values."""
-        values = {}
-        for key, group in _fields():
-            values[key] = _as_json(getattr(getattr(self, group) if group else self, key))
-        return values
+        """All settings in one mapping, as JSON values."""
+        values = dataclasses.asdict(self)
+        groups = [values.pop(group) for group in _GROUPS]
+        return {key: _as_json(value) for part in (*groups, values) for key, value in part.items()}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any], where: str | None = None) -> "TrainConfig":
-        """The configuration with these settings and defaults for the rest.
+        """The configuration with these settings, and defaults for the rest.
 
-        Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
+        Raises: UserError for an unknown key, a wrong type or a value out of range.
         """
-        groups: dict[str, dict[str, Any]] = {"": {}, "model": {}, "data": {}, "augment": {}}
-        known = dict(_fields())
         check_settings(values, where)
-        for key, value in values.items():
-            groups[known[key]][key] = value
         try:
-            return cls(
-                model=ModelOptions(**groups["model"]),
-                data=DataConfig(**groups["data"]),
-                augment=AugmentConfig(**groups["augment"]),
-                **groups[""],
-            )
+            groups = {name: group(**_fields_of(group, values)) for name, group in _GROUPS.items()}
+            return cls(**_fields_of(cls, values) | groups)  # both have the key `model`
         except UserError as error:
             raise UserError(error.what, safe_text(where) if where else error.where, error.remedy) from error
 
@@ -353,7 +345,7 @@ class TrainConfig(Validated):
         return dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0, mix_prob=1.0, unmixed_fraction=0.0)
 
     def replace(self, **changes: Any) -> "TrainConfig":
-        """A copy with some settings, named as their flags, changed."""
+        """A copy with some settings changed."""
         return TrainConfig.from_flat(self.flat() | changes)
 
 
@@ -361,32 +353,28 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _fields() -> Iterator[tuple[str, str]]:
-    """(key, group) of every setting; the group is "" at the top level."""
-    groups = {"model": ModelOptions, "data": DataConfig, "augment": AugmentConfig}
-    for group, cls in groups.items():
-        yield from ((item.name, group) for item in dataclasses.fields(cls))
-    yield from ((item.name, "") for item in dataclasses.fields(TrainConfig) if item.name not in groups)
+def _fields_of(cls: type[Validated], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values whose keys are fields of a class."""
+    return {item.name: values[item.name] for item in dataclasses.fields(cls) if item.name in values}  # type: ignore[arg-type]
 
 
 def settings() -> Iterator[tuple[dataclasses.Field[Any], Any]]:
-    """(field, annotation) of every setting of a training run, those of the model and the data first."""
+    """(field, annotation) of every setting of a training run, in the order of the help."""
     for cls in (ModelOptions, DataConfig, TrainConfig, AugmentConfig):
         hints = typing.get_type_hints(cls)
         yield from ((item, hints[item.name]) for item in dataclasses.fields(cls) if "help" in item.metadata)
 
 
 def check_settings(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
-    """Some settings, named as their flags and each checked by itself, as `flat()` has them: they need not be all of a run's.
+    """Check each of some settings by itself, and return them in the form of `flat()`.
 
-    Raises: UserError on an unknown key (with the nearest known ones), a wrong type or a value out of range.
+    Raises: UserError for an unknown key, a wrong type or a value out of range.
     """
     known = {item.name: (item, hint) for item, hint in settings()}
     flat = {}
     for key, value in values.items():
         if key not in known:
-            hints = nearest(key, known)
-            remedy = f"did you mean {' or '.join(hints)}?" if hints else None
+            remedy = did_you_mean(key, known, "cctkit train --help lists all settings")
             raise UserError(f"unknown setting '{safe_text(key)}'", safe_text(where) if where else None, remedy)
         item, hint = known[key]
         try:

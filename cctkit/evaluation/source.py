@@ -15,7 +15,7 @@ from cctkit.evaluation.load import load_trained
 from cctkit.evaluation.trained import TrainedSource, find_trained
 from cctkit.models.build import build_without_data
 from cctkit.models.weights import WeightsInfo
-from cctkit.runs.predictions import check_new, write_csv, write_predictions
+from cctkit.runs.predictions import Predictions, check_new, write_csv, write_predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,17 +115,14 @@ def _unseen(
 
 
 def _save(path: Path, evaluation: Evaluation, split: Split, dataset: Dataset, info: WeightsInfo, name: str) -> None:
-    ids, labels, logits = split.ids(), evaluation.labels.numpy(), evaluation.logits.numpy()
-    if path.suffix.lower() == ".csv":
-        write_csv(path, ids=ids, labels=labels, logits=logits, class_names=info.class_names)
-        return
-    write_predictions(
-        path,
-        ids=ids,
-        labels=labels,
-        logits=logits,
+    write = write_csv if path.suffix.lower() == ".csv" else write_predictions
+    predictions = Predictions(
+        ids=split.ids(),
+        labels=evaluation.labels.numpy(),
+        logits=evaluation.logits.numpy(),
         class_names=info.class_names,
         split=name,
         fingerprint=dataset.fingerprint,
         split_fingerprint=split.fingerprint(),
     )
+    write(path, predictions)

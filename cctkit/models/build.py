@@ -14,7 +14,7 @@ from cctkit.config.size import Size
 from cctkit.errors import UserError
 from cctkit.models.attention import AttentionImpl, HasAttentionImpl
 from cctkit.models.classifier import CompactTransformer
-from cctkit.text import nearest, safe_text
+from cctkit.text import did_you_mean, safe_text
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
@@ -41,14 +41,8 @@ def torchvision_without_data(name: str, *, num_classes: int) -> tuple[nn.Module,
 
     names = models.list_models(module=models)
     if name not in names:
-        hint = nearest(name, [*MODELS, *names])
-        raise UserError(
-            f"unknown model '{safe_text(name)}', here and in torchvision",
-            "--model",
-            f"did you mean {' or '.join(hint)}?"
-            if hint
-            else "cctkit models lists ours; torchvision's are resnet50, vgg16, ...",
-        )
+        remedy = did_you_mean(name, [*MODELS, *names], "cctkit models lists ours; torchvision's are resnet50, vgg16, ...")
+        raise UserError(f"unknown model '{safe_text(name)}', here and in torchvision", "--model", remedy)
 
     def build(device: str) -> nn.Module:
         with torch.device(device), _Unfilled(), warnings.catch_warnings():

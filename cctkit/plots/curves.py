@@ -1,10 +1,10 @@
-"""Training curves: loss and top-1 per epoch, and where the train loss falls below the held-out loss."""
+"""Plots of loss and top-1 accuracy per epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cctkit.plots.frame import COLOURS, GREY, check_picture, label, legend_name, mark_epoch, new_figure, save_figure, style
+from cctkit.plots.frame import COLOURS, GREY, label, legend_name, mark_epoch, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,19 +14,18 @@ Records = Sequence[Mapping[str, Any]]
 """The lines of a `metrics.jsonl`."""
 
 _LINES: Any = {"train": "--", "val": ":", "test": "-"}
-_HELD_OUT_LINE: Any = "-"  # of several runs
+_HELD_OUT_LINE: Any = "-"  # if there are several runs
 _MARKERS = ("", "o", "s", "^", "D", "v")  # if there are more runs than colours
 _RING: dict[str, Any] = {"marker": "o", "markersize": 9, "fillstyle": "none", "color": "#000000", "linestyle": ""}
 
 
 def draw_curves(runs: Mapping[str, Records], path: Path) -> None:
-    """Loss and top-1 of one or several runs, by split; a ring marks where the train loss falls below `held_out_split`'s.
+    """Plot loss and top-1 accuracy of one or several runs. A ring marks where the train loss falls below the held-out loss.
 
-    The loss is the criterion's, with label smoothing, where all runs have it.
+    The loss includes label smoothing if all runs recorded it.
 
-    Raises: UserError for a file name that is no .png, .svg or .pdf, or where the file cannot be written.
+    Raises: UserError if the file name does not end in .png, .svg or .pdf, or the file cannot be written.
     """
-    check_picture(path)
     ending = loss_ending(runs)
     with style():
         figure, (loss, top1) = new_figure(columns=2, width=11)
@@ -48,18 +47,18 @@ def loss_ending(runs: Mapping[str, Records]) -> str:
 
 
 def loss_name(ending: str) -> str:
-    """What a loss is called: `loss` is plain cross entropy, the criterion's is `loss with label smoothing`."""
+    """The name of a loss in plots; `loss` alone is plain cross entropy."""
     return "loss with label smoothing" if ending == "loss_smoothed" else "loss"
 
 
 def held_out_split(records: Records) -> str | None:
-    """The split that train is compared with: test if the run evaluated it every epoch, otherwise val; None without either."""
+    """The split compared with train: test if the run evaluated it every epoch, otherwise val; None if there is neither."""
     has = {key.partition("_")[0] for record in records for key, value in record.items() if value is not None}
     return next((split for split in ("test", "val") if split in has), None)
 
 
 def crossing_epoch(records: Records, ending: str = "loss_smoothed") -> int | None:
-    """The first epoch from which the train loss stays below that of `held_out_split`: the report's sign of overfitting."""
+    """The epoch from which the train loss stays below the held-out loss: the report's sign of overfitting."""
     crossing = None
     split = held_out_split(records)
     for record in records:
@@ -74,7 +73,7 @@ def crossing_epoch(records: Records, ending: str = "loss_smoothed") -> int | Non
 
 
 def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name: str, number: int) -> None:
-    """The lines of a run: by colour the splits of a single one, or the runs (train and held-out alone), which have names."""
+    """Plot the splits of one run in different colours, or, if it has a name, train and held-out in the run's colour."""
     held_out = held_out_split(records)
     marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)] or ("o" if len(records) < 3 else "")
     for j, (split, line) in enumerate(_LINES.items()):
@@ -103,7 +102,7 @@ def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name
 
 
 def _add_legend(figure: "Figure", loss: "Axes", top1: "Axes", runs: Mapping[str, Records]) -> None:
-    """Of a single run the splits, in each picture; of several their names, and what the line styles mean, beneath."""
+    """For one run, its splits in each plot; for several, their names and line styles below."""
     from matplotlib.lines import Line2D
 
     if len(runs) == 1:

@@ -1,4 +1,4 @@
-"""Colours, style, axes and atomic saving that all plots share."""
+"""What all plots share: colours, style, axes and saving."""
 
 import contextlib
 import io
@@ -28,19 +28,19 @@ _STYLE: Any = {
     "grid.alpha": 0.3,
     "legend.fontsize": 9,
     "legend.frameon": False,
-    "svg.hashsalt": "cctkit",  # equal pictures give equal files
-    "text.parse_math": False,  # a name with dollar signs is no formula
+    "svg.hashsalt": "cctkit",  # equal figures give equal files
+    "text.parse_math": False,  # names may contain dollar signs
 }
 
 
 def check_picture(path: Path) -> None:
-    """Refuse what cannot become a picture, before any work is done.
+    """Check that a plot can be saved, before any work is done.
 
-    Raises: UserError for a file name that is no .png, .svg or .pdf, a directory, or a place that is not there.
+    Raises: UserError if the name does not end in .png, .svg or .pdf, is a directory, or its directory does not exist.
     """
     suffix = path.suffix.lower()
     if suffix not in _UNDATED:
-        raise UserError(f"pictures end in .png, .svg or .pdf, not '{safe_text(suffix)}'", safe_text(path))
+        raise UserError(f"plots are saved as .png, .svg or .pdf, not '{safe_text(suffix)}'", safe_text(path))
     if path.is_dir() or not path.parent.is_dir():
         problem = "it is a directory" if path.is_dir() else f"there is no directory {safe_text(path.parent)}"
         raise UserError(f"cannot write the picture: {problem}", safe_text(path))
@@ -48,7 +48,7 @@ def check_picture(path: Path) -> None:
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """matplotlib's defaults and ours, whatever the user's own configuration says, for the time of one picture."""
+    """A context with our style, independent of the user's matplotlib configuration."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -66,9 +66,11 @@ def new_figure(
     height: float = 4.2,
     margins: tuple[float, float, float, float] | None = None,
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure with a grid of axes; `width` inches in all, `height` inches a row.
+    """A figure with a grid of axes.
 
-    margins: left, bottom, right and top edge of the axes, as parts of the figure; None: measured, which takes longer.
+    width: of the figure in inches.
+    height: per row in inches.
+    margins: left, bottom, right and top edge of the axes as fractions of the figure; None: computed, which takes longer.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -91,7 +93,7 @@ def label(axes: "Axes", title: str, x: str, y: str) -> None:
 
 
 def mark_epoch(axes: "Axes", epoch: float, text: str, *, left: bool = False, top: bool = True) -> None:
-    """A thin vertical line with its text beside."""
+    """A thin vertical line with a text beside it."""
     axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.annotate(
         text,
@@ -107,15 +109,15 @@ def mark_epoch(axes: "Axes", epoch: float, text: str, *, left: bool = False, top
 
 
 def legend_name(name: object) -> str:
-    """A name from outside for a legend, where a leading underscore would hide it."""
+    """A name for a legend, from which matplotlib would omit one with a leading underscore."""
     text = safe_text(name, 48)
     return f" {text}" if text.startswith("_") else text
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure whole or not at all; equal figures give equal files.
+    """Write a figure atomically. Equal figures give equal files.
 
-    Raises: UserError for a file name that is no .png, .svg or .pdf, or where the file cannot be written.
+    Raises: UserError if the file name does not end in .png, .svg or .pdf, or the file cannot be written.
     """
     check_picture(path)
     suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""Accuracy against parameters, with the front that no other model beats."""
+"""Plot of accuracy against parameters, with Pareto fronts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cctkit.plots.frame import COLOURS, GREY, check_picture, label, legend_name, new_figure, save_figure, style
+from cctkit.plots.frame import COLOURS, GREY, label, legend_name, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,11 @@ _FAMILIES = ("cct", "cvt", "vit_lite", "vit", "condensenet", "densenet", "tct")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A model in the picture. group: those that a front is drawn of; own: a run of the user's."""
+    """A model in the plot.
+
+    group: models with the same group share a Pareto front.
+    own: whether it is an own run.
+    """
 
     name: str
     family: str
@@ -29,18 +33,17 @@ class Point:
 
 
 def draw_pareto(panels: Mapping[str, Sequence[Point]], path: Path, *, threshold: Mapping[str, float] | None = None) -> None:
-    """A panel for each title: parameters (logarithmic) and top-1, colours by family, the front of each group as a line.
+    """Plot one panel per title: parameters (logarithmic) against top-1, coloured by family, with the Pareto front per group.
 
-    threshold: titles whose panel has a line at this top-1, under which there is no score.
+    threshold: per title, the top-1 accuracy in percent below which there is no score; that area is shaded.
 
-    Raises: UserError for a file name that is no .png, .svg or .pdf, or where the file cannot be written.
+    Raises: UserError if the file name does not end in .png, .svg or .pdf, or the file cannot be written.
     """
-    check_picture(path)
     with style():
         figure, all_axes = new_figure(rows=len(panels), width=9, height=5.8)
         for axes, (title, points) in zip(all_axes, panels.items(), strict=True):
             _draw_panel(axes, title, points, (threshold or {}).get(title))
-        figure.draw_without_rendering()  # settles the layout, so that labels can be placed in pixels
+        figure.draw_without_rendering()  # computes the layout, so that labels can be placed in pixels
         for axes, points in zip(all_axes, panels.values(), strict=True):
             _name_points(axes, points)
         save_figure(figure, path)
@@ -55,21 +58,21 @@ def _draw_panel(axes: "Axes", title: str, points: Sequence[Point], threshold: fl
     for group, line in zip(groups, ("-", "--", "-.", ":") * len(groups), strict=False):
         front = sorted((p.params_millions, p.top1_percent) for p in points if p.group == group and p.on_front)
         if len(front) > 1:
-            name = f"front, {legend_name(group)}"
+            name = f"Pareto front, {legend_name(group)}"
             axes.plot(*zip(*front, strict=True), color=GREY, linestyle=line, linewidth=1, zorder=1, label=name)
     for point in points:
         axes.plot([point.params_millions], [point.top1_percent], zorder=3, **_marker(point, groups))
     if threshold is not None and min(point.top1_percent for point in points) < threshold:
-        axes.axhspan(-1, threshold, color="#000000", alpha=0.05, linewidth=0, label=f"under {threshold:g}%: no score")
+        axes.axhspan(-1, threshold, color="#000000", alpha=0.05, linewidth=0, label=f"below {threshold:g}%: no score")
     axes.set_xscale("log")
     _set_limits(axes, points)
-    label(axes, legend_name(title), "parameters, millions (true count where known)", "top-1 accuracy, %")
+    label(axes, legend_name(title), "parameters, millions (true number if known)", "top-1 accuracy, %")
     _set_ticks(axes)
     _add_legend(axes, points, groups)
 
 
 def _marker(point: Point, groups: Sequence[str]) -> dict[str, Any]:
-    """Colour by family; filled in the last group, open in the others; a star for the user's own."""
+    """Colour by family; filled in the last group, open in the others; a star for own runs."""
     colour = _colour(point.family)
     filled = point.group == groups[-1]
     shape = {"marker": "*", "markersize": 13} if point.own else {"marker": "o", "markersize": 7}
@@ -77,7 +80,7 @@ def _marker(point: Point, groups: Sequence[str]) -> dict[str, Any]:
 
 
 def _set_limits(axes: "Axes", points: Sequence[Point]) -> None:
-    """Room for the names around the points."""
+    """Axis limits with room for names around the points."""
     sizes, accuracies = ([p.params_millions for p in points], [p.top1_percent for p in points])
     factor = max(1.6, (max(sizes) / min(sizes)) ** 0.12)
     margin = max(1.0, 0.12 * (max(accuracies) - min(accuracies)))
@@ -106,7 +109,16 @@ def _add_legend(axes: "Axes", points: Sequence[Point], groups: Sequence[str]) ->
     if len(groups) > 1:
         others = ", ".join(legend_name(group) for group in groups[:-1])
         keys.append(
-            Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", markersize=7, label=f"open: {others}")
+            Line2D(
+                [],
+                [],
+                color=GREY,
+                marker="o",
+                markerfacecolor="white",
+                linestyle="",
+                markersize=7,
+                label=f"open markers: {others}",
+            )
         )
     if any(point.own for point in points):
         keys.append(Line2D([], [], color=GREY, marker="*", linestyle="", markersize=13, label="own run"))
@@ -114,7 +126,7 @@ def _add_legend(axes: "Axes", points: Sequence[Point], groups: Sequence[str]) ->
 
 
 def _name_points(axes: "Axes", points: Sequence[Point]) -> None:
-    """The names of the fronts' points and of the user's own, to the left or right, where there is room."""
+    """Names of points on a front and of own runs, left or right of the point if there is room."""
     placed: list[BboxBase] = []
     for point in sorted(points, key=lambda point: (not point.own, point.params_millions)):
         if not (point.on_front or point.own):

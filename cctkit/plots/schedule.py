@@ -1,4 +1,4 @@
-"""Learning rates over the epochs."""
+"""Plot of learning rates per epoch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cctkit.plots.frame import COLOURS, check_picture, label, legend_name, mark_epoch, new_figure, save_figure, style
+from cctkit.plots.frame import COLOURS, label, legend_name, mark_epoch, new_figure, save_figure, style
 
 _LINES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A learning rate over the epochs done, from 0. stepped: it holds each value until the next."""
+    """A learning rate against epochs.
+
+    epochs: number of finished epochs, from 0.
+    stepped: whether each value holds until the next.
+    """
 
     epochs: Sequence[float]
     lr: Sequence[float]
@@ -28,12 +32,13 @@ def draw_schedule(
     marks: Mapping[str, float] | None = None,
     second_axis: tuple[str, float] | None = None,
 ) -> None:
-    """Learning rates by name. marks: names of points of the x axis; second_axis: what else follows these curves, and how
-    many times as large it is.
+    """Plot learning rates by name.
 
-    Raises: UserError for a file name that is no .png, .svg or .pdf, or where the file cannot be written.
+    marks: names of vertical lines, and their epochs.
+    second_axis: the name of a second y axis, and its ratio to the first.
+
+    Raises: UserError if the file name does not end in .png, .svg or .pdf, or the file cannot be written.
     """
-    check_picture(path)
     with style():
         figure, (axes,) = new_figure(margins=(0.13, 0.13, 0.97 if second_axis is None else 0.86, 0.92))
         for number, (name, curve) in enumerate(curves.items()):
@@ -60,5 +65,5 @@ def draw_schedule(
 
 
 def _scaled_by(factor: float) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """To an axis that is `factor` times as large, and back."""
+    """Conversion to an axis that is `factor` times as large, and back."""
     return lambda y: y * factor, lambda y: y / factor

@@ -38,40 +38,35 @@ class Predictions:
     is_verified: whether the file has a digest; those of earlier versions have none.
     """
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     labels: "np.ndarray[Any, Any]"
     logits: "np.ndarray[Any, Any]"
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
     split: str
     fingerprint: str
     split_fingerprint: str = ""
     is_verified: bool = False
 
 
-def write_predictions(
-    path: Path,
-    *,
-    ids: Sequence[str],
-    labels: "np.ndarray[Any, Any]",
-    logits: "np.ndarray[Any, Any]",
-    class_names: Sequence[str],
-    split: str,
-    fingerprint: str,
-    split_fingerprint: str = "",
-) -> None:
-    """Write a predictions file atomically, with one id and label per row of `logits` (n, K)."""
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write a predictions file atomically."""
     import numpy as np
     from safetensors.numpy import save
 
-    encoded = [text.encode("utf-8", "surrogateescape") for text in ids]
-    header = {"schema_version": _SCHEMA, "class_names": list(class_names), "split": split, "fingerprint": fingerprint}
-    if split_fingerprint:
-        header["split_fingerprint"] = split_fingerprint
+    encoded = [text.encode("utf-8", "surrogateescape") for text in predictions.ids]
+    header = {
+        "schema_version": _SCHEMA,
+        "class_names": list(predictions.class_names),
+        "split": predictions.split,
+        "fingerprint": predictions.fingerprint,
+    }
+    if predictions.split_fingerprint:
+        header["split_fingerprint"] = predictions.split_fingerprint
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "ids": np.frombuffer(b"".join(encoded), dtype=np.uint8),
         "id_offsets": np.cumsum([0, *map(len, encoded)], dtype=np.int64),
-        "labels": np.ascontiguousarray(labels, dtype=np.int64),
-        "logits": np.ascontiguousarray(logits, dtype=np.float32),
+        "labels": np.ascontiguousarray(predictions.labels, dtype=np.int64),
+        "logits": np.ascontiguousarray(predictions.logits, dtype=np.float32),
     }
     header = sealed(header, save(tensors))
     write_atomic(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
@@ -85,31 +80,21 @@ def check_new(path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise UserError("the output exists, and nothing is overwritten", safe_text(path), "choose another --save-predictions")
     if not path.parent.is_dir():
-        raise UserError(
-            f"there is no directory {safe_text(path.parent)}",
-            safe_text(path),
-            "create it, or choose another",
-        )
+        raise UserError(f"there is no directory {safe_text(path.parent)}", safe_text(path), "create it, or choose another")
 
 
-def write_csv(
-    path: Path,
-    *,
-    ids: Sequence[str],
-    labels: "np.ndarray[Any, Any]",
-    logits: "np.ndarray[Any, Any]",
-    class_names: Sequence[str],
-) -> None:
+def write_csv(path: Path, predictions: Predictions) -> None:
     """Write predictions as CSV in UTF-8, atomically: one line per image, with one column of logits per class."""
     import numpy as np
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [csv_cell(safe_text(name, _LONGEST_CELL)) for name in class_names]
-    writer.writerow(["id", "label", "predicted", *(f"logit {safe_text(name, _LONGEST_CELL)}" for name in class_names)])
-    for image, label, row in zip(ids, labels.tolist(), logits, strict=True):
+    names = [safe_text(name, _LONGEST_CELL) for name in predictions.class_names]
+    writer.writerow(["id", "label", "predicted", *(f"logit {name}" for name in names)])
+    for image, label, row in zip(predictions.ids, predictions.labels.tolist(), predictions.logits, strict=True):
         predicted = names[row.argmax()] if np.isfinite(row).all() else ""
-        writer.writerow([csv_cell(safe_text(image, _LONGEST_CELL)), names[label], predicted, *map(str, row)])
+        texts = (safe_text(image, _LONGEST_CELL), names[label], predicted)
+        writer.writerow([*map(csv_cell, texts), *map(str, row)])
     write_atomic(path, out.getvalue().encode())
 
 

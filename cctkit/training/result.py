@@ -16,7 +16,7 @@ from cctkit.evaluation.evaluate import Evaluation, count_parameters, result_of
 from cctkit.files import full_disk_named, sync_directory
 from cctkit.models.weights import Trained, Upsampling, WeightsInfo, read_info, save_weights
 from cctkit.plots import draw_curves
-from cctkit.runs.predictions import write_predictions
+from cctkit.runs.predictions import Predictions, write_predictions
 from cctkit.runs.runfiles import read_metrics
 from cctkit.training.job import Job
 from cctkit.training.loop import count_trainable
@@ -57,8 +57,7 @@ def write_result(
     metrics = {key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")}
     run = job.run
     save_weights(run.weights, tensors=weights, info=replace(_info(job, trained), metrics=metrics))
-    write_predictions(
-        run.predictions,
+    predictions = Predictions(
         ids=test.ids(),
         labels=test.labels,
         logits=evaluation.logits.numpy(),
@@ -67,6 +66,7 @@ def write_result(
         fingerprint=job.dataset.fingerprint,
         split_fingerprint=test.fingerprint(),
     )
+    write_predictions(run.predictions, predictions)
     draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
     run.write_json(run.result, result)
     return result

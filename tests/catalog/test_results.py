@@ -55,13 +55,13 @@ def test_every_row_has_a_source_known_notes_and_a_model_of_the_catalog_where_it_
         assert named_config(row.name).family == row.family
 
 
-def test_no_row_is_there_twice() -> None:
+def test_no_row_is_duplicated() -> None:
     keys = [(row.model, row.dataset, row.epochs, row.top1_percent, row.training) for row in RESULTS]
     assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("model", TRUE)
-def test_true_counts_stand_beside_the_published_ones(model: str) -> None:
+def test_true_counts_are_given_beside_published_ones(model: str) -> None:
     rows = [published_row(row) for row in RESULTS if row.model == model and row.dataset == "cifar100"]
     assert rows
     for row in rows:

@@ -36,12 +36,12 @@ def test_there_is_no_score_under_seventy_percent_and_zero_at_seventy() -> None:
     assert score(70.0, 3.0) == 0
 
 
-def test_the_front_holds_what_nothing_smaller_or_equal_beats() -> None:
+def test_the_front_has_the_pareto_optimal_points() -> None:
     points = [(1.0, 60.0), (2.0, 70.0), (2.0, 69.0), (3.0, 70.0), (3.0, 65.0), (4.0, 71.0)]
     assert pareto_front(points) == [True, True, False, False, False, True]
 
 
-def test_equal_points_share_their_place_on_the_front() -> None:
+def test_equal_points_are_on_the_front_together() -> None:
     assert pareto_front([(1.0, 50.0), (1.0, 50.0), (2.0, 50.0)]) == [True, True, False]
     assert pareto_front([]) == []
 

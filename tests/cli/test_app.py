@@ -44,7 +44,7 @@ def test_a_name_too_long_is_an_error_of_the_users(arguments: list[str], capsys: 
     assert lines[0] == "error: File name too long" or "no such" in lines[0] or "cannot" in lines[0]
 
 
-def test_what_stands_on_the_command_line_is_made_printable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_text_is_escaped_in_errors(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("--\x1b[31m", "\u202e", os.fsdecode(b"\xff")):
         assert app.run(["train", word]) == 2
         assert len(printed(capsys)) <= 3
@@ -62,7 +62,7 @@ def test_what_stands_on_the_command_line_is_made_printable(capsys: pytest.Captur
     ],
     ids=" ".join,
 )
-def test_a_word_that_is_no_choice_is_escaped_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_choice_is_escaped_once(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([*arguments, "a\\b\x1b"]) == 2
     assert r"'a\b\x1b'" in printed(capsys)[0]
 
@@ -77,7 +77,7 @@ def test_a_word_that_is_no_choice_is_escaped_once(arguments: list[str], capsys: 
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_what_the_system_refuses_has_an_exit_code(
+def test_operating_system_errors_have_an_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, code: int, words: str
 ) -> None:
     def fail(**_: object) -> None:
@@ -120,21 +120,21 @@ def test_a_config_file_with_values_of_any_type_is_an_error(tmp_path: Path, capsy
         ("model", "(default: cct_2_3x2)"),
     ],
 )
-def test_the_help_does_not_say_a_default_that_a_recipe_sets(setting: str, default: str) -> None:
+def test_the_help_names_the_recipe_as_the_default_of_its_settings(setting: str, default: str) -> None:
     parameters = typer.main.get_command(app.app).commands["train"].params  # type: ignore[attr-defined]
     (text,) = [parameter.help for parameter in parameters if parameter.name == setting]
     assert text.endswith(f" {default}")
     assert text.count("default") == 1
 
 
-def test_every_setting_of_a_recipe_is_the_recipes_in_the_help() -> None:
+def test_the_help_marks_every_setting_that_a_recipe_sets() -> None:
     parameters = typer.main.get_command(app.app).commands["train"].params  # type: ignore[attr-defined]
     said = {parameter.name for parameter in parameters if "the recipe's" in (parameter.help or "")}
     assert said == {key for recipe in RECIPES.values() for rows in (*recipe.sources.values(), recipe.one_conv) for key in rows}
 
 
 @pytest.mark.parametrize("arguments", [["--no-color", "models"], ["models", "--no-color"], ["models", "--no-color", "--json"]])
-def test_no_color_may_stand_before_and_after_the_subcommand(
+def test_no_color_works_before_and_after_the_command(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "")
@@ -143,9 +143,7 @@ def test_no_color_may_stand_before_and_after_the_subcommand(
     assert "cct_2_3x2" in capsys.readouterr().out
 
 
-def test_behind_two_dashes_no_color_is_a_word_like_any(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_color_after_two_dashes_is_an_argument(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("NO_COLOR", "")
     assert app.run(["eval", "--", "--no-color"]) == 2
     assert "--no-color" in printed(capsys)[1]
@@ -157,7 +155,7 @@ def test_no_color_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--no-color" in capsys.readouterr().out
 
 
-def test_no_part_of_a_help_text_is_taken_for_markup() -> None:
+def test_help_texts_are_not_parsed_as_markup() -> None:
     group = typer.main.get_command(app.app)
     texts = [command.help for command in group.commands.values()]  # type: ignore[attr-defined]
     texts += [parameter.help for command in group.commands.values() for parameter in command.params]  # type: ignore[attr-defined]
@@ -167,7 +165,7 @@ def test_no_part_of_a_help_text_is_taken_for_markup() -> None:
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "é"), ("ascii", r"\u00e9")])
-def test_a_result_as_json_is_printed_whatever_its_names_and_the_streams_encoding(
+def test_json_is_printed_for_any_names_and_any_stream_encoding(
     encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file name that is no UTF-8 ended a finished run in a traceback."""

@@ -96,7 +96,7 @@ def test_the_table_shows_the_machine_the_speeds_and_how_long_a_run_would_take(
     assert "never run" not in out
 
 
-def test_an_unmeasured_device_is_said(measured: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_says_that_cuda_is_untested(measured: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     measured["policy"]["device"] = "cuda"
     measured["gpu"] = "a GPU"
     bench()

@@ -87,7 +87,7 @@ def test_the_reports_table_is_printed_whole(flag: str | None, suffix: str) -> No
 
 
 @pytest.mark.parametrize(("flag", "suffix"), [(None, "txt"), ("--markdown", "md"), ("--csv", "csv")])
-def test_own_runs_stand_in_the_tables(flag: str | None, suffix: str) -> None:
+def test_own_runs_are_in_the_tables(flag: str | None, suffix: str) -> None:
     some_runs(Path("runs"))
     check_golden(f"compare_runs.{suffix}", run(*([flag] if flag else [])).stdout)
 
@@ -107,14 +107,14 @@ def test_the_contract_of_json_is_kept() -> None:
     assert final["score_true_params"] == pytest.approx(514.5 / 3.256933)
 
 
-def test_under_seventy_percent_the_score_is_null_and_shown_so() -> None:
+def test_a_score_below_seventy_percent_is_null_and_shown_so() -> None:
     lite = next(row for row in rows("--all") if row["model"] == "vit_lite_6_4" and row["dataset"] == "cifar100")
     assert (lite["top1_percent"], lite["score"]) == (69.2, None)
     line = next(line for line in run("--all").stdout.splitlines() if line.startswith("vit_lite_6_4"))
     assert "< 70%" in line
 
 
-def test_all_adds_the_bar_of_other_networks() -> None:
+def test_all_adds_results_of_other_networks() -> None:
     scores = {row["model"]: row["score"] for row in rows("--all", "--family", "condensenet,DenseNet")}
     # The figures of the papers: 1223, 966, 360 and 275.
     assert {model: round(score) for model, score in scores.items()} == {
@@ -142,26 +142,26 @@ def test_a_skipped_run_is_one_line_on_stderr_and_in_json() -> None:
     ]
 
 
-def test_rows_are_filtered_and_the_front_is_that_of_the_rest() -> None:
+def test_the_front_is_computed_after_filtering() -> None:
     assert {row["family"] for row in rows("--family", "CVT")} == {"cvt"}
     assert [row["pareto"] for row in rows("--family", "cvt")] == [True, True]
     assert min(row["top1_percent"] for row in rows("--min-accuracy", "74.5")) == 74.92
     assert [row["model"] for row in rows("--sort", "params", "--family", "vit")] == ["ViT-S", "ViT-B", "ViT-B", "ViT-L"]
 
 
-def test_a_cell_from_outside_is_no_formula_in_csv() -> None:
+def test_csv_cells_are_never_formulas() -> None:
     some_runs(Path("runs"))
     odd = next(row for row in csv.DictReader(io.StringIO(run("--csv", "--no-published").stdout)) if row["run"] == "runs/odd")
     assert (odd["model"], odd["dataset"], odd["score"]) == ("'=cmd|x", "'+pets|<b>", "")
 
 
-def test_names_from_outside_break_no_markdown_table() -> None:
+def test_names_are_escaped_in_markdown_tables() -> None:
     some_runs(Path("runs"))
     line = next(line for line in run("--markdown", "--no-published").stdout.splitlines() if "cmd" in line)
     assert line.startswith("| =cmd\\|x |")
 
 
-def test_a_narrow_terminal_loses_columns_and_says_which() -> None:
+def test_columns_left_out_on_a_narrow_terminal_are_named() -> None:
     from rich.console import Console
 
     from cctkit.catalog.results import RESULTS
@@ -233,7 +233,7 @@ def test_tables_of_other_data_sets_have_none_of_the_reports_footnotes() -> None:
     assert "front" not in alone
 
 
-def test_a_panel_is_drawn_of_a_data_set_with_two_rows_or_more(tmp_path: Path) -> None:
+def test_a_data_set_with_at_least_two_rows_gets_a_panel(tmp_path: Path) -> None:
     some_runs(Path("runs"))
     result = run("--plot", str(tmp_path / "front.svg"))
     assert result.stderr == (
@@ -249,7 +249,7 @@ def test_a_panel_is_drawn_of_a_data_set_with_two_rows_or_more(tmp_path: Path) ->
     assert "<!-- cct_2_3x2, demo, seed 1 -->" in text
 
 
-def test_a_picture_of_a_single_row_is_refused_before_anything_is_printed(tmp_path: Path) -> None:
+def test_a_plot_of_a_single_row_is_refused_before_printing(tmp_path: Path) -> None:
     some_runs(Path("runs"))
     result = CliRunner().invoke(app, ["--runs", "runs/odd", "--no-published", "--plot", str(tmp_path / "front.svg")])
     assert isinstance(result.exception, UserError)
@@ -292,7 +292,7 @@ def test_two_runs_are_compared_image_by_image(tmp_path: Path) -> None:
         (["--family", "resnet"], "no result of family 'resnet'"),
         (["--min-accuracy", "99"], "no result has a top-1 accuracy of 99%"),
         (["--json", "--csv"], "cannot be combined"),
-        (["--plot", "front.gif"], "pictures end in"),
+        (["--plot", "front.gif"], "plots are saved as"),
         (["--paired", "a", "b", "--sort", "top1"], "--sort cannot be combined with --paired"),
         (["--paired", "a", "b", "--min-accuracy", "0"], "--min-accuracy cannot be combined with --paired"),
     ],

@@ -59,7 +59,7 @@ def test_several_runs_are_shown_by_name(tmp_path: Path) -> None:
     assert fact in output
 
 
-def test_runs_of_one_name_are_told_apart_by_path_and_one_given_twice_counts_once(
+def test_runs_with_the_same_name_are_named_by_path_and_duplicates_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # short paths, however long that of the temporary folder is
@@ -69,13 +69,13 @@ def test_runs_of_one_name_are_told_apart_by_path_and_one_given_twice_counts_once
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_a_file_is_drawn_beside_the_terminal(tmp_path: Path, suffix: str) -> None:
+def test_the_plot_is_saved_to_a_file_too(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"curves.{suffix}"
     assert run(make_metrics(tmp_path / "run", 1), "--output", path).stderr == f"wrote {path}\n"
     assert path.stat().st_size > 1000
 
 
-def test_a_running_run_with_a_torn_last_line_is_shown(tmp_path: Path) -> None:
+def test_an_unfinished_run_with_an_incomplete_last_line_is_plotted(tmp_path: Path) -> None:
     path = make_metrics(tmp_path / "run", 2)
     with open(path / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 3, "train')
@@ -93,7 +93,7 @@ VAL = {"val_loss_smoothed": 9.0, "val_top1_percent": 55.0}
 ONCE: dict[str, Any] = {**VAL, "test_loss_smoothed": None, "test_top1_percent": None}
 
 
-def test_without_test_figures_validation_is_drawn(tmp_path: Path) -> None:
+def test_validation_is_plotted_if_there_is_no_test_accuracy(tmp_path: Path) -> None:
     alone = run(make_metrics(tmp_path / "val", 4, **ONCE), "-o", tmp_path / "a.svg").stdout
     fact = "val: epoch 4, top-1 train 80.00%, val 55.00%; from epoch 1 on, the loss with label smoothing is lower on train"
     assert alone.splitlines()[-1] == f"{fact} than on val"
@@ -105,7 +105,7 @@ def test_without_test_figures_validation_is_drawn(tmp_path: Path) -> None:
     assert "test val" not in both
 
 
-def test_colour_is_used_where_it_is_wanted_and_nothing_else_escapes(tmp_path: Path) -> None:
+def test_colour_is_used_only_if_wanted(tmp_path: Path) -> None:
     path = make_metrics(tmp_path / "run", 5)
     assert "\x1b" not in run(path).stdout
     assert "\x1b[38;5;" in run(path, env={"FORCE_COLOR": "1", "NO_COLOR": "", "TERM": "xterm-256color"}).stdout
@@ -134,10 +134,10 @@ def test_malformed_metrics_are_an_error_that_names_the_file(tmp_path: Path, cont
     assert caught.value.where == str(tmp_path / "metrics.jsonl")
 
 
-def test_what_is_no_run_or_no_picture_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_run_or_a_wrong_file_suffix_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no metrics"):
         run(tmp_path)
-    with pytest.raises(UserError, match="pictures end in"):
+    with pytest.raises(UserError, match="plots are saved as"):
         run(make_metrics(tmp_path / "run", 2), "--output", tmp_path / "a.gif")
 
 

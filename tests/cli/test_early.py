@@ -33,7 +33,7 @@ WRONG = [
 ]
 
 
-def test_what_needs_no_torch_is_refused_before_it_is_imported(tmp_path: Path) -> None:
+def test_invalid_options_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("x")
     code = """

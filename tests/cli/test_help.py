@@ -50,12 +50,12 @@ def test_the_options_of_a_panel_stand_under_its_title(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("option", "names"), [("--recipe", RECIPES), ("--dataset", DATASETS)])
-def test_the_help_of_train_forgets_no_recipe_and_no_data_set(option: str, names: Iterable[str]) -> None:
+def test_the_help_of_train_names_every_recipe_and_data_set(option: str, names: Iterable[str]) -> None:
     (text,) = (parameter.help for parameter in COMMANDS["train"].params if option in parameter.opts)
     assert set(names) <= set(re.findall(r"[\w-]+", text))
 
 
-def test_without_arguments_the_help_is_printed_and_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_arguments_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys)
     assert text == printed(capsys, "--help")
     assert all(f"\n  {command} " in text for command in COMMANDS)

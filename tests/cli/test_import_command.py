@@ -20,7 +20,7 @@ def published(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_published_file_becomes_one_that_eval_takes(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_imported_file_can_be_evaluated(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = published.with_name("w.safetensors")
     import_weights(published, model="cct_2_3x2_32_sine_c100", output=output)
     assert capsys.readouterr().out.splitlines() == [
@@ -35,7 +35,7 @@ def test_a_published_file_becomes_one_that_eval_takes(published: Path, capsys: p
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_class_names_come_from_a_file_a_line_each(published: Path, tmp_path: Path) -> None:
+def test_class_names_are_read_from_a_file_with_one_per_line(published: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"class {i}" for i in range(100)) + "\n\n", encoding="utf-8")
     output = tmp_path / "w.safetensors"
@@ -61,7 +61,7 @@ def test_wrong_options_write_nothing(published: Path, options: dict[str, str], w
     assert not output.exists()
 
 
-def test_a_grid_of_tokens_is_told_as_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_size_of_the_token_grid_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     foreign, output = tmp_path / "cvt_2_4.pth", tmp_path / "w.safetensors"
     torch.save(build_model(named_config("cvt_2_4", num_classes=10), seed=6).state_dict(), foreign)
     import_weights(foreign, model="cvt_2_4_c10", output=output, image_size="48x32")
@@ -69,7 +69,7 @@ def test_a_grid_of_tokens_is_told_as_a_size(tmp_path: Path, capsys: pytest.Captu
     assert note in capsys.readouterr().out.splitlines()
 
 
-def test_weights_that_are_ours_need_no_import(published: Path, tmp_path: Path) -> None:
+def test_importing_our_own_weights_is_refused(published: Path, tmp_path: Path) -> None:
     ours = tmp_path / "w.safetensors"
     import_weights(published, model="cct_2_3x2_32_c100", output=ours)
     with pytest.raises(UserError, match="already is a weights file of cctkit"):

@@ -51,7 +51,7 @@ def test_every_model_of_the_catalog_is_listed_with_its_sizes(capsys: pytest.Capt
         ("VIT_?_32", ["vit_b_32", "vit_l_32"]),
     ],
 )
-def test_a_pattern_chooses_by_name_and_alias(pattern: str, names: list[str]) -> None:
+def test_a_pattern_matches_names_and_aliases(pattern: str, names: list[str]) -> None:
     assert [row["model"] for row in catalog_rows(pattern)] == names
 
 
@@ -60,7 +60,7 @@ def test_a_pattern_that_nothing_matches_is_an_error_with_the_nearest() -> None:
         catalog_rows("cct_6_3x9")
 
 
-def test_the_table_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_the_values_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     models("cct_6")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:4] == ["model", "family", "pixels", "layers"]
@@ -79,7 +79,7 @@ def test_it_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80])
-def test_on_a_narrow_terminal_columns_are_left_out_and_named_and_none_is_cut(width: int) -> None:
+def test_a_narrow_terminal_leaves_out_columns_and_cuts_none(width: int) -> None:
     console = Console(width=width, file=io.StringIO())
     console.print(_table(catalog_rows(), width))
     text = console.file.getvalue()  # type: ignore[attr-defined]

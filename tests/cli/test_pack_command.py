@@ -37,7 +37,7 @@ def test_a_packed_folder_is_the_folder(folder: Path, tmp_path: Path, capsys: pyt
         assert split.take(np.arange(number)).equal(expected.take(np.arange(number)))
 
 
-def test_what_was_packed_is_told_as_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_describes_the_packed_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "train" / "cat" / "bad.png").write_bytes(b"")
     output = tmp_path / "packed"
     assert run(["pack", str(folder), "-o", str(output)]) == 2
@@ -51,7 +51,7 @@ def test_what_was_packed_is_told_as_json(folder: Path, tmp_path: Path, capsys: p
     assert told["fingerprint"] == load_dataset(DataConfig(dataset=str(output))).fingerprint
 
 
-def test_one_image_left_out_is_an_image(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_count_of_skipped_images_has_a_singular(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "train" / "cat" / "bad.png").write_bytes(b"")
     assert run(["pack", str(folder), "-o", str(tmp_path / "packed"), "--skip-bad"]) == 0
     assert "1 broken image left out\n    train/cat/bad.png: " in capsys.readouterr().err
@@ -81,7 +81,7 @@ def test_what_cannot_be_packed_is_an_error(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_off_a_terminal_long_work_is_told_in_a_line_now_and_then_but_not_at_its_start() -> None:
+def test_without_a_terminal_long_work_prints_occasional_lines() -> None:
     stream = io.StringIO()
     reporter = PlainReporter(stream=stream)
     reporter.data("reading images", 0, 9000)

@@ -35,15 +35,15 @@ def values(*arguments: str) -> dict[str, Any]:
     return document
 
 
-def test_the_reports_picture_is_drawn_in_the_terminal() -> None:
+def test_the_schedule_of_the_report_is_plotted_in_the_terminal() -> None:
     check_golden("plot_lr.txt", run("--epochs", "50").stdout)
 
 
-def test_the_others_are_laid_over_it_and_explained() -> None:
+def test_other_schedules_are_overlaid_and_explained() -> None:
     check_golden("plot_lr_compare.txt", run("--epochs", "50", "--compare", "shi,timm").stdout)
 
 
-def test_the_report_warms_up_over_a_tenth_and_falls_as_a_cosine() -> None:
+def test_the_report_warms_up_for_a_tenth_then_decays_as_a_cosine() -> None:
     document = values("--epochs", "50")
     lr = document["lr_by_step"]
     assert document["schema_version"] == 1
@@ -68,7 +68,7 @@ def test_flags_and_files_change_the_schedule(tmp_path: Path) -> None:
     assert values(*common, "--min-lr", "0.1", "--epochs", "8")["lr_by_step"][-1] >= 0.1
 
 
-def test_a_run_with_muon_has_its_learning_rate_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_muon_shows_both_learning_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict[str, Any]] = []
     monkeypatch.setattr("cctkit.plots.draw_schedule", lambda *_, **options: drawn.append(options))
     config = tmp_path / "a.toml"
@@ -123,7 +123,7 @@ def test_timms_cosine_has_run_since_epoch_0_when_its_warm_up_ends() -> None:
     assert max(rates) < 0.6
 
 
-def test_timms_own_scheduler_says_the_same(tmp_path: Path) -> None:
+def test_the_timm_schedule_equals_timms_scheduler(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     scheduler = pytest.importorskip("timm.scheduler.cosine_lr")
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.6)
@@ -134,7 +134,7 @@ def test_timms_own_scheduler_says_the_same(tmp_path: Path) -> None:
     assert rates == pytest.approx([timm._get_lr(epoch)[0] for epoch in range(14)])
 
 
-def test_csv_has_a_line_for_each_step() -> None:
+def test_csv_has_one_line_per_step() -> None:
     arguments = [
         "--csv",
         "--recipe",
@@ -158,7 +158,7 @@ def test_csv_has_a_line_for_each_step() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_a_file_is_drawn_beside_the_terminal(tmp_path: Path, suffix: str) -> None:
+def test_the_plot_is_saved_to_a_file_too(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"lr.{suffix}"
     result = run("--epochs", "1", "--num-images", "1", "--output", str(path), "--compare", "shi")
     assert path.stat().st_size > 1000
@@ -175,7 +175,7 @@ def test_a_file_is_drawn_beside_the_terminal(tmp_path: Path, suffix: str) -> Non
         (["--min-lr", "1"], "min_lr 1.0 is above lr"),
         (["--compare", "keras"], "unknown schedule 'keras'"),
         (["--json", "--csv"], "cannot be combined"),
-        (["--output", "lr.gif"], "pictures end in"),
+        (["--output", "lr.gif"], "plots are saved as"),
         (["--config", "nothing.toml"], "cannot read the config file"),
     ],
 )

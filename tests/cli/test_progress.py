@@ -71,14 +71,14 @@ def told(*step_s: float | None) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_before_there_is_an_estimate_no_time_is_told_and_no_advice_given() -> None:
+def test_without_an_estimate_no_time_and_no_advice_is_shown() -> None:
     assert told(None, 1.0) == [
         "epoch 1/10  step 1/100  loss 1.500  lr 1.00e-03  9 images/s",
         "epoch 1/10  step 2/100  loss 1.500  lr 1.00e-03  9 images/s  16:38 left",  # 998 s
     ]
 
 
-def test_advice_is_given_once_where_a_run_takes_over_an_hour() -> None:
+def test_advice_is_given_once_if_a_run_takes_over_an_hour() -> None:
     lines = told(None, 4.0, 5.0)
     assert [line.startswith("this run will take about 1:06:32; faster: ") for line in lines] == [False, True, False, False]
 
@@ -95,7 +95,7 @@ def test_an_epochs_line_shows_plain_cross_entropy_of_what_is_held_out_or_of_trai
     assert epoch_line(FIGURES | diverged, 10) == line
 
 
-def test_the_loss_on_the_way_is_plain_cross_entropy_as_in_the_epochs_line(tmp_path: Path) -> None:
+def test_the_loss_within_an_epoch_is_plain_cross_entropy(tmp_path: Path) -> None:
     heard = Heard()
     flags = {"dataset": "digits", "model": "cct_2_3x2", "image_size": [8, 8], "batch_size": 1438, "epochs": 1}
     request = Request(flags={**flags, "label_smoothing": 0.5}, file_values={}, output=tmp_path / "run")
@@ -105,7 +105,7 @@ def test_the_loss_on_the_way_is_plain_cross_entropy_as_in_the_epochs_line(tmp_pa
     assert record["train_loss"] != record["train_loss_smoothed"]
 
 
-def test_what_becomes_slow_later_is_not_advised_on() -> None:
+def test_a_run_that_becomes_slow_later_gets_no_advice() -> None:
     assert all(line.startswith("epoch 1/10") for line in told(1.0, 4.0))
 
 
@@ -118,7 +118,7 @@ def test_what_becomes_slow_later_is_not_advised_on() -> None:
         (34, ["12/391"]),
     ],
 )
-def test_a_narrow_terminal_shows_whole_parts_of_the_step(
+def test_a_narrow_terminal_leaves_out_whole_parts_of_the_line(
     columns: int, parts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))

@@ -13,7 +13,7 @@ from cctkit.cli import app
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-def test_each_recipe_is_told_with_its_purpose_its_expectation_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_recipe_is_listed_with_purpose_expected_accuracy_and_differences(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["recipes"]) == 0
     printed = capsys.readouterr().out
     for name, row in RECIPES.items():

@@ -111,7 +111,7 @@ def test_the_whole_output_is_this(width: int) -> None:
 @pytest.mark.parametrize(
     ("key", "name"), [("top5_percent", "top-5"), ("loss", "loss"), ("ece", "calibration error"), ("images_per_s", "speed")]
 )
-def test_a_figure_that_is_null_is_left_out(key: str, name: str) -> None:
+def test_null_values_are_left_out(key: str, name: str) -> None:
     names = ["model", "data", "top-1", "top-5", "loss", "calibration error", "parameters", "speed"]
     names.remove(name)
     figures = shown(RESULT | {key: None}, width=80).split("\n\n")[0]
@@ -147,7 +147,7 @@ RUN: dict[str, Any] = {"epoch": 7, "planned_epochs": 20, "chosen_by": "validatio
         ({"epoch": None, "planned_epochs": None, "chosen_by": None, "finished": False}, "the run is unfinished"),
     ],
 )
-def test_the_epoch_of_the_figures_is_told(changes: dict[str, Any], words: str) -> None:
+def test_the_evaluated_epoch_is_shown(changes: dict[str, Any], words: str) -> None:
     assert shown(RESULT | RUN | changes, width=80).splitlines()[2] == f"epoch              {words}"
 
 
@@ -157,7 +157,7 @@ def test_a_perfect_model_has_no_table_of_confusions() -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=map(str, range(len(HOSTILE))))
-def test_a_hostile_name_is_shown_and_does_nothing(name: str) -> None:
+def test_control_characters_in_names_are_escaped(name: str) -> None:
     assert shown(named(name), width=120).count(HOSTILE[name]) == 5  # model, data, class, true, predicted
 
 

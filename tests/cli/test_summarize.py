@@ -45,7 +45,7 @@ def test_two_models_stand_side_by_side(capsys: pytest.CaptureFixture[str]) -> No
     check_golden("summarize_two.txt", printed(capsys, "-m", "cct_6_3x1", "-m", "cct_6_3x2", "--depth", "2", "--no-memory"))
 
 
-def test_the_memory_stands_under_the_block(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_predicted_memory_is_shown_below_torchsummarys_block(capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, "-m", "cct_2_3x2", "-b", "32", "--fit", "1GB", *FIXED)
     assert "predicted: batch 32, bf16, adamw, chunked attention on cpu (MB)" in out
     lines = {" ".join(words[:-1]): words[-1] for words in map(str.split, out.splitlines()) if words}
@@ -113,7 +113,7 @@ def test_the_json_keeps_its_contract(capsys: pytest.CaptureFixture[str]) -> None
     }
 
 
-def test_classes_and_image_size_are_the_users(capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_and_image_size_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = as_json(capsys, "-m", "cct_2_3x2", "--num-classes", "7", "--image-size", "48x32", "--no-memory")["models"]
     assert (row["image_size"], row["num_classes"]) == ([48, 32], 7)
     assert row["layers"][-1]["output_shape"] == [-1, 7]
@@ -128,7 +128,7 @@ def test_a_vit_of_any_geometry_is_given_by_flags(capsys: pytest.CaptureFixture[s
     assert row["params"]["total"] == 8 * block + (3 * 36 * 64 + 64) + 64 + 37 * 64 + 2 * 64 + 64 * 100 + 100 == 415908
 
 
-def test_a_weights_file_says_what_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_model_of_a_weights_file_is_summarized(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = named_config("cct_2_3x2", num_classes=3, image_size=16, embed_dim=64)
     info = WeightsInfo(
         model=config,
@@ -214,18 +214,18 @@ def test_fp32_is_float32(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("8GB", 8 * 2**30), ("8 gib", 8 * 2**30), ("500M", 500 * 2**20), ("1.5k", 1536), ("77 b", 77)]
 )
-def test_sizes_are_read_as_people_write_them(text: str, expected: int) -> None:
+def test_sizes_are_parsed_in_the_usual_spellings(text: str, expected: int) -> None:
     assert parse_bytes(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "0B", "8PB", "nan", "1e9"])
-def test_a_size_that_is_none_is_an_error(text: str) -> None:
+def test_an_invalid_size_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="expected a size"):
         parse_bytes(text)
 
 
 @pytest.mark.parametrize("text", ["8", "1.5", "1073741824"])
-def test_a_size_without_a_unit_is_asked_for_one(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_size_without_a_unit_is_an_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["summarize", "--fit", text]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"error: '{text}' has no unit",
@@ -258,7 +258,7 @@ def test_the_image_size_of_a_model_of_torchvisions_can_be_given(capsys: pytest.C
         (["-m", "resnet19"], "did you mean resnet1"),
         (["-m", "xyzzy"], "'xyzzy', here and in torchvision"),
         (["-m", "resnet18", "--embed-dim", "64"], "--embed-dim applies only to the models of cctkit"),
-        (["-m", "vit_lite_6_4", "--image-size", "30"], "do not divide"),
+        (["-m", "vit_lite_6_4", "--image-size", "30"], "does not divide"),
         (["--device", "tpu"], "expected one of: auto, cpu, cuda, mps"),
         (["--optimizer", "sgd"], "sgd"),
         (["--fit", "8GB", "--no-memory"], "--no-memory"),

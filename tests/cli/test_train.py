@@ -117,7 +117,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_unbroken_one(
     assert sha256(run / "weights.safetensors") == sha256(unbroken / "weights.safetensors")
 
 
-def test_a_finished_run_resumed_only_says_its_result_again(unbroken: Path) -> None:
+def test_resuming_a_finished_run_prints_its_result(unbroken: Path) -> None:
     before = sha256(unbroken / "weights.safetensors")
     again = ["--image-size", "8x8", "--epochs", "6", "--threads", "1"]  # as they are, but for one that may change
     done = forked("train", "--resume", unbroken, *again, "--json", check=True)
@@ -184,7 +184,7 @@ def test_a_folder_of_images_that_are_not_square_trains_and_is_evaluated(tmp_path
     assert "wolf" in other.stderr
 
 
-def test_weights_of_a_run_are_a_beginning_for_the_next(unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_can_start_from_the_weights_of_another(unbroken: Path, tmp_path: Path) -> None:
     weights = unbroken / "weights.safetensors"
     settings = ["--epochs", "1", "--lr", "1e-9", "--muon-lr", "1e-9", "--init", weights, "-o", tmp_path / "run"]
     done = forked("train", *TINY, *settings, check=True)

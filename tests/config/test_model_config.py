@@ -23,7 +23,7 @@ def test_heads_must_divide_the_width() -> None:
 
 @pytest.mark.parametrize("size", [(7, 32), (32, 7), (1, 1)])
 def test_an_image_under_eight_pixels_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match=f"image size {size[0]}x{size[1]} is too small, expected at least 8 pixels a side"):
+    with pytest.raises(UserError, match=f"image size {size[0]}x{size[1]} is too small, expected at least 8 pixels per side"):
         ModelConfig(name="cct_2_3x2", family="cct", image_size=size)
     assert ModelConfig(name="cct_2_3x2", family="cct", image_size=(8, 8)).image_size == (8, 8)
 
@@ -34,7 +34,7 @@ def test_patches_must_divide_the_image_and_a_cct_takes_any() -> None:
     for size in ((33, 32), (32, 33)):
         with pytest.raises(UserError) as caught:
             ModelConfig(**VIT, image_size=size)
-        assert caught.value.what == f"vit_lite_6_4 cuts 4-pixel patches, which do not divide {size[0]}x{size[1]}"
+        assert caught.value.what == f"the patch size of vit_lite_6_4, 4 pixels, does not divide {size[0]}x{size[1]}"
         assert str(caught.value.remedy).endswith(", or a cct model, which takes any size")
 
 

@@ -140,18 +140,18 @@ def test_the_reports_first_vit_needs_36_pixels_and_has_416_thousand_weights() ->
 
 
 def test_plain_vit_asks_for_the_sizes_that_it_lacks() -> None:
-    with pytest.raises(UserError, match="--num-heads, --patch-size not given"):
+    with pytest.raises(UserError, match="`vit` needs --num-heads, --patch-size;"):
         create_model("vit", num_layers=8, embed_dim=64)
 
 
 @pytest.mark.parametrize("positional", ["sine", "none"])
 def test_other_positions_are_refused(positional: str) -> None:
-    with pytest.raises(UserError, match="positions of vit are learnable"):
+    with pytest.raises(UserError, match="vit has a learnable positional embedding only"):
         tiny(positional_embedding=positional)
 
 
 def test_convolutions_refuse_a_patch_size() -> None:
-    with pytest.raises(UserError, match="cuts no patches"):
+    with pytest.raises(UserError, match="has no patches"):
         create_model("cct_2_3x2", patch_size=4)
     assert named_config("cvt_6_4", patch_size=8).patch_size == 8
 

@@ -90,7 +90,7 @@ def test_a_picture_is_written_whole_and_equal_each_time(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", ["curves", "schedule", "pareto"])
-def test_what_cannot_become_a_picture_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_cannot_be_a_plot_is_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "folder.png").mkdir()
     for name in ("a.gif", "a", "nothing/a.png", "folder.png"):
         with pytest.raises(UserError) as caught:
@@ -98,7 +98,7 @@ def test_what_cannot_become_a_picture_is_refused_by_name(tmp_path: Path, kind: s
         assert caught.value.where == str(tmp_path / name)
 
 
-def test_drawing_leaves_matplotlibs_settings_and_pyplot_alone(tmp_path: Path) -> None:
+def test_plotting_does_not_change_matplotlibs_state(tmp_path: Path) -> None:
     code = f"""
 import sys
 import matplotlib
@@ -244,15 +244,15 @@ def test_own_runs_are_named_first_and_of_those_at_one_place_as_many_as_have_room
 def test_each_groups_front_is_a_line_and_parameters_are_logarithmic(figures: list[Figure], tmp_path: Path) -> None:
     draw_pareto({"CIFAR-100": report_points()}, tmp_path / "a.png", threshold={"CIFAR-100": 72.0})
     (axes,) = figures[0].axes
-    fronts = {line.get_label(): numbers(line) for line in axes.get_lines() if str(line.get_label()).startswith("front")}
+    fronts = {line.get_label(): numbers(line) for line in axes.get_lines() if str(line.get_label()).startswith("Pareto front")}
     assert fronts == {
-        "front, pretrained on ImageNet-21k": [89.7, 91.97, 93.44],
-        "front, from scratch": [70.46, 72.25, 76.71, 77.05],
+        "Pareto front, pretrained on ImageNet-21k": [89.7, 91.97, 93.44],
+        "Pareto front, from scratch": [70.46, 72.25, 76.71, 77.05],
     }
     assert axes.get_xscale() == "log"
-    assert "under 72%: no score" in axes.get_legend_handles_labels()[1]
+    assert "below 72%: no score" in axes.get_legend_handles_labels()[1]
 
 
-def test_one_point_alone_is_a_picture(tmp_path: Path) -> None:
+def test_a_single_point_can_be_plotted(tmp_path: Path) -> None:
     point = Point(name="a", family="other", group="g", params_millions=1, top1_percent=100, on_front=True, own=True)
     draw_pareto({"x": [point]}, tmp_path / "a.png")

@@ -70,7 +70,7 @@ def test_the_family_of_a_run_is_its_models_by_whatever_name(tmp_path: Path, mode
     assert run_row(make_run(tmp_path / "a", model=model)).family == family
 
 
-def test_a_fine_tuned_run_is_kept_apart(tmp_path: Path) -> None:
+def test_a_fine_tuned_run_has_its_own_table(tmp_path: Path) -> None:
     assert run_row(make_run(tmp_path / "a", values={"init": "vit_b_16"})).training == "pretrained"
 
 
@@ -127,7 +127,7 @@ def test_a_table_can_be_sorted_otherwise(sort: str, first: str) -> None:
     assert scratch[0].model == first
 
 
-def test_every_sort_takes_rows_with_gaps() -> None:
+def test_every_sort_key_accepts_missing_values() -> None:
     for sort in SORTS:
         assert sum(len(table) for table in ranked(map(published_row, RESULTS), sort)) == len(RESULTS)
 
@@ -146,7 +146,7 @@ def test_unfinished_and_malformed_runs_are_skipped_with_the_reason(tmp_path: Pat
     }
 
 
-def test_a_run_can_be_named_itself(tmp_path: Path) -> None:
+def test_a_run_directory_can_be_given_directly(tmp_path: Path) -> None:
     assert len(find_runs(make_run(tmp_path / "a"))[0]) == 1
 
 

@@ -13,7 +13,7 @@ from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.errors import UserError
 from cctkit.runs.paired import paired
-from cctkit.runs.predictions import write_predictions
+from cctkit.runs.predictions import Predictions, write_predictions
 from tests.conftest import write_images
 
 CLASSES = ("ant", "bee", "cat")
@@ -34,8 +34,7 @@ def write(
     logits = np.zeros((len(found), len(classes)), dtype=np.float32)
     logits[np.arange(len(found)), found] = 1
     names = ids or [f"{i}.png" for i in range(len(found))]
-    write_predictions(
-        path,
+    predictions = Predictions(
         ids=names,
         labels=np.array(labels, dtype=np.int64),
         logits=logits,
@@ -44,6 +43,7 @@ def write(
         fingerprint=fingerprint,
         split_fingerprint=split_fingerprint,
     )
+    write_predictions(path, predictions)
     return path
 
 
@@ -52,7 +52,7 @@ A = [0, 1, 2, 0, 1, 2, 1, 0]  # right: the first six
 B = [0, 1, 0, 1, 0, 0, 0, 0]  # right: 0, 1 and 6
 
 
-def test_images_are_counted_by_who_is_right(tmp_path: Path) -> None:
+def test_images_are_counted_by_which_model_is_correct(tmp_path: Path) -> None:
     result = paired(write(tmp_path / "a", A, LABELS), write(tmp_path / "b", B, LABELS))
     assert (result.num_images, result.both, result.only_a, result.only_b, result.neither) == (8, 2, 4, 1, 1)
     assert result.p_value == pytest.approx(2 * (1 + 5) / 2**5)
@@ -86,9 +86,10 @@ def test_images_are_matched_by_id_and_classes_by_name(tmp_path: Path) -> None:
 def test_logits_that_are_not_finite_are_wrong(tmp_path: Path) -> None:
     logits = np.full((2, 3), np.nan, dtype=np.float32)
     labels = np.zeros(2, dtype=np.int64)
-    write_predictions(
-        tmp_path / "a", ids=["0", "1"], labels=labels, logits=logits, class_names=CLASSES, split="test", fingerprint="sha256:1"
+    predictions = Predictions(
+        ids=["0", "1"], labels=labels, logits=logits, class_names=CLASSES, split="test", fingerprint="sha256:1"
     )
+    write_predictions(tmp_path / "a", predictions)
     result = paired(tmp_path / "a", write(tmp_path / "b", [0, 0], [0, 0], ids=["0", "1"]))
     assert (result.only_b, result.both) == (2, 0)
 

@@ -36,7 +36,7 @@ def write_example(path: Path, **changes: Any) -> None:
         "split": "test",
         "fingerprint": "f00d",
     }
-    write_predictions(path, **(values | changes))
+    write_predictions(path, Predictions(**(values | changes)))
 
 
 def file_of(path: Path, *, header: object = HEADER, **tensors: np.ndarray[Any, Any]) -> Path:
@@ -44,7 +44,7 @@ def file_of(path: Path, *, header: object = HEADER, **tensors: np.ndarray[Any, A
     return path
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def test_predictions_survive_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "predictions.safetensors"
     write_example(path)
     got = read_predictions(path)
@@ -94,7 +94,7 @@ def digest_in(path: Path) -> str:
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_single_flipped_bit_is_taken_for_right(tmp_path: Path, every: int) -> None:
+def test_every_flipped_bit_is_detected(tmp_path: Path, every: int) -> None:
     """In each of the bytes one; 72 of 400 such files passed before there was a digest."""
     path = tmp_path / "p"
     write_example(path)
@@ -237,7 +237,7 @@ NO_PREDICTIONS = {
 
 
 @pytest.mark.parametrize("case", NO_PREDICTIONS)
-def test_what_is_no_predictions_file_is_refused(tmp_path: Path, case: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "p"
     path.write_bytes(NO_PREDICTIONS[case])
     with pytest.raises(UserError, match="not a predictions file"):

@@ -108,7 +108,7 @@ def test_a_start_that_is_overtaken_by_a_whole_run_does_not_take_it_over(
     assert '"other": 1' in (path / "config.json").read_text()
 
 
-def test_a_lock_whose_file_was_removed_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_removed_while_waiting_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start opens the lock of another, which discards its run before the lock is tried. Fails with filelock 3.20.3."""
     (tmp_path / "run").mkdir()
     first, real = RunDir.create(tmp_path / "run"), fcntl.flock

@@ -88,7 +88,7 @@ def test_settings_come_back(tmp_path: Path) -> None:
     assert read_settings(path) == (TrainConfig(), "fast")
 
 
-def test_metrics_come_back_but_for_a_torn_last_line(tmp_path: Path) -> None:
+def test_metrics_are_read_without_an_incomplete_last_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
     lines = "".join(json.dumps(epoch) + "\n" for epoch in EPOCHS)

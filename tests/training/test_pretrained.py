@@ -227,9 +227,9 @@ def test_weights_by_the_name_of_another_model_are_refused_before_their_download(
     monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
     monkeypatch.setattr(pretrained, "download", lambda *_, **__: pytest.fail("it was downloaded"))
     config = named_config(name, num_classes=2)
-    with pytest.raises(UserError, match=f"vit_b_16 are not those of {name}.*add --model vit_b_16"):
+    with pytest.raises(UserError, match=f"vit_b_16 do not fit the model {name}.*add --model vit_b_16"):
         pretrained.initialise(build_without_data(config), "vit_b_16", config=config)
-    with pytest.raises(UserError, match=f"vit_b_16 are not those of {name}"):  # before the images are looked for
+    with pytest.raises(UserError, match=f"vit_b_16 do not fit the model {name}"):  # before the images are looked for
         Request(flags={"init": "vit_b_16", "model": name, "dataset": str(tmp_path / "no images")}, file_values={})
 
 

@@ -10,7 +10,7 @@ from cctkit.config.settings import DataConfig
 from cctkit.data.sources.archives import check_offline
 from cctkit.data.sources.folder import check_layout
 from cctkit.errors import UserError
-from cctkit.text import nearest, safe_text
+from cctkit.text import did_you_mean, safe_text
 
 
 def data_dir(config: DataConfig) -> Path:
@@ -36,12 +36,8 @@ def place_of(name: str | None) -> Path | None:
             return path.resolve()
     except (OSError, ValueError):  # the file system does not accept the name
         pass
-    near = nearest(name, DATASETS)
-    raise UserError(
-        "there is no such folder, and no data set of this name",
-        safe_text(name) or "--dataset",
-        f"did you mean {' or '.join(near)}?" if near else f"a folder of images, or one of: {', '.join(DATASETS)}",
-    )
+    remedy = did_you_mean(name, DATASETS, f"a folder of images, or one of: {', '.join(DATASETS)}")
+    raise UserError("there is no such folder, and no data set of this name", safe_text(name) or "--dataset", remedy)
 
 
 def streamed_folder(config: DataConfig) -> Path:
