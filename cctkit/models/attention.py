@@ -12,15 +12,15 @@ from cctkit.models.dropout import Dropout, byte_scale, byte_threshold, has_data,
 
 AttentionImpl = Literal["plain", "fused", "chunked"]
 ATTENTION_IMPLS: tuple[AttentionImpl, ...] = ("plain", "fused", "chunked")
-# On a CPU torch's kernel draws its dropout from torch's own generator: such masks are no function of seed, step and rank.
+# On a CPU the dropout of torch's kernel uses the default generator, so its masks do not depend on seed, step and rank alone.
 SEEDED_ATTENTION_IMPLS: tuple[Literal["plain", "chunked"], ...] = ("plain", "chunked")
 
-# Bytes of one chunk's attention weights: a few of them fit the second-level cache of a core.
+# Bytes of the attention weights of a chunk: a few chunks fit into the L2 cache of a core.
 _CHUNK_BYTES = 2 * 2**20
 
 
 class HasAttentionImpl(nn.Module):
-    """A module with several attention implementations of equal results, which `set_attention_impl` selects."""
+    """A module whose implementation `set_attention_impl` selects; all give equal results."""
 
     attention_impl: AttentionImpl = "plain"
 
@@ -48,7 +48,7 @@ class Attention(HasAttentionImpl):
 
 
 def attend(qkv: Tensor, *, dropout: Dropout, impl: AttentionImpl) -> Tensor:
-    """softmax(q k / sqrt(d)) v with `dropout` of the weights, by `impl`: (B, N, 3, H, d) -> (B, N, H d)."""
+    """softmax(q k / sqrt(d)) v with dropout of the weights: (B, N, 3, H, d) -> (B, N, H d)."""
     p, scale = dropout.p if dropout.training else 0.0, qkv.shape[-1] ** -0.5
     if impl == "chunked":
         return chunked_attention(qkv, p=p, scale=scale, generator=dropout.generator)
@@ -61,10 +61,10 @@ def attend(qkv: Tensor, *, dropout: Dropout, impl: AttentionImpl) -> Tensor:
 
 
 def chunked_attention(qkv: Tensor, *, p: float, scale: float, generator: torch.Generator | None) -> Tensor:
-    """Attention a few images at a time, so that the weights stay in cache: (B, N, 3, H, d) -> (B, N, H d).
+    """Attention for a few images at a time, so that the weights stay in cache: (B, N, 3, H, d) -> (B, N, H d).
 
-    The mask is one byte an element and lives in the sign bit of the saved weights: a training step keeps one matrix
-    of weights a layer where autograd keeps three and a mask in the plain one.
+    The dropout mask is stored in the sign bit of the saved weights: a training step keeps one matrix of weights per layer,
+    where autograd keeps three and a mask for `plain`.
     """
     return _ChunkedAttention.apply(qkv, p, scale, generator)  # type: ignore[no-any-return]
 
@@ -107,7 +107,7 @@ class _ChunkedAttention(torch.autograd.Function):
         for start, stop in _chunks(q):
             chunk = slice(start, stop)
             grad_o, marked = grad_out[chunk], weights[chunk]
-            # The softmax's backward needs each row's sum of gradient times weight, which is that of dO times O.
+            # Softmax's backward needs the sum of gradient times weight of each row, which equals that of dO times O.
             rows = (grad_o.to(exact) * out[chunk]).sum(-1, keepdim=True).to(qkv.dtype)
             if p > 0:
                 grad_o.mul_(byte_scale(p))
@@ -122,14 +122,14 @@ class _ChunkedAttention(torch.autograd.Function):
 
 
 def _copy(x: Tensor) -> Tensor:
-    """Contiguous and ours to change: `contiguous` gives x itself back where it is so already, as with one head or no images."""
+    """A contiguous copy. `x.contiguous()` returns x itself if it is contiguous, as with one head or no images."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def _chunks(q: Tensor) -> list[tuple[int, int]]:
-    """The batch of q (B, H, N, d) as (start, stop) of each chunk.
+    """(start, stop) of each chunk of the batch of q (B, H, N, d).
 
-    Without data two stand for all: they need the same memory, and that is all one can learn of a tensor without data.
+    Without data the first two chunks are enough: more do not change the predicted memory.
     """
     batch, heads, tokens, _ = q.shape
     size = max(1, _CHUNK_BYTES // (heads * tokens * tokens * q.element_size()))
@@ -141,10 +141,10 @@ _SIGNED = {1: (torch.int8, -(2**7)), 2: (torch.int16, -(2**15)), 4: (torch.int32
 
 
 def _mark_dropped(weights: Tensor, p: float, generator: torch.Generator | None) -> None:
-    """Set the sign bit of the weights (none is negative) that dropout drops, in place, from one random byte each.
+    """Set the sign bit of the weights that dropout drops, in place, by one random byte each; no weight is negative.
 
-    The bytes are taken a machine word at a time: lane `i` of every word serves the i-th part of the elements, so that
-    each pass is over full words (comparing single bytes and multiplying by a mask costs four times as much).
+    Works on whole machine words: byte `i` of the words decides about the i-th part of the weights. Comparing single bytes
+    and multiplying by a mask takes four times as long.
     """
     lanes = weights.element_size()
     dtype, sign_bit = _SIGNED[lanes]

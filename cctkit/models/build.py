@@ -18,24 +18,24 @@ from cctkit.text import did_you_mean, safe_text
 
 
 def build_model(config: ModelConfig, *, seed: int | None = None) -> nn.Module:
-    """The model of `config` in float32 on the CPU, freshly initialised; with a seed, torch's generators stay as they were."""
+    """The model of `config` in float32 on the CPU, newly initialized. With a seed, torch's generators are not changed."""
     if seed is None:
         return _build(config)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds those of all devices, for good
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
         return _build(config)
 
 
 def build_without_data(config: ModelConfig) -> nn.Module:
-    """The model of `config` on the meta device: modules and shapes, of any size at no cost."""
+    """The model of `config` on the meta device: modules and shapes without data."""
     with torch.device("meta"), _Unfilled():
         return _build(config)
 
 
 def torchvision_without_data(name: str, *, num_classes: int) -> tuple[nn.Module, Size]:
-    """A classifier of torchvision's by its name there, on the meta device, and the image size of its pretrained weights.
+    """A torchvision classifier by name, on the meta device, and the image size of its pretrained weights.
 
-    Raises: UserError where there is no such model.
+    Raises: UserError if there is no such model.
     """
     from torchvision import models  # takes two seconds
 
@@ -51,14 +51,14 @@ def torchvision_without_data(name: str, *, num_classes: int) -> tuple[nn.Module,
 
     try:
         model = build("meta")
-    except NotImplementedError:  # RegNets compute their sizes with tensors; memory that nothing fills is not taken
+    except NotImplementedError:  # RegNets compute their sizes with tensors
         model = build("cpu").to("meta")
     side = models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
     return model, (side, side)
 
 
 class _Unfilled(TorchFunctionMode):
-    """Fills nothing with random numbers: without data there is nothing to fill, and torch would import its compiler for it."""
+    """Skips the initialization: on meta it does nothing, but makes torch import its compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -81,17 +81,19 @@ def create_model(
 ) -> nn.Module:
     """A model of the catalog: `create_model("cct_6_3x1", num_classes=100, image_size=32, drop_path=0.2)`.
 
-    image_size: side, or (height, width), in pixels; options: those of `ModelOptions` (widths, rates, position).
-    Published names (`cct_7_3x1_32_sine_c100`) set size and classes where they are not given. Images go in as
-    (B, 3, height, width), normalised; logits come out as (B, num_classes).
+    Maps normalized images (B, 3, height, width) to logits (B, num_classes).
 
-    Raises: UserError for an unknown name or option, naming the nearest ones.
+    num_classes, image_size: default to those of a published name (`cct_7_3x1_32_sine_c100`).
+    image_size: side, or (height, width), in pixels.
+    options: fields of `ModelOptions` (widths, rates, positional embedding).
+
+    Raises: UserError for an unknown name or option; it names the nearest known ones.
     """
     return build_model(named_config(name, num_classes=num_classes, image_size=image_size, **options))
 
 
 def set_attention_impl(model: nn.Module, attention_impl: AttentionImpl) -> None:
-    """Use this attention implementation in every module of `model` that has several of equal results."""
+    """Use this implementation in every `HasAttentionImpl` of `model`."""
     for module in model.modules():
         if isinstance(module, HasAttentionImpl):
             module.attention_impl = attention_impl

@@ -1,4 +1,4 @@
-"""Weights of other layouts, image sizes and class counts, made those of a model of ours."""
+"""Converts weights of other layouts, image sizes and numbers of classes to a model of ours."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from cctkit.models.classifier import sinusoidal_embedding
 from cctkit.text import safe_text
 
 Layout = Literal["compact", "torchvision", "timm"]
-"""Whose names the tensors have: the compact transformers' (ours, published), torchvision's ViT, timm's ViT."""
+"""The names of the tensors: of compact transformers (ours and published), torchvision's ViT or timm's ViT."""
 
 PositionMode = Literal["bilinear", "bicubic"]
 
@@ -50,15 +50,15 @@ _TIMM_BLOCK_NAMES = {
     "mlp.fc1": "mlp.0.",
     "mlp.fc2": "mlp.3.",
 }
-# What only shapes the logits of the other program's own classes.
-_HEADS_OF_OTHERS = re.compile(r"(heads?|pre_logits)\.")
-# Until torchvision 0.12 the MLP's layers were linear_1 and linear_2; its weights files still say so.
+# Layers that only the logits of the original classes depend on.
+_OTHER_HEADS = re.compile(r"(heads?|pre_logits)\.")
+# The MLP's layers were linear_1 and linear_2 until torchvision 0.12, and still are in its weights files.
 _OLD_MLP = re.compile(r"(encoder\.layers\.encoder_layer_\d+\.mlp\.)linear_([12])(\.\w+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resized:
-    """A positional embedding that was interpolated, and its grids of (rows, columns)."""
+    """An interpolated positional embedding; before, after: its grids (rows, columns)."""
 
     name: str
     before: Size
@@ -67,7 +67,14 @@ class Resized:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conversion:
-    """tensors, taken, missing: by the names of our model; left: by those of the file. What is missing keeps its values."""
+    """Converted weights.
+
+    tensors: by the names of our model.
+    taken: the names of `tensors`.
+    resized: the positional embeddings that were interpolated.
+    left: names in the file of tensors that are not used.
+    missing: names of our model that the file lacks; they keep their initial values.
+    """
 
     layout: Layout
     tensors: Mapping[str, Tensor]
@@ -78,18 +85,18 @@ class Conversion:
 
 
 def layout_of(state: Mapping[str, Tensor], *, where: str) -> Layout:
-    """Whose layout the names are in; `where` is the file, for the message.
+    """The layout of the names; where: the file, for the message.
 
-    Raises: UserError where it is none of those known.
+    Raises: UserError if it is unknown.
     """
     for layout, name in _MARK.items():
         if name in state:
             return layout
     first = ", ".join(safe_text(name, 40) for name in sorted(state)[:3])
     raise UserError(
-        f"the weights are of no known layout; their names begin: {first}",
+        f"the layout of the weights is unknown; the first names are {first}",
         where,
-        "known are compact transformers, and ViTs of torchvision and timm",
+        "expected a compact transformer, or a ViT of torchvision or timm",
     )
 
 
@@ -102,12 +109,14 @@ def convert(
     grid: Size | None = None,
     keep_head: bool = True,
 ) -> Conversion:
-    """The tensors of `state` as float32 tensors of the model of `config`.
+    """Convert the tensors of `state` to float32 tensors of the model of `config`. All but the head must be in the file.
 
-    expected: that model's state dict; where: the file, for messages; grid: of the file's tokens, None: a square;
-    keep_head: whether the classes are the same, where there are as many. All but the head has to be in the file.
+    expected: state dict of that model.
+    where: the file, for messages.
+    grid: (rows, columns) of the file's tokens; None: a square.
+    keep_head: whether the classes are the same if their number is.
 
-    Raises: UserError where the file's model is another, or its positions cannot be those of `config`.
+    Raises: UserError if the file has another model, or positions that cannot be converted.
     """
     layout = layout_of(state, where=where)
     if (layout == "compact") != (config.family != "vit"):
@@ -136,9 +145,9 @@ def convert(
 
 
 def _renamed(state: Mapping[str, Tensor], layout: Layout, where: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors by our names, and the names of those that only serve the file's own classes.
+    """The tensors by our names, and the names of those that only the file's own classes need.
 
-    Raises: UserError where there is a part that our model lacks: without it the features would be others.
+    Raises: UserError for a tensor that our model lacks: without it the features would differ.
     """
     renamed: dict[str, Tensor] = {}
     left: list[str] = []
@@ -147,15 +156,15 @@ def _renamed(state: Mapping[str, Tensor], layout: Layout, where: str) -> tuple[d
             renamed[name] = tensor
         elif (plain := _plain_vit_name(name, layout)) is not None:
             renamed[plain] = tensor
-        elif _HEADS_OF_OTHERS.match(name):
+        elif _OTHER_HEADS.match(name):
             left.append(name)
         else:
-            raise UserError(f"these are no plain ViT's weights: there is {safe_text(name)}", where)
+            raise UserError(f"not the weights of a plain ViT: unexpected {safe_text(name)}", where)
     return renamed, left
 
 
 def _plain_vit_name(name: str, layout: Layout) -> str | None:
-    """torchvision's name of a ViT's tensor; None where a plain ViT has none such."""
+    """torchvision's name of a ViT's tensor; None if a plain ViT has no such tensor."""
     if layout == "torchvision":
         if old := _OLD_MLP.fullmatch(name):
             return f"{old[1]}{3 * (int(old[2]) - 1)}{old[3]}"
@@ -174,13 +183,13 @@ def _with_positions(
     grid: Size | None,
     where: str,
 ) -> tuple[dict[str, Tensor], tuple[Resized, ...]]:
-    """`tensors` with the positions that the model of `config` has, of the file's where they can be."""
+    """`tensors` with the positional embedding of the model of `config`: learned ones from the file, interpolated if needed."""
     kind, found = config.positional_embedding, tensors.get(name)
     if found is None or kind == "none":
         if found is not None or kind == "learnable":
             has, lacks = ("no", kind) if found is None else ("a", "none")
             raise UserError(
-                f"the weights have {has} positional embedding, the model's is {lacks}",
+                f"the weights have {has} positional embedding, that of the model is {lacks}",
                 where,
                 "--positional-embedding " + ("none" if found is None else "learnable"),
             )
@@ -190,7 +199,7 @@ def _with_positions(
     if kind == "sine":
         if not is_sine(found):
             raise UserError(
-                "the weights' positions were learned (the published `_sine` files' too), the model's are the sine",
+                "the positions of the weights are learned (also in the published `_sine` files), those of the model are sine",
                 where,
                 "--positional-embedding learnable",
             )
@@ -205,13 +214,13 @@ def _with_positions(
 
 
 def is_sine(positions: Tensor) -> bool:
-    """Whether positions (1, N, D) are the fixed sine and cosine, and not learned."""
+    """Whether positions (1, N, D) are the fixed sine and cosine."""
     expected = sinusoidal_embedding(positions.shape[1], positions.shape[2])
     return torch.allclose(positions.float(), expected, rtol=0, atol=1e-5)
 
 
 def _source_grid(tokens: int, grid: Size, *, square: bool, where: str) -> Size:
-    """The grid of the file's tokens: a square where it may be one, else `grid`."""
+    """The grid of the file's tokens: a square if `square` allows it and the number fits, else `grid`."""
     side = math.isqrt(max(tokens, 0))
     if square and side >= 1 and side * side == tokens:
         return side, side
@@ -221,10 +230,10 @@ def _source_grid(tokens: int, grid: Size, *, square: bool, where: str) -> Size:
 
 
 def resize_positions(positions: Tensor, *, before: Size, after: Size, class_tokens: int, mode: PositionMode) -> Tensor:
-    """Positions (1, class_tokens + rows * columns, D) interpolated to another grid; a class token stays.
+    """Interpolate positions (1, class_tokens + rows * columns, D) to another grid; class tokens are not changed.
 
-    bilinear: of compact transformers, as published (SHI-Labs/Compact-Transformers, src/utils/helpers.py, pe_check); bicubic:
-    of ViTs, filtered as it shrinks, as timm (layers/pos_embed.py, resample_abs_pos_embed) does.
+    mode: "bilinear" for compact transformers, as published (SHI-Labs/Compact-Transformers, src/utils/helpers.py, pe_check);
+        "bicubic" with antialiasing for ViTs, as in timm (layers/pos_embed.py, resample_abs_pos_embed).
     """
     kept, grid = positions[:, :class_tokens].float(), positions[:, class_tokens:].float()
     grid = grid.reshape(1, *before, -1).permute(0, 3, 1, 2)  # (1, D, rows, columns)
@@ -241,9 +250,9 @@ def _check_backbone(
     position: str,
     where: str,
 ) -> tuple[str, ...]:
-    """Fill what a file may leave out, and name what stays missing: the head alone. Positions are not looked at.
+    """Add biases that a file may lack, and return the names of the head's tensors that it lacks. Ignores the positions.
 
-    Raises: UserError where the file's model and ours differ.
+    Raises: UserError if the file's model and ours differ.
     """
     for name, weight in expected.items():
         if name.endswith("in_proj_bias") and name not in tensors and name.replace("bias", "weight") in tensors:

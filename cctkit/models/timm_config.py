@@ -1,4 +1,4 @@
-"""What the `config.json` beside a ViT of timm's tells: its images' normalisation, and whether it computes as a plain ViT."""
+"""Reads the `config.json` beside timm weights: the normalization, and whether the model is a plain ViT."""
 
 import json
 import re
@@ -12,8 +12,8 @@ from cctkit.config.settings import ModelConfig
 from cctkit.errors import UserError
 from cctkit.text import counted, safe_text
 
-# Arguments of timm's VisionTransformer (timm/models/vision_transformer.py) that change what it computes, not always with a
-# trace in its tensors, and their values in a plain ViT.
+# Arguments of timm's VisionTransformer (timm/models/vision_transformer.py) that change what it computes, some without any
+# difference in its tensors, and their values in a plain ViT.
 _PLAIN_ARGUMENTS: Mapping[str, tuple[object, ...]] = {
     "global_pool": ("token",),
     "act_layer": (None, "gelu"),
@@ -34,11 +34,11 @@ _PLAIN_ARGUMENTS: Mapping[str, tuple[object, ...]] = {
     "mlp_layer": (None,),
     "attn_layer": (None,),
 }
-# Names of timm's that are plain ViTs, and their heads (timm/models/vision_transformer.py and deit.py).
+# timm's names of plain ViTs, and their number of heads (timm/models/vision_transformer.py and deit.py).
 _PLAIN_NAME = re.compile(r"(?:vit|deit)_(tiny|small|base|large|huge|giant|gigantic)_patch\d+_\d+(?:\.\w+)?")
 _HEADS = {"tiny": 3, "small": 6, "base": 12, "large": 16, "huge": 16, "giant": 16, "gigantic": 16}
-# What a part of any other name tells.
-_OTHERWISE = {
+# Parts of other names, and how such models differ.
+_VARIANTS = {
     "quickgelu": "quick GELU",
     "siglip": "GELU by its tanh approximation",
     "clip": "layer norms with epsilon 1e-5",
@@ -49,16 +49,20 @@ _OTHERWISE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimmConfig:
-    """pixels: mean and std by channel, None where nothing tells; assumed: what nothing tells about the computation."""
+    """What is known about timm weights.
+
+    pixels: mean and std per channel; None if unknown.
+    assumed: properties of the model that the configuration does not state.
+    """
 
     pixels: tuple[Channels, Channels] | None
     assumed: tuple[str, ...]
 
 
 def read_timm_config(weights: Path, config: ModelConfig) -> TimmConfig:
-    """What lies beside the file `weights`, as the Hugging Face hub has it, about the model of `config`.
+    """Read the configuration beside the file `weights`, as on the Hugging Face hub, for the model of `config`.
 
-    Raises: UserError where the file's model computes otherwise than that.
+    Raises: UserError if the file's model is not a plain ViT, or has another number of heads.
     """
     path = weights.with_name("config.json")
     try:
@@ -74,7 +78,7 @@ def read_timm_config(weights: Path, config: ModelConfig) -> TimmConfig:
     heads = arguments.get("num_heads", _HEADS[plain[1]] if plain else None)
     if heads is not None and heads != config.num_heads:
         raise UserError(
-            f"the weights' model has {safe_text(heads)} attention heads, {safe_text(config.name)} has {config.num_heads}",
+            f"the model of the weights has {safe_text(heads)} attention heads, {safe_text(config.name)} has {config.num_heads}",
             safe_text(path),
             f"another --model, or train it with --num-heads {safe_text(heads)}",
         )
@@ -84,21 +88,19 @@ def read_timm_config(weights: Path, config: ModelConfig) -> TimmConfig:
 
 
 def _check_arguments(arguments: Mapping[str, Any], name: str, path: Path) -> None:
-    """Raises: UserError where they, or a name that is no plain ViT's, tell of something else."""
-    for key, plain in _PLAIN_ARGUMENTS.items():
-        if key in arguments and arguments[key] not in plain:
-            raise UserError(
-                f"this is no plain ViT: its {key} is {safe_text(repr(arguments[key]), 40)}, expected {plain[-1]!r}",
-                safe_text(path),
-                "use weights of a plain ViT, such as timm's vit_base_patch16_224",
-            )
-    for word, meaning in _OTHERWISE.items():
-        if word in name:
-            raise UserError(
-                f"this is no plain ViT: {safe_text(name, 60)} has {meaning}",
-                safe_text(path),
-                "use weights of a plain ViT, such as timm's vit_base_patch16_224",
-            )
+    """Raises: UserError if the arguments, or the name of a variant, are not those of a plain ViT."""
+    wrong = [
+        f"its {key} is {safe_text(repr(arguments[key]), 40)}, expected {plain[-1]!r}"
+        for key, plain in _PLAIN_ARGUMENTS.items()
+        if key in arguments and arguments[key] not in plain
+    ]
+    wrong += [f"{safe_text(name, 60)} has {meaning}" for word, meaning in _VARIANTS.items() if word in name]
+    if wrong:
+        raise UserError(
+            f"this is not a plain ViT: {wrong[0]}",
+            safe_text(path),
+            "use weights of a plain ViT, such as timm's vit_base_patch16_224",
+        )
 
 
 def _assumed(arguments: Mapping[str, Any], heads: int | None, config: ModelConfig, *, is_plain: bool) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def _assumed(arguments: Mapping[str, Any], heads: int | None, config: ModelConfi
 
 
 def _pixels(told: Any) -> tuple[Channels, Channels] | None:
-    """The normalisation in a `pretrained_cfg`; None without one."""
+    """Mean and standard deviation in a `pretrained_cfg`; None if it has none."""
     try:
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (told["mean"], told["std"]))
     except (ValueError, OverflowError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""From images to a sequence of tokens by convolutions: `Compact-Transformers/src/utils/tokenizer.py`."""
+"""Convolutions that turn images into tokens: `Compact-Transformers/src/utils/tokenizer.py`."""
 
 import itertools
 
@@ -13,9 +13,9 @@ from cctkit.models.attention import HasAttentionImpl
 class Tokenizer(HasAttentionImpl):
     """(B, 3, height, width) -> (B, N, D).
 
-    CCT: `num_convs` times convolution, ReLU and a 3 x 3 max-pool of stride 2. CVT and ViT-Lite: one convolution whose
-    stride is its kernel, the patch. But for `plain` the ReLU follows the max-pool: the same values and gradients
-    from a quarter of the work.
+    CCT: `num_convs` times convolution, ReLU and 3 x 3 max-pooling with stride 2. CVT and ViT-Lite: one convolution with
+    kernel and stride of the patch size. Except in `plain` the ReLU follows the max-pooling: the same values and gradients
+    for a quarter of the work.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,9 +52,9 @@ def _patch_layer(config: ModelConfig) -> nn.Sequential:
 
 
 def check_size(images: Tensor, config: ModelConfig) -> None:
-    """Refuse images (B, 3, height, width) of another size than the model's, even where as many tokens come of them.
+    """Check the size of images (B, 3, height, width); another size could give the same number of tokens.
 
-    Raises: UserError with the size expected and the one got.
+    Raises: UserError if it is not the model's image size.
     """
     height, width = images.shape[-2:]
     if (height, width) != config.image_size:

@@ -1,4 +1,4 @@
-"""The weights file: safetensors with a header that holds everything needed to use it."""
+"""The weights file: safetensors with a header that has everything needed to use the model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ from cctkit.text import safe_text
 
 WEIGHTS_SCHEMA = 1
 HEADER_KEY = "cctkit"
-_WRAPPERS = ("_orig_mod.", "module.")
+_WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile and DDP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upsampling:
-    """Images are brought to `stored_size` and then, on the device, to the model's: by `mode` of torch's `interpolate`."""
+    """Images are resized to `stored_size` and, on the device, upsampled to the model's size by torch's `interpolate`."""
 
     stored_size: Size
     mode: Literal["bilinear"] = "bilinear"
@@ -36,9 +36,10 @@ class Upsampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """After which epoch of a run the weights were kept: the best by validation, or the newest.
+    """The epoch of a run that the weights are from.
 
-    planned_epochs: those that the run was to have.
+    planned_epochs: epochs of the whole run.
+    chosen_by: whether it is the best epoch by validation, or the last one so far.
     """
 
     epoch: int
@@ -48,13 +49,14 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsInfo:
-    """What a weights file says about itself.
+    """The header of a weights file.
 
-    mean, std: of pixel values in 0 to 1, by channel; dataset: name, named, fingerprint, split_seed, val_fraction,
-    split_rule (see `stratified_split`; the first files were without, and of rule 1); metrics: empty until the run is finished.
-    upsampling: None where the images were stored at the model's size; trained: None where the file is older, or another
-    program's. The header lacks what is None of these two.
-    digest: of a file that is read, over its header and tensors; None in those of earlier versions, which cannot be verified.
+    mean, std: per channel, of pixel values in 0 to 1.
+    dataset: name, named, fingerprint, split_seed, val_fraction, split_rule (see `stratified_split`; missing means rule 1).
+    metrics: empty until the run is finished.
+    upsampling: None if the images were stored at the model's size.
+    trained: None for older files and those of other programs.
+    digest: SHA-256 of header and tensors of a file that was read; None for files of earlier versions, which have none.
     """
 
     model: ModelConfig
@@ -76,11 +78,9 @@ class WeightsInfo:
 
 
 def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
-    """Write the weights and `info` atomically; equal runs give equal bytes.
-
-    All of it is sorted JSON under one key: safetensors orders several keys at random.
-    """
-    plain = {_plain_name(name): tensor for name, tensor in stored(tensors).items()}
+    """Write the weights and `info` atomically. Equal runs give equal bytes: the header is sorted JSON under one key, because
+    safetensors orders several keys at random."""
+    plain = {plain_name(name): tensor for name, tensor in stored(tensors).items()}
     header = sealed(header_of(info), save(plain))
     write_atomic(path, save(plain, metadata={HEADER_KEY: json.dumps(header, sort_keys=True)}))
 
@@ -96,23 +96,23 @@ def header_of(info: WeightsInfo) -> dict[str, Any]:
 
 
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies as safetensors stores them: on the CPU, in the plain memory format, each of its own, also where some are tied."""
+    """Copies as safetensors stores them: on the CPU, contiguous, tied tensors each on their own."""
     return {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """A tensor's name without the prefixes of torch.compile and DDP."""
-    for wrapper in _WRAPPERS:
-        name = name.removeprefix(wrapper)
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
     return name
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """The tensors, on the CPU, and the header; of a weights file, or of the run directory `path`.
+    """The tensors, on the CPU, and the header of a weights file or of that in the run directory `path`.
 
-    Raises: UserError where the file is missing, torn, damaged anywhere, of another program, or newer than this version.
+    Raises: UserError if the file is missing, damaged, of another program, or of a newer version.
     """
     path = weights_file(path)
     info = read_info(path)
@@ -124,17 +124,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
         raise UserError(
             f"the weights file is damaged: {safe_text(error)}",
             safe_text(path),
-            "restore it; that of a run is written anew by cctkit train --resume RUN",
+            "restore it, or write that of a run again: cctkit train --resume RUN",
         ) from error
-    if read_info(path).digest != info.digest:  # a run in training has replaced it in the meantime, by those of its next epoch
+    if read_info(path).digest != info.digest:  # a running training has replaced it since
         return read_weights(path)
     return tensors, info
 
 
 def read_info(path: Path) -> WeightsInfo:
-    """The header alone, not verified by its digest; the tensors stay on the disk.
+    """The header alone, not verified by its digest.
 
-    Raises: UserError, as `read_weights`.
+    Raises: UserError as `read_weights`.
     """
     path = weights_file(path)
     if not path.is_file():
@@ -143,12 +143,12 @@ def read_info(path: Path) -> WeightsInfo:
         with in_utf8(path) as readable, safe_open(readable, framework="numpy") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"this is no safetensors file, or a damaged one: {safe_text(error)}", safe_text(path)) from error
+        raise UserError(f"not a safetensors file, or damaged: {safe_text(error)}", safe_text(path)) from error
     if HEADER_KEY not in metadata:
         raise UserError(
-            "this safetensors file is not cctkit's: its header says nothing about the model",
+            "this safetensors file is not from cctkit: its header does not describe the model",
             safe_text(path),
-            "expected weights.safetensors of a run",
+            "pass the weights.safetensors of a run",
         )
     return parse_header(metadata[HEADER_KEY], path)
 
@@ -165,17 +165,17 @@ def parse_header(text: str, path: Path) -> WeightsInfo:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], info: WeightsInfo, path: Path) -> None:
-    """Whether the tensors are those of the header's model, which is not built for it: a lie about its size costs nothing.
+    """Check that the tensors are those of the header's model. It is not built, as a false header could claim any size.
 
-    Raises: UserError naming the first that is missing, too much, or of another shape.
+    Raises: UserError with the first tensor that is missing, unexpected or of another shape.
     """
     name, wrong = safe_text(info.model.name), "the number of tensors"
     blocks = (info.model.num_layers + info.model.num_conv_blocks) * info.model.repeats
     if blocks + info.model.num_convs < len(tensors):
         try:
             expected = build_without_data(info.model).state_dict()
-        except (RuntimeError, TypeError, OverflowError) as error:  # a shape past what torch can count
-            raise UserError(f"there is no model such as the header's {name}: {safe_text(error)}", safe_text(path)) from error
+        except (RuntimeError, TypeError, OverflowError) as error:  # sizes too large for torch
+            raise UserError(f"the header's model {name} cannot be built: {safe_text(error)}", safe_text(path)) from error
         shapes = {key: tensor.shape for key, tensor in expected.items()}
         differ = sorted(shapes.keys() ^ tensors.keys()) or [key for key in shapes if shapes[key] != tensors[key].shape]
         if not differ:
@@ -187,7 +187,7 @@ def check_tensors(tensors: Mapping[str, Tensor], info: WeightsInfo, path: Path) 
 def _parse(header: dict[str, Any]) -> WeightsInfo:
     version = header.pop("schema_version")
     if version > WEIGHTS_SCHEMA:
-        raise ValueError(f"it is of version {version}, this program knows {WEIGHTS_SCHEMA}")
+        raise ValueError(f"it has version {version}, expected at most {WEIGHTS_SCHEMA}")
     info = WeightsInfo(
         **header
         | {
@@ -203,7 +203,7 @@ def _parse(header: dict[str, Any]) -> WeightsInfo:
         raise ValueError(f"{len(info.class_names)} class names for {info.model.num_classes} classes")
     missing = {"name", "named", "fingerprint", "split_seed", "val_fraction"} - info.dataset.keys()
     if missing:
-        raise ValueError(f"the data set lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"the entry dataset lacks {', '.join(sorted(missing))}")
     return info
 
 
@@ -212,7 +212,7 @@ def _upsampling(values: Any, size: Sequence[int]) -> Upsampling | None:
         return None
     height, width = map(int, values["stored_size"])
     if values["mode"] != "bilinear" or not 0 < height <= size[0] or not 0 < width <= size[1]:
-        raise ValueError(f"images are not enlarged from {height}x{width} by {values['mode']}")
+        raise ValueError(f"images cannot be upsampled from {height}x{width} by {values['mode']}")
     return Upsampling(stored_size=(height, width))
 
 

@@ -1,4 +1,4 @@
-"""A copy of a model without its data, so that the model itself is never touched and a copy of any size costs nothing."""
+"""Copies a model without its data: the model itself stays untouched, and a copy of any size costs nothing."""
 
 import copy
 
@@ -9,11 +9,10 @@ from cctkit.torch_private import clear_output_hooks
 
 
 def without_data(model: nn.Module, device: str) -> nn.Module:
-    """The model with empty weights and buffers on `device` ("meta", or any in the mode of `dataless.MemoryTracker`).
+    """A copy with empty weights and buffers on `device`: "meta", or any within a `shape_only.MemoryTracker`.
 
-    Modes, shared modules and shared weights stay as they are; convolutions' weights are channels_last on devices other
-    than meta, as in training. Hooks that look at outputs are left out: they are the owner's and would tell him of a run
-    that never was.
+    Train and eval mode, shared modules and shared weights are kept. Weights of convolutions are channels_last as in training,
+    except on meta. Forward and backward hooks are removed: they must not report a run that did not happen.
     """
     memo: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):
@@ -22,7 +21,7 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if trained else empty
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, torch.Generator):  # cannot be copied, and is not drawn from
+            if isinstance(value, torch.Generator):  # cannot be copied, and is not used
                 memo[id(value)] = value
     clone = copy.deepcopy(model, memo)
     for module in clone.modules():

@@ -1,8 +1,7 @@
-"""The memory of one training step, predicted: the trainer's own step on tensors without data, each storage counted while
-it lives.
+"""Predicts the memory of a training step: runs the trainer's step on tensors without data and counts the living storages.
 
-What an operation needs inside of itself and frees before it returns is not seen; a test holds the prediction to the
-allocator's figures of a real step.
+Memory that an operator allocates and frees internally is not counted. A test compares the prediction with the allocator's
+figures of a real step.
 """
 
 import contextlib
@@ -37,12 +36,14 @@ _CHOICES = {item.name: choices_of(hint) for item, hint in settings()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of one training step that is not the first.
+    """Bytes of a training step after the first. The parts do not add up to the peak: activations are freed while gradients
+    are allocated.
 
-    peak_bytes: the most that lives at once; weights_bytes: weights and buffers; gradients_bytes: of all trainable weights;
-    optimizer_bytes: its state; activations_bytes: what lives after the forward pass beside weights and state, the images
-    included. Gradients arrive while activations leave and operations need room of their own, so that the parts do not add
-    up to the peak.
+    peak_bytes: the most that is allocated at one time.
+    weights_bytes: weights and buffers.
+    gradients_bytes: gradients of all trainable weights.
+    optimizer_bytes: state of the optimizer.
+    activations_bytes: everything else that is allocated after the forward pass, the images included.
     """
 
     device: str
@@ -66,9 +67,9 @@ def predict_memory(
     optimizer: str = "adamw",
     channels: int = 3,
 ) -> Memory:
-    """The memory of a training step of `model` on images (batch_size, channels, height, width), without running it.
+    """The memory of a training step of `model` on images (batch_size, channels, height, width), without computing it.
 
-    Raises: UserError where the model's step cannot be taken.
+    Raises: UserError if a training step of the model fails.
     """
     live = MemoryTracker(rounded_to=1 if policy.device == "cpu" else _CUDA_BLOCK_BYTES)
     kernels = contextlib.nullcontext() if policy.device == "cpu" else _AcceleratorKernels()
@@ -81,7 +82,8 @@ def predict_memory(
         state = new_state(clone, make_optimizers(clone, config), ema=None, policy=here)
         _fill_optimizers(state)
         resting = live.bytes
-        after_forward = _noted_after_forward(state, live)
+        after_forward: list[int] = []
+        clone.register_forward_hook(lambda *_: after_forward.append(live.bytes))
         batch = _batch((batch_size, channels, *image_size), policy)
         live.peak = live.bytes
         try:
@@ -89,8 +91,8 @@ def predict_memory(
         except UserError:
             raise
         except Exception as error:
-            what = f"a training step of this model cannot be followed without data: {first_line(error)}"
-            raise UserError(what, type(model).__name__, "leave its memory out: --no-memory, memory=False") from error
+            what = f"the memory of this model cannot be predicted: {first_line(error)}"
+            raise UserError(what, type(model).__name__, "use --no-memory, in Python memory=False") from error
     return Memory(
         device=policy.device,
         dtype=policy.precision,
@@ -110,28 +112,14 @@ def _batch(shape: tuple[int, int, int, int], policy: DevicePolicy) -> Batch:
     return Batch(images=images, labels=torch.zeros(shape[0], dtype=torch.int64))
 
 
-def _noted_after_forward(state: TrainState, live: MemoryTracker) -> list[int]:
-    """The bytes that live after each forward pass of `state`, as they come."""
-    noted: list[int] = []
-    forward = state.forward
-
-    def noting(images: Tensor) -> Tensor:
-        logits: Tensor = forward(images)
-        noted.append(live.bytes)
-        return logits
-
-    state.forward = noting  # type: ignore[assignment]
-    return noted
-
-
 def memory_policy(
     *, device: str = "auto", dtype: str = "auto", attention: str = "auto", threads: int | None = None, dropout: bool = True
 ) -> DevicePolicy:
-    """The policy that training takes with these wishes, on a device that need not be there; a CPU may be measured for it.
+    """The policy that training would use, on a device that this machine may not have. For a CPU it may be measured first.
 
-    dropout: whether training drops attention weights.
+    dropout: whether attention dropout is on.
 
-    Raises: UserError for a word that is none of the choices.
+    Raises: UserError for an invalid choice.
     """
     kind = memory_device(device)
     _check(dtype, "--dtype", _CHOICES["precision"])
@@ -145,9 +133,9 @@ def memory_policy(
 
 
 def memory_device(wish: str) -> str:
-    """The device of this wish, which need not be there.
+    """The device to predict for; "auto" is that of this machine.
 
-    Raises: UserError for a word that is none of the choices.
+    Raises: UserError for an invalid choice.
     """
     _check(wish, "--device", _CHOICES["device"])
     return available_device() if wish == "auto" else wish
@@ -155,24 +143,24 @@ def memory_device(wish: str) -> str:
 
 def _check(wish: str, flag: str, choices: Sequence[str]) -> None:
     if wish not in choices:
-        raise UserError(f"'{safe_text(wish)}' is none of {', '.join(choices)}", flag)
+        raise UserError(f"'{safe_text(wish)}' is not one of {', '.join(choices)}", flag)
 
 
 def drops_attention(model: nn.Module) -> bool:
-    """Whether `model` drops attention weights in training."""
+    """Whether `model` has attention dropout."""
     drops = (getattr(module, "attn_drop", None) for module in model.modules() if isinstance(module, HasAttentionImpl))
     return any(isinstance(drop, Dropout) and drop.p > 0 for drop in drops)
 
 
 def largest_batch(peak_bytes: Callable[[int], int], limit_bytes: int) -> int:
-    """The largest batch whose step stays within `limit_bytes`, 0 where one image does not; peak_bytes: of a batch size.
+    """The largest batch size whose step needs at most `limit_bytes`, 0 if one image needs more.
 
-    The peak is a line in the batch size from some size on, so that the next guess comes from the last two.
+    peak_bytes: the memory by batch size. It is linear from some size on, so the next guess follows from the last two.
     """
     low, low_bytes = 1, peak_bytes(1)
     if low_bytes > limit_bytes:
         return 0
-    high, high_bytes = 0, 0  # the smallest size known not to fit
+    high, high_bytes = 0, 0  # the smallest size known to be too large
     guess = 64
     while high == 0 or high - low > 1:
         guess = max(low + 1, min(guess, high - 1 if high else _LARGEST_BATCH))
@@ -200,9 +188,9 @@ def _fill_optimizers(state: TrainState) -> None:
 
 
 class _AcceleratorKernels(TorchFunctionMode):
-    """What CUDA has and a CPU has not: attention that keeps no matrix of weights.
+    """Replaces the CPU's fused attention by CUDA's, which keeps no matrix of weights.
 
-    Within torch's own nn.MultiheadAttention it is not seen, so that there the CPU's is counted.
+    The calls inside nn.MultiheadAttention are not seen; for those the CPU's is counted.
     """
 
     def __torch_function__(

@@ -28,9 +28,9 @@ def summarize(
     name: str | None = None,
     channels: int = 3,
 ) -> Summary:
-    """Layers, parameters, multiply-adds and the memory of a training step of any image model; it stays as it is.
+    """Layers, parameters, multiply-adds and the memory of a training step of any image model, which is not changed.
 
-    The rows and the block are those of one image; batch_size, optimizer and policy change only the memory.
+    Rows and totals are per image; batch_size, optimizer and policy change only the memory.
 
     image_size: side, or (height, width), in pixels (default: that of the model's configuration).
     policy: default: that of training on this machine if its CPU has been measured, otherwise float32 and chunked
@@ -132,6 +132,6 @@ def _torchsummary(layers: tuple[Layer, ...], size: Size, channels: int) -> Torch
 
 
 def _outputs_mb(layer: Layer) -> float:
-    """A row's outputs and their gradients. Of several outputs torchsummary multiplies all numbers of the shapes."""
+    """A row's outputs and their gradients in MB. For several outputs torchsummary multiplies the sizes of all of them."""
     numbers = math.prod(number for shape in layer.output_shapes for number in shape or ())
     return -numbers * 2 * _FLOAT_BYTES / MB

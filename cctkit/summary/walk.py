@@ -1,7 +1,7 @@
-"""A walk of a model, call by call, on the meta device: what torchsummary prints, and what it cannot see.
+"""Runs a model on the meta device and records each call of a module as torchsummary does, and what torchsummary misses.
 
-torchsummary (sksq96/pytorch-summary, torchsummary/torchsummary.py) makes a row of every call of every module that is not
-a Sequential, a ModuleList or the model itself, and counts of its weights those named `weight` and `bias`.
+torchsummary (sksq96/pytorch-summary, torchsummary/torchsummary.py) has a row for every call of every module except
+Sequential, ModuleList and the model itself, and counts only parameters named `weight` and `bias`.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from cctkit.models.build import set_attention_impl
 from cctkit.summary.clone import without_data
 
 Shape = tuple[int, ...]
-_BATCH = 2  # as torchsummary: batch norm in training mode refuses one image
+_BATCH = 2  # as in torchsummary: batch norm in training mode needs more than one image
 # The products of activations with weights; all others are of two activations.
 _WEIGHT_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.convolution)
 
@@ -27,10 +27,14 @@ _WEIGHT_PRODUCTS = (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.conv
 class Layer:
     """A call of a module.
 
-    layer: class name and row, as "Conv2d-1"; path: the module's name in the model; depth: 1 for a row inside of no
-    other; output_shapes: of each output, the batch as -1, None where an output is no tensor; params: of the weights named
-    `weight` and `bias`, 0 where an earlier row has them already; params_torchsummary: those of every call; trainable:
-    whether its `weight` is, None without one; contains_rows: whether other rows lie inside of it.
+    layer: class name and number of the row, such as "Conv2d-1".
+    path: name of the module in the model.
+    depth: nesting depth, 1 for the outermost rows.
+    output_shapes: of each output, with -1 for the batch; None for an output that is not a tensor.
+    params: number of parameters named `weight` and `bias`; parameters of an earlier row count 0.
+    params_torchsummary: the same, but counted again on every call.
+    trainable: whether `weight` requires a gradient; None without a `weight`.
+    contains_rows: whether other rows are nested in this one.
     """
 
     layer: str
@@ -44,17 +48,21 @@ class Layer:
 
     @property
     def output_shape(self) -> Any:
-        """The shape as torchsummary has it: one, or a list where the module returns a tuple."""
-        return (
-            list(self.output_shapes[0] or ()) if len(self.output_shapes) == 1 else [list(s or ()) for s in self.output_shapes]
-        )
+        """The shape as torchsummary prints it: one, or a list of several if the module returns a tuple."""
+        shapes = [list(shape or ()) for shape in self.output_shapes]
+        return shapes[0] if len(shapes) == 1 else shapes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """layers: the rows in order; bare: name and count of each parameter that no row counts; output_shape: the model's,
-    batch first; macs: of one image, multiply-adds of all matrix products and convolutions; macs_attention: of those the
-    products of two activations (attention, sequence pooling)."""
+    """What a model computes.
+
+    layers: the rows in order.
+    bare: name and size of each parameter that no row counts.
+    output_shape: of the model, batch first.
+    macs: multiply-adds of all matrix products and convolutions, per image.
+    macs_attention: the part of `macs` that multiplies two activations (attention, sequence pooling).
+    """
 
     layers: tuple[Layer, ...]
     bare: tuple[tuple[str, int], ...]
@@ -64,9 +72,9 @@ class Walk:
 
 
 def walk(model: nn.Module, *, image_size: Size, channels: int = 3) -> Walk:
-    """Call a copy of `model` on images (2, channels, height, width) without data. The model itself stays as it is.
+    """Call a copy of `model` on images (2, channels, height, width) without data; the model itself is not changed.
 
-    Raises: UserError where the model cannot be called so.
+    Raises: UserError if the model cannot be called on such images.
     """
     counter = FlopCounterMode(display=False)
     images = torch.empty(_BATCH, channels, *image_size, device="meta")
@@ -83,7 +91,7 @@ def walk(model: nn.Module, *, image_size: Size, channels: int = 3) -> Walk:
         raise UserError(
             f"the model does not take {channels}-channel images of {size} pixels: {first_line(error)}",
             type(model).__name__,
-            "give the size that it was made for (--image-size)",
+            "pass the size that the model was made for (--image-size)",
         ) from error
     flops = counter.get_flop_counts().get("Global", {})
     attention = sum(count for operator, count in flops.items() if operator not in _WEIGHT_PRODUCTS)
@@ -98,12 +106,12 @@ def walk(model: nn.Module, *, image_size: Size, channels: int = 3) -> Walk:
 
 @dataclass(slots=True, eq=False)
 class _Recorder:
-    """Hooks on every module of a model that make the rows."""
+    """Hooks on every module of a model that record the rows."""
 
     model: nn.Module
     layers: list[Layer] = field(default_factory=list)
-    _open: list[int] = field(default_factory=list)  # rows begun, by the number of rows before each
-    _counted: set[int] = field(default_factory=set)  # ids of the weights that a row has
+    _open: list[int] = field(default_factory=list)  # of each open call the number of rows before it
+    _counted: set[int] = field(default_factory=set)  # ids of the parameters that a row counts
 
     def __post_init__(self) -> None:
         for path, module in self.model.named_modules():
@@ -136,14 +144,14 @@ class _Recorder:
         return end
 
     def bare(self, model: nn.Module) -> Iterator[tuple[str, int]]:
-        """The parameters that no row counted."""
+        """Name and size of the parameters that no row counts."""
         for name, weight in model.named_parameters():
             if id(weight) not in self._counted:
                 yield name, weight.numel()
 
 
 def _weights_seen(module: nn.Module) -> Iterator[Tensor]:
-    """What torchsummary counts of a module: `weight` and `bias`, parameters or buffers."""
+    """The tensors of a module that torchsummary counts: `weight` and `bias`, parameters or buffers."""
     for name in ("weight", "bias"):
         weight = getattr(module, name, None)
         if isinstance(weight, Tensor):
@@ -162,18 +170,16 @@ def _shapes(output: Any) -> Iterator[Shape | None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
+    """The first line of the message of `error`."""
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
 def fold(layers: tuple[Layer, ...], depth: int) -> tuple[Layer, ...]:
-    """The rows of at most this depth, each with the weights of the rows inside of it that are left out.
-
-    Such a row is trainable where any of these is.
-    """
+    """The rows of at most this depth. A row includes the parameters of the rows nested in it, and is trainable if any of
+    them is."""
     kept: list[Layer] = []
     inside: list[Layer] = []
-    for layer in layers:  # a row comes after those inside of it
+    for layer in layers:  # a row comes after those nested in it
         inside.append(layer)
         if layer.depth > depth:
             continue

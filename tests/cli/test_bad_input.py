@@ -13,7 +13,7 @@ BAD = [
     (["train", "--dataset", "BROKEN", "--epochs", "1"], "text.png"),
     (["train", "--dataset", "NOWHERE"], "no such folder"),
     (["eval", "TORN"], "damaged"),
-    (["eval", "FOREIGN"], "not cctkit's"),
+    (["eval", "FOREIGN"], "not from cctkit"),
     (["eval", "NOWHERE"], "no such weights file"),
     (["train", "--dataset", "digits", "--config", "CONFIG"], "unknown setting 'epoch'"),
     (["train", "--dataset", "digits", "--epochs", "0"], "expected at least 1"),

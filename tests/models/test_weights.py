@@ -151,7 +151,7 @@ def test_a_header_that_lies_about_the_models_size_is_refused_without_its_memory(
 def test_another_programs_file_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file(TENSORS, path, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="not cctkit's"):
+    with pytest.raises(UserError, match="not from cctkit"):
         read_weights(path)
 
 

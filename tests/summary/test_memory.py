@@ -194,10 +194,10 @@ def test_of_a_cuda_device_without_bf16_fp16_is_predicted(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("wish", [{"device": "tpu"}, {"dtype": "int8"}, {"attention": "flash"}])
 def test_a_wish_that_is_no_choice_is_an_error(wish: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="is none of auto"):
+    with pytest.raises(UserError, match="is not one of auto"):
         memory_policy(**wish)
 
 
 def test_a_model_that_is_no_classifier_is_an_error() -> None:
-    with pytest.raises(UserError, match="cannot be followed without data"):
+    with pytest.raises(UserError, match="memory of this model cannot be predicted"):
         summarize(nn.Conv2d(3, 3, 1), image_size=8, policy=policy_of())
