@@ -38,10 +38,10 @@ def fit(*, output: str | Path | None = None, recipe: str | None = None, **settin
 
     Raises: UserError and its subclasses.
     """
-    with connected() as ranks:
-        with ranks.sync_errors():
+    with connected() as context:
+        with context.sync_errors():
             request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None)
-        _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), ranks=ranks)
+        _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), context=context)
     return result
 
 

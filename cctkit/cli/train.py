@@ -59,14 +59,14 @@ def train(
 
     with (
         StopRequest(launched=launch_of_job() is not None) as stop,
-        connected() as ranks,
-        reporting(stop, quiet=quiet, silent=not ranks.first) as (reporter, _),
+        connected() as context,
+        reporting(stop, quiet=quiet, silent=not context.is_rank0) as (reporter, _),
     ):
         if resume is not None:
-            run, result = resume_run(resume, flags, reporter=reporter, stop=stop, ranks=ranks)
+            run, result = resume_run(resume, flags, reporter=reporter, stop=stop, context=context)
         else:
-            run, result = start_run(request, reporter=reporter, stop=stop, ranks=ranks)
-    if not ranks.first:
+            run, result = start_run(request, reporter=reporter, stop=stop, context=context)
+    if not context.is_rank0:
         return
     from cctkit.cli.report import render_evaluation
     from cctkit.cli.tables import print_json, print_text, print_wide

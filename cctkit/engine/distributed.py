@@ -34,40 +34,40 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistContext:
-    """This process among the `size` processes of a job, and its collectives, which do nothing if `size` is 1.
+    """This process among the `world_size` processes of a job, and its collectives, which do nothing if that is 1.
 
     All ranks have to call the same methods in the same order, as with `torch.distributed`.
 
     rank: rank 0 writes files and reports.
-    local_rank, local_size: rank and number of processes on this machine.
+    local_rank, local_world_size: rank and number of processes on this machine.
     restarts: how often torchrun has restarted the job.
     cpu_group: process group for CPU tensors; None: the default one.
     device_group: process group for tensors on the devices.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
-    local_size: int = 1
+    local_world_size: int = 1
     restarts: int = 0
     cpu_group: Any = None
     device_group: Any = None
 
     @property
-    def first(self) -> bool:
+    def is_rank0(self) -> bool:
         return self.rank == 0
 
     def all_gather_object(self, value: _T) -> list[_T]:
         """The picklable value of every rank, by rank."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.cpu_group)
         return values
 
     def broadcast_object(self, value: _T) -> _T:
         """The picklable value of rank 0; those of other ranks are ignored."""
-        if self.size == 1:
+        if self.world_size == 1:
             return value
         values = [value]
         dist.broadcast_object_list(values, group_src=0, group=self.cpu_group)
@@ -95,7 +95,7 @@ class DistContext:
         """Do `work` on rank 0 only; all ranks wait, and return its picklable value or end with its error."""
         value: Any = None
         with self.sync_errors():
-            if self.first:
+            if self.is_rank0:
                 value = work()
         return self.broadcast_object(value)  # type: ignore[no-any-return]
 
@@ -108,7 +108,7 @@ class DistContext:
 
     def all_reduce_max(self, *values: int) -> list[int]:
         """The maximum over the ranks of each integer."""
-        if self.size == 1:
+        if self.world_size == 1:
             return list(values)
         tensor = torch.tensor(values)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.cpu_group)
@@ -125,7 +125,7 @@ class DistContext:
 
     def summed(self, sums: Tensor, ok: Tensor) -> tuple[Tensor, Tensor]:
         """`sums` (n,) float64 summed over the ranks, and whether all are `ok` (bool); without a device synchronisation."""
-        if self.size == 1:
+        if self.world_size == 1:
             return sums, ok
         together = torch.cat([sums, (~ok).to(sums.dtype).view(1)])
         dist.all_reduce(together, group=self.device_group)
@@ -133,12 +133,12 @@ class DistContext:
 
     def share(self, items: Sequence[_T]) -> Sequence[_T]:
         """This rank's contiguous share of `items`; in rank order the shares are all of them."""
-        first, last = (len(items) * rank // self.size for rank in (self.rank, self.rank + 1))
+        first, last = (len(items) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return items[first:last]
 
     def joined(self, parts: list[Tensor]) -> Tensor:
         """The rows of all ranks, in rank order, from each rank's parts (n, K); with several ranks on the CPU."""
-        if self.size == 1:
+        if self.world_size == 1:
             return torch.cat(parts)
         everywhere = self.all_gather_object([part.cpu().numpy() for part in parts])
         return torch.from_numpy(np.concatenate([part for parts in everywhere for part in parts]))
@@ -151,13 +151,13 @@ class DistContext:
         device = self.run_on_rank0(choose)
         with self.sync_errors():
             choose_device(device=device)
-            if self.size > 1:
-                take_device(device, self.local_rank, self.local_size)
+            if self.world_size > 1:
+                take_device(device, self.local_rank, self.local_world_size)
         return device
 
     def on(self, policy: DevicePolicy) -> "DistContext":
         """The same ranks with a process group for their devices."""
-        if self.size == 1 or self.device_group is not None or policy.device != "cuda":
+        if self.world_size == 1 or self.device_group is not None or policy.device != "cuda":
             return self
         return replace(self, device_group=dist.new_group(backend="nccl"))
 
@@ -175,16 +175,16 @@ def connected() -> Iterator[DistContext]:
     rank, size, local_rank, local_size, restarts = (
         int(os.environ.get(name, "1" if "WORLD" in name else "0")) for name in names
     )
-    ranks = DistContext(rank=rank, size=size, local_rank=local_rank, local_size=local_size, restarts=restarts)
+    context = DistContext(rank=rank, world_size=size, local_rank=local_rank, local_world_size=local_size, restarts=restarts)
     if size == 1:
-        yield ranks
+        yield context
         return
     store, _, _ = next(rendezvous("env://"))
     store = PrefixStore(_name_of_start(store, rank, size), store)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_LONGEST_WAIT)
     try:
-        (restarts,) = ranks.all_reduce_max(restarts)  # each machine has its own count
-        yield replace(ranks, restarts=restarts)
+        (restarts,) = context.all_reduce_max(restarts)  # each machine has its own count
+        yield replace(context, restarts=restarts)
     except RuntimeError as error:
         if not _is_lost(error):
             raise

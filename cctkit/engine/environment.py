@@ -36,7 +36,7 @@ _SHAPE: dict[str, Shape] = {
 """What is read from `env.json`."""
 
 
-def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) -> dict[str, Any]:
+def environment(policy: DevicePolicy, *, world_size: int = 1, sharded: bool = False) -> dict[str, Any]:
     """What the exactness of a resumed run depends on, for `env.json`."""
     return {
         "cctkit": cctkit.__version__,
@@ -49,7 +49,7 @@ def environment(policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False) 
         "gpu": torch.cuda.get_device_name() if policy.device == "cuda" else None,
         "policy": asdict(policy),
         "arithmetic": _ARITHMETIC,
-        "ranks": ranks,
+        "ranks": world_size,
         "sharded": sharded,
         "launch": launch_of_job(),
         "command": sys.argv[1:],
@@ -65,17 +65,17 @@ def read_environment(path: Path) -> dict[str, Any]:
 
 
 def differences(
-    env: Mapping[str, Any], policy: DevicePolicy, *, ranks: int = 1, sharded: bool = False, ema: bool = False
+    env: Mapping[str, Any], policy: DevicePolicy, *, world_size: int = 1, sharded: bool = False, ema: bool = False
 ) -> list[str]:
     """What differs from the machine and the version of cctkit that started the run, one sentence each."""
-    now = environment(policy, ranks=ranks)
+    now = environment(policy, world_size=world_size)
     pairs = {name: (env[name], now[name]) for name in ("torch", "gpu")}
     exactly = type(env.get("cpu_id")) is str
     pairs["cpu"] = _cpu(env, exactly=exactly), _cpu(now, exactly=exactly)
     pairs |= {name: (env["policy"][name], now["policy"][name]) for name in ("device", "precision", "attention", "threads")}
     pairs["compile"] = env["policy"].get("compile", False), policy.compile
     kept = env.get("ranks")
-    pairs["number of processes"] = kept if type(kept) is int else 1, ranks
+    pairs["number of processes"] = kept if type(kept) is int else 1, world_size
     pairs["--shard"] = _on(env.get("sharded")), _on(sharded)
     found = [f"{name} is {after}, it was {before}" for name, (before, after) in pairs.items() if before != after]
     if env.get("arithmetic", 1) != _ARITHMETIC:  # changed in a newer version of cctkit

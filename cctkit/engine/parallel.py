@@ -16,27 +16,29 @@ from cctkit.engine.distributed import DistContext
 from cctkit.models.depth import blocks_of
 
 
-def wrap_ddp(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> nn.Module:
+def wrap_ddp(model: nn.Module, policy: DevicePolicy, context: DistContext) -> nn.Module:
     """`model` wrapped in DDP if there are several ranks; FSDP2 averages gradients itself."""
-    if ranks.size == 1 or is_sharded(model):
+    if context.world_size == 1 or is_sharded(model):
         return model
     device_ids = [torch.cuda.current_device()] if policy.device == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, process_group=ranks.device_group, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, device_ids=device_ids, process_group=context.device_group, gradient_as_bucket_view=True
+    )
 
 
-def uses_fsdp(config: TrainConfig, ranks: DistContext) -> bool:
+def uses_fsdp(config: TrainConfig, context: DistContext) -> bool:
     """Whether the model is sharded with FSDP2."""
-    return config.shard and ranks.size > 1
+    return config.shard and context.world_size > 1
 
 
 def to_device_or_shard(
-    model: nn.Module, *, config: TrainConfig, policy: DevicePolicy, ranks: DistContext
+    model: nn.Module, *, config: TrainConfig, policy: DevicePolicy, context: DistContext
 ) -> tuple[nn.Module, AveragedModel | None]:
     """Move `model` (on the CPU) and its EMA copy, if there is one, to the device, or shard them."""
-    if uses_fsdp(config, ranks):
+    if uses_fsdp(config, context):
         ema = _ema_of(model, config, device=None)
         for each in (model, ema.module) if ema is not None else (model,):
-            _shard(each, policy, ranks)
+            _shard(each, policy, context)
         return model, ema
     model = policy.prepare(model)
     return model, _ema_of(model, config, device=torch.device(policy.device))
@@ -48,7 +50,7 @@ def _ema_of(model: nn.Module, config: TrainConfig, *, device: torch.device | Non
     return AveragedModel(model, device=device, use_buffers=True)
 
 
-def _shard(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> None:
+def _shard(model: nn.Module, policy: DevicePolicy, context: DistContext) -> None:
     """Shard `model` (on the CPU) over the ranks and their devices with FSDP2, in place.
 
     Each block, and the layers outside the blocks together, are gathered before use and freed after it. Weights are
@@ -59,7 +61,7 @@ def _shard(model: nn.Module, policy: DevicePolicy, ranks: DistContext) -> None:
     from torch.distributed.fsdp import fully_shard
 
     policy.set_impls(model)
-    group = cast(dist.ProcessGroup, ranks.device_group or dist.group.WORLD)
+    group = cast(dist.ProcessGroup, context.device_group or dist.group.WORLD)
     mesh = DeviceMesh.from_group(group, policy.device)
     for part in (*blocks_of(model), model):
         fully_shard(part, mesh=mesh, reshard_after_forward=True)

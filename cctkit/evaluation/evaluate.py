@@ -49,7 +49,7 @@ def evaluate_split(
     labels: np.ndarray | None = None,
     label_smoothing: float = 0.0,
     on_batch: Callable[[int, int], None] = lambda *_: None,
-    ranks: DistContext = ALONE,
+    context: DistContext = ALONE,
     workers: int = 0,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`; its mode and attention implementation are restored afterwards.
@@ -67,7 +67,7 @@ def evaluate_split(
         preprocess=preprocess,
         policy=policy,
         on_batch=on_batch,
-        ranks=ranks,
+        context=context,
         workers=workers,
     ).cpu()
     seconds = time.perf_counter() - start
@@ -83,15 +83,16 @@ def logits_of(
     preprocess: Preprocess,
     policy: DevicePolicy,
     on_batch: Callable[[int, int], None] = lambda *_: None,
-    ranks: DistContext = ALONE,
+    context: DistContext = ALONE,
     workers: int = 0,
 ) -> Tensor:
     """The logits of every image of `split`, float32 (n, K) on the device; with one rank without a device synchronisation."""
     parts: list[Tensor] = []
     total = len(split)
-    firsts = ranks.share(range(0, total, BATCH_SIZE))  # whole batches, so that the logits equal those of one rank
+    firsts = context.share(range(0, total, BATCH_SIZE))  # whole batches, so that the logits equal those of one rank
     mine = [np.arange(first, min(first + BATCH_SIZE, total)) for first in firsts]
     most = images_at_once(3 * math.prod(split.image_size), workers) if workers else BATCH_SIZE
+    images_per_round = BATCH_SIZE * context.world_size  # a batch on each rank
     sharded = is_sharded(model)
 
     def forward(images: Tensor) -> Tensor:
@@ -101,13 +102,13 @@ def logits_of(
 
     stream = read_ahead(split.take, mine, workers=workers, most=most)
     with policy.evaluating(model, keeps_weights=not sharded), contextlib.closing(stream):
-        for stop in range(BATCH_SIZE * ranks.size, total + BATCH_SIZE * ranks.size, BATCH_SIZE * ranks.size):
+        for stop in range(images_per_round, total + images_per_round, images_per_round):
             if len(parts) < len(mine):
                 parts.append(forward(next(stream)))
             elif sharded:
                 forward(split.take(np.arange(1)))  # to send this rank's shard of the weights to the others
             on_batch(min(stop, total), total)  # equally often on every rank, because it may use collectives
-    return ranks.joined(parts)
+    return context.joined(parts)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -47,7 +47,7 @@ def save_checkpoint(
     step: int,
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
-    ranks: DistContext = ALONE,
+    context: DistContext = ALONE,
 ) -> Path:
     """Write `folder/step-<step>` whole or not at all, then remove all but the two newest checkpoints. All ranks call it.
 
@@ -61,22 +61,22 @@ def save_checkpoint(
     machine does not see the directory.
     """
     sharded = any(is_dtensor(tensor) for named in tensors.values() for tensor in named.values())
-    beside = ranks.run_on_rank0(lambda: begin_checkpoint(folder))
+    beside = context.run_on_rank0(lambda: begin_checkpoint(folder))
     try:
-        with ranks.sync_errors():
+        with context.sync_errors():
             written = {}
             if sharded:
                 own = {
-                    part: {name: to_local(tensor) for name, tensor in named.items() if ranks.first or is_dtensor(tensor)}
+                    part: {name: to_local(tensor) for name, tensor in named.items() if context.is_rank0 or is_dtensor(tensor)}
                     for part, named in tensors.items()
                 }
-                written = write_tensors(beside, own, writer=(ranks.rank, ranks.size))
-            elif ranks.first:
+                written = write_tensors(beside, own, writer=(context.rank, context.world_size))
+            elif context.is_rank0:
                 written = write_tensors(beside, tensors)
-        manifest = {name: facts for each in ranks.all_gather_object(written) for name, facts in each.items()}
-        return ranks.run_on_rank0(lambda: finish_checkpoint(beside, step=step, state=state, manifest=manifest))
+        manifest = {name: facts for each in context.all_gather_object(written) for name, facts in each.items()}
+        return context.run_on_rank0(lambda: finish_checkpoint(beside, step=step, state=state, manifest=manifest))
     finally:
-        if ranks.first:
+        if context.is_rank0:
             shutil.rmtree(beside, ignore_errors=True)
 
 

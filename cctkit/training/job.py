@@ -48,7 +48,7 @@ class Session:
 
     reporter: Reporter
     stop: StopRequest
-    ranks: DistContext
+    context: DistContext
 
     def on_data(self, what: str, done: int, total: int) -> None:
         """Report the progress of long work on the data.
@@ -77,7 +77,7 @@ class Job:
     stop: StopRequest = field(default_factory=StopRequest)
     model_config: ModelConfig | None = None
     recipe: str | None = None
-    ranks: DistContext = ALONE
+    context: DistContext = ALONE
 
     @property
     def steps(self) -> int:
@@ -87,7 +87,7 @@ class Job:
     @property
     def workers(self) -> int:
         """Number of worker processes that read images."""
-        return self.dataset.workers(self.config.data.workers, processes=self.ranks.local_size)
+        return self.dataset.workers(self.config.data.workers, processes=self.context.local_world_size)
 
     @property
     def schedule(self) -> Schedule:

@@ -53,14 +53,14 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
             save(job, state, history)
             raise
         except DamagedError:
-            if job.ranks.size == 1:  # a rank alone cannot save
+            if job.context.world_size == 1:  # a rank alone cannot save
                 save(job, state, history)
             raise
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise _out_of_memory(job) from error
-        job.ranks.run_on_rank0(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
+        job.context.run_on_rank0(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
         history.add(record, state.result)
         keep(state, history)
         state.sums.zero_()
@@ -87,18 +87,18 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
         freeze_backbone(model)
         trained, total = count_trainable(model), sum(weight.numel() for weight in model.parameters())
         job.reporter.notice(f"the backbone is frozen, without dropout; AdamW trains the head: {trained:,} of {total:,} weights")
-    model, ema = to_device_or_shard(model, config=config, policy=policy, ranks=job.ranks)
-    state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, ranks=job.ranks)
+    model, ema = to_device_or_shard(model, config=config, policy=policy, context=job.context)
+    state = new_state(model.train(), make_optimizers(model, config), ema=ema, policy=policy, context=job.context)
     history = History()
     found = None
     if resume:
-        found = checkpoint_for_all(job.ranks, lambda: load_checkpoint(job.run.checkpoints, warn=job.reporter.notice))
+        found = checkpoint_for_all(job.context, lambda: load_checkpoint(job.run.checkpoints, warn=job.reporter.notice))
     if found is None:
         save(job, state, history)
     else:
-        with job.ranks.sync_errors():
+        with job.context.sync_errors():
             history = unpack(found, state, steps=job.steps)
-    job.ranks.run_on_rank0(lambda: job.run.keep_metrics(history.epochs_done))
+    job.context.run_on_rank0(lambda: job.run.keep_metrics(history.epochs_done))
     return state, history
 
 
@@ -110,7 +110,7 @@ def count_trainable(model: nn.Module) -> int:
 def save(job: Job, state: TrainState, history: History) -> None:
     """Save a checkpoint."""
     tensors, values = pack(state, history)
-    save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values, ranks=job.ranks)
+    save_checkpoint(job.run.checkpoints, step=state.step, tensors=tensors, state=values, context=job.context)
 
 
 def _stops_early(job: Job, history: History) -> bool:
@@ -145,8 +145,8 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         start_step=first,
         workers=job.workers,
         chunk_images=dataset.chunk_images,
-        rank=job.ranks.rank,
-        ranks=job.ranks.size,
+        rank=job.context.rank,
+        ranks=job.context.world_size,
     )
     for step in range(first, steps):
         asked = time.perf_counter()
@@ -157,7 +157,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
         images += min((step + 1) * config.batch_size, len(dataset.train)) - step * config.batch_size
         now = time.perf_counter()
         warm = now if step == first else warm
-        stop_number, log, save_now = job.ranks.all_reduce_max(
+        stop_number, log, save_now = job.context.all_reduce_max(
             job.stop.signal_number or 0,
             now - last_log >= job.reporter.log_every_s or step + 1 == steps,
             now - last_save >= _CHECKPOINT_EVERY_S,
@@ -229,7 +229,7 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
     """Evaluate on a held-out split of the job's data set. Stop requests are raised between two batches."""
 
     def on_batch(done: int, total: int) -> None:
-        job.ranks.check(job.stop)
+        job.context.check(job.stop)
         job.reporter.evaluating(name, done, total)
 
     return evaluate_split(
@@ -239,6 +239,6 @@ def evaluate(job: Job, model: torch.nn.Module, split: Split, name: str) -> Evalu
         policy=job.policy,
         label_smoothing=job.config.label_smoothing,
         on_batch=on_batch,
-        ranks=job.ranks,
+        context=job.context,
         workers=job.workers if job.dataset.is_streamed else 0,
     )

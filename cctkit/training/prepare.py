@@ -59,23 +59,23 @@ def load(request: Request, device: str, session: Session) -> tuple[Dataset, Reso
     Only if the embedded digits replace CIFAR-100, which is not there, the recipe sets another image size and they are loaded
     again.
     """
-    reporter, ranks = session.reporter, session.ranks
+    reporter, context = session.reporter, session.context
     data, named_size = request.early.data, model_config(request.early.model).image_size
     if data.image_size is None and named_size != DEFAULT_SIZE and not Path(data.dataset or "").is_file():
         data = replace(data, image_size=named_size)  # a model whose name has another size
-    images = open_once(ranks, data, progress=session.on_data, notify=reporter.notice)
+    images = open_once(context, data, progress=session.on_data, notify=reporter.notice)
     recipe = request.recipe or default_recipe(images.name, device)
-    with ranks.sync_errors():
+    with context.sync_errors():
         resolved = request.resolve(recipe)
     place = images.place or images.name
     config = resolved.config.replace(dataset=place, image_size=resolved.config.data.image_size or data.image_size)
     if replace(config.data, dataset=None) != replace(data, dataset=None):
-        images = open_once(ranks, config.data, progress=session.on_data, notify=reporter.notice)
-    with ranks.sync_errors():
+        images = open_once(context, config.data, progress=session.on_data, notify=reporter.notice)
+    with context.sync_errors():
         dataset = split_images(images, config.data)
     if dataset.unverified:
         reporter.notice(dataset.unverified)
-    if ranks.first and (notice := copies_notice(dataset)):
+    if context.is_rank0 and (notice := copies_notice(dataset)):
         reporter.notice(notice)
     return dataset, _with_fitting_batch(Resolved(config=config, origins=resolved.origins), dataset, reporter), recipe
 
@@ -116,7 +116,7 @@ def initial_model(
         session.reporter.notice("\n".join(report.lines()))
         return asdict(report)
 
-    return model, session.ranks.first_of_machine_first(load_weights)
+    return model, session.context.first_of_machine_first(load_weights)
 
 
 def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset:
@@ -127,13 +127,13 @@ def normalised_as(dataset: Dataset, report: Mapping[str, Any] | None) -> Dataset
     return replace(dataset, mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]))
 
 
-def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> ModelConfig:
+def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePolicy, context: DistContext) -> ModelConfig:
     """Check the settings against the data set on all ranks; return the model configuration.
 
     Raises: UserError.
     """
-    with ranks.sync_errors():
-        check_ranks(config, policy, ranks)
+    with context.sync_errors():
+        check_ranks(config, policy, context)
         images = len(dataset.train)
         if config.batch_size > images:
             raise UserError(
@@ -156,22 +156,22 @@ def architecture_of(config: TrainConfig, dataset: Dataset) -> ModelConfig:
     return model_config(config.model, num_classes=len(dataset.class_names), image_size=dataset.image_size)
 
 
-def check_ranks(config: TrainConfig, policy: DevicePolicy, ranks: DistContext) -> None:
+def check_ranks(config: TrainConfig, policy: DevicePolicy, context: DistContext) -> None:
     """Check what does not work with several ranks. They share the batch in pairs of images: see `share_of_batch`.
 
     Raises: UserError.
     """
-    if ranks.size > 1 and config.batch_size < 2 * ranks.size:
+    if context.world_size > 1 and config.batch_size < 2 * context.world_size:
         raise UserError(
-            f"a batch of {config.batch_size} images is too small for {ranks.size} processes, which share it in pairs of images",
+            f"a batch of {config.batch_size} images is too small for {context.world_size} processes, which get pairs of images",
             "--batch-size",
-            f"at least {2 * ranks.size}",
+            f"at least {2 * context.world_size}",
         )
-    if uses_fsdp(config, ranks) and policy.precision == "fp16":  # each rank would find its own loss scale
+    if uses_fsdp(config, context) and policy.precision == "fp16":  # each rank would find its own loss scale
         raise UserError("fp16 is not supported with --shard", "--precision", "use bf16 or float32")
 
 
-def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, ranks: DistContext) -> str:
+def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, context: DistContext) -> str:
     """Model, data set, recipe, device and processes, in one line."""
     height, width = dataset.image_size
     stored_height, stored_width = dataset.stored_size
@@ -179,6 +179,6 @@ def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: 
     return (
         f"{config.model.model} on {dataset.name} ({counted(len(dataset.train), 'image')}, {len(dataset.class_names)} classes, "
         f"{height}x{width}{how}), recipe {recipe_name}, {counted(config.epochs, 'epoch')}, {policy.device} {policy.precision}"
-        + (f", {ranks.size} processes" if ranks.size > 1 else "")
-        + (f", {'sharded' if uses_fsdp(config, ranks) else 'not sharded: there is only one process'}" if config.shard else "")
+        + (f", {context.world_size} processes" if context.world_size > 1 else "")
+        + (f", {'sharded' if uses_fsdp(config, context) else 'not sharded: there is only one process'}" if config.shard else "")
     )

@@ -90,11 +90,11 @@ def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
             sync_directory(run.path)
         return True
 
-    if not job.ranks.run_on_rank0(write):  # from an older version, or after a kill
+    if not job.context.run_on_rank0(write):  # from an older version, or after a kill
         assert history.best is not None
         best = whole_tensors(state, history.best)
         trained = _trained(job, history, epoch=history.best_epoch)
-        job.ranks.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=_info(job, trained)))
+        job.context.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=_info(job, trained)))
 
 
 def _epoch_in(path: Path) -> int | None:

@@ -39,51 +39,51 @@ from cctkit.training.stored import check_same_data, read_stored, restarted_run
 
 
 def start_run(
-    request: Request, *, reporter: Reporter, stop: StopRequest, ranks: DistContext = ALONE
+    request: Request, *, reporter: Reporter, stop: StopRequest, context: DistContext = ALONE
 ) -> tuple[RunDir, dict[str, Any]]:
     """Train as requested in a new run directory; if torchrun has restarted this job, resume the run that it began.
 
     Raises: UserError and its kinds; StoppedError. If it fails before the first step, no files are left.
     """
-    own = restarted_run(request, ranks)
+    own = restarted_run(request, context)
     if own is not None:
-        return resume_run(own, {}, reporter=reporter, stop=stop, ranks=ranks)
-    session = Session(reporter=reporter, stop=stop, ranks=ranks)
+        return resume_run(own, {}, reporter=reporter, stop=stop, context=context)
+    session = Session(reporter=reporter, stop=stop, context=context)
     with contextlib.ExitStack() as undo:
         job = _new_job(request, session, undo)
         undo.pop_all()
-    with job.run, _resumable(job.run, ranks):
+    with job.run, _resumable(job.run, context):
         return job.run, _train(job, resume=False)
 
 
 def resume_run(
-    path: Path, flags: Mapping[str, Any], *, reporter: Reporter, stop: StopRequest, ranks: DistContext = ALONE
+    path: Path, flags: Mapping[str, Any], *, reporter: Reporter, stop: StopRequest, context: DistContext = ALONE
 ) -> tuple[RunDir, dict[str, Any]]:
     """Resume the run in `path` exactly where its newest checkpoint is.
 
     Raises: UserError if `flags` change a setting, or the data is not the same.
     """
-    with ranks.sync_errors():
-        run = RunDir.open(path) if ranks.first else RunDir.of_another(path)
-    with run, _resumable(run, ranks):
-        job = _resumed_job(run, flags, Session(reporter=reporter, stop=stop, ranks=ranks))
+    with context.sync_errors():
+        run = RunDir.open(path) if context.is_rank0 else RunDir.of_another(path)
+    with run, _resumable(run, context):
+        job = _resumed_job(run, flags, Session(reporter=reporter, stop=stop, context=context))
         return run, _train(job, resume=True)
 
 
 def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> Job:
     """Prepare a new run up to its first step. `undo` removes its directory again."""
-    reporter, ranks = session.reporter, session.ranks
+    reporter, context = session.reporter, session.context
     early = request.early
-    device = ranks.device(lambda: choose_device(device=early.device, precision=early.precision))
+    device = context.device(lambda: choose_device(device=early.device, precision=early.precision))
     output = request.output
-    run = _claim(lambda: RunDir.create(output), ranks, undo) if output else None
+    run = _claim(lambda: RunDir.create(output), context, undo) if output else None
     dataset, resolved, recipe = load(request, device, session)
     config = resolved.config
-    policy = policy_for_all(ranks, lambda: policy_of(config))
-    ranks = ranks.on(policy)
-    architecture = check_against_data(config, dataset, policy, ranks)
-    run = run or _claim(lambda: _run_by_default_name(dataset.name, config.model.model), ranks, undo)
-    reporter.notice("\n".join([first_line(config, recipe, dataset, policy, ranks), *dataset.report.lines()]))
+    policy = policy_for_all(context, lambda: policy_of(config))
+    context = context.on(policy)
+    architecture = check_against_data(config, dataset, policy, context)
+    run = run or _claim(lambda: _run_by_default_name(dataset.name, config.model.model), context, undo)
+    reporter.notice("\n".join([first_line(config, recipe, dataset, policy, context), *dataset.report.lines()]))
     reporter.notice(describe(recipe))
     model, report = initial_model(config, architecture, dataset, session)
     job = Job(
@@ -96,7 +96,7 @@ def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> 
         reporter=reporter,
         stop=session.stop,
         model=model,
-        ranks=ranks,
+        context=context,
     )
     _write_settings(job, resolved, report)
     return job
@@ -104,17 +104,19 @@ def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> 
 
 def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job:
     """Prepare to resume the run in `run`, with `flags` that may change."""
-    reporter, ranks = session.reporter, session.ranks
-    stored = read_stored(run, flags, ranks)
+    reporter, context = session.reporter, session.context
+    stored = read_stored(run, flags, context)
     config, env = stored.config, stored.env
-    policy = policy_for_all(ranks, lambda: kept_policy(config, env["policy"]))
-    ranks = ranks.on(policy)
-    for difference in differences(env, policy, ranks=ranks.size, sharded=uses_fsdp(config, ranks), ema=config.ema is not None):
+    policy = policy_for_all(context, lambda: kept_policy(config, env["policy"]))
+    context = context.on(policy)
+    for difference in differences(
+        env, policy, world_size=context.world_size, sharded=uses_fsdp(config, context), ema=config.ema is not None
+    ):
         reporter.notice(f"{difference}: the result will not be bit-identical to that of an uninterrupted run")
-    images = open_once(ranks, config.data, progress=session.on_data, notify=lambda _: None)
-    with ranks.sync_errors():
+    images = open_once(context, config.data, progress=session.on_data, notify=lambda _: None)
+    with context.sync_errors():
         dataset = split_images(images, config.data, split_rule=stored.split_rule)
-    architecture = check_same_data(dataset, stored, run, policy, ranks)
+    architecture = check_same_data(dataset, stored, run, policy, context)
     reporter.notice(f"resuming {safe_text(run.path)}")
     if dataset.unverified:
         reporter.notice(dataset.unverified)
@@ -132,18 +134,18 @@ def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job
         reporter=reporter,
         stop=session.stop,
         model=model,
-        ranks=ranks,
+        context=context,
     )
 
 
-def _claim(create: Callable[[], RunDir], ranks: DistContext, undo: contextlib.ExitStack) -> RunDir:
+def _claim(create: Callable[[], RunDir], context: DistContext, undo: contextlib.ExitStack) -> RunDir:
     """Create the run directory on rank 0, to be removed by `undo`; other ranks only know its path."""
     run = None
-    with ranks.sync_errors():
-        if ranks.first:
+    with context.sync_errors():
+        if context.is_rank0:
             run = create()
             undo.callback(run.discard)
-    path = ranks.broadcast_object(run.path if run else Path())
+    path = context.broadcast_object(run.path if run else Path())
     return run or RunDir.of_another(path)
 
 
@@ -161,12 +163,12 @@ def _write_settings(job: Job, resolved: Resolved, report: dict[str, Any] | None)
 
     Raises: UserError; StoppedError if the user has stopped the run.
     """
-    with job.ranks.sync_errors():
-        if job.ranks.first:
+    with job.context.sync_errors():
+        if job.context.is_rank0:
             run, dataset = job.run, job.dataset
             if (seen := seen_file(dataset.train)) is not None:
                 run.write_file(run.seen, seen)
-            env = environment(job.policy, ranks=job.ranks.size, sharded=uses_fsdp(job.config, job.ranks))
+            env = environment(job.policy, world_size=job.context.world_size, sharded=uses_fsdp(job.config, job.context))
             env |= {"dataset": dataset_info(dataset) | {"skipped": list(dataset.skipped)}, "init": report}
             run.write_json(run.env, env)
             values = {"values": job.config.flat(), "origins": dict(resolved.origins), "recipe": job.recipe}
@@ -175,13 +177,13 @@ def _write_settings(job: Job, resolved: Resolved, report: dict[str, Any] | None)
 
 
 @contextlib.contextmanager
-def _resumable(run: RunDir, ranks: DistContext) -> Iterator[None]:
+def _resumable(run: RunDir, context: DistContext) -> Iterator[None]:
     """Add the command that resumes the run to errors that allow it. Only rank 0 reports what all ranks raise."""
     again = f"cctkit train --resume {safe_text(run.path)}"
     try:
         yield
     except (StoppedError, DivergedError) as error:
-        if not ranks.first:
+        if not context.is_rank0:
             raise ElsewhereError(error.exit_code) from error
         if isinstance(error, DivergedError):
             raise
@@ -203,6 +205,6 @@ def _train(job: Job, *, resume: bool) -> dict[str, Any]:
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")
     weights = result_tensors(state)
-    result = job.ranks.run_on_rank0(lambda: write_result(job, state, history, evaluation, weights))
-    job.ranks.check(job.stop)
+    result = job.context.run_on_rank0(lambda: write_result(job, state, history, evaluation, weights))
+    job.context.check(job.stop)
     return result

@@ -128,7 +128,7 @@ def result_tensors(state: TrainState) -> dict[str, Tensor]:
 def whole_tensors(state: TrainState, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors`, gathered and on the CPU, on rank 0. All ranks call it."""
     gathered = ((name, full_tensor(tensor.detach().to(state.norms.device))) for name, tensor in tensors.items())
-    return {name: tensor.cpu() for name, tensor in gathered if state.ranks.first}
+    return {name: tensor.cpu() for name, tensor in gathered if state.context.is_rank0}
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:

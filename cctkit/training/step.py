@@ -47,7 +47,7 @@ class TrainState:
     sums: Tensor  # `EpochSums` of the current epoch, float64 (4,)
     diverged: Tensor  # bool: an update was skipped
     step: int = 0
-    ranks: DistContext = ALONE
+    context: DistContext = ALONE
     parallel: nn.Module = field(init=False)  # the model, or its DDP wrapper
     forward: nn.Module = field(init=False)  # `parallel`, compiled or not
     ddp_warmed_up: bool = False  # see `_warm_up_ddp`
@@ -67,7 +67,7 @@ def new_state(
     *,
     ema: AveragedModel | None,
     policy: DevicePolicy,
-    ranks: DistContext = ALONE,
+    context: DistContext = ALONE,
 ) -> TrainState:
     """The train state before the first step."""
     generator = torch.Generator()
@@ -81,9 +81,9 @@ def new_state(
         norms=torch.full((_NORMS_KEPT,), float("nan"), device=policy.device),
         sums=torch.zeros(len(EpochSums._fields), dtype=torch.float64, device=policy.device),
         diverged=torch.zeros((), dtype=torch.bool, device=policy.device),
-        ranks=ranks,
+        context=context,
     )
-    state.forward = state.parallel = wrap_ddp(model, policy, ranks)
+    state.forward = state.parallel = wrap_ddp(model, policy, context)
     if policy.compile:
         state.forward = torch.compile(state.parallel)  # type: ignore[assignment]
     return state
@@ -106,7 +106,7 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     part = -(-size // config.accumulate)
     if state.parallel is not state.model and not state.ddp_warmed_up:
         _warm_up_ddp(state, batch.images[:part], policy)
-    _seed_masks(state, step_seed(config.seed, state.step, state.ranks.rank), policy)
+    _seed_masks(state, step_seed(config.seed, state.step, state.context.rank), policy)
     set_lr(state.optimizers, lr_factor)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
@@ -116,7 +116,7 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
             found = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
         sums += found if batch.rank_weight else 0
         loss_is_finite &= EpochSums(*found).smoothed_loss.isfinite()
-    sums, loss_is_finite = state.ranks.summed(sums, loss_is_finite)
+    sums, loss_is_finite = state.context.summed(sums, loss_is_finite)
     state.sums += sums
     _update(state, loss_is_finite, config=config)
     state.step += 1

@@ -37,7 +37,7 @@ class Stored:
     has_checkpoint: bool
 
 
-def read_stored(run: RunDir, flags: Mapping[str, Any], ranks: DistContext) -> Stored:
+def read_stored(run: RunDir, flags: Mapping[str, Any], context: DistContext) -> Stored:
     """Read the run on rank 0, for all ranks: other machines may not see the directory.
 
     Raises: UserError if a file is damaged, or `flags` change a setting that may not change.
@@ -54,7 +54,7 @@ def read_stored(run: RunDir, flags: Mapping[str, Any], ranks: DistContext) -> St
             has_checkpoint=any(run.checkpoints.glob("step-*")),
         )
 
-    return ranks.run_on_rank0(read)
+    return context.run_on_rank0(read)
 
 
 def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
@@ -82,23 +82,23 @@ def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> Train
     return stored.replace(**flags)
 
 
-def check_same_data(dataset: Dataset, stored: Stored, run: RunDir, policy: DevicePolicy, ranks: DistContext) -> ModelConfig:
+def check_same_data(dataset: Dataset, stored: Stored, run: RunDir, policy: DevicePolicy, context: DistContext) -> ModelConfig:
     """Check on all ranks that the images are those that the run started with; return the model configuration.
 
     Raises: UserError.
     """
-    with ranks.sync_errors():
+    with context.sync_errors():
         if dataset.fingerprint != stored.env["dataset"]["fingerprint"]:
             raise UserError(
                 f"the images of {dataset.name} are not those that the run started with", str(run.path), "restore them"
             )
-        check_ranks(stored.config, policy, ranks)
+        check_ranks(stored.config, policy, context)
         return architecture_of(stored.config, dataset)
 
 
-def restarted_run(request: Request, ranks: DistContext) -> Path | None:
+def restarted_run(request: Request, context: DistContext) -> Path | None:
     """The run that this job created before torchrun restarted it; None for the first start."""
-    return ranks.run_on_rank0(lambda: _run_of_launch(request.output)) if ranks.restarts else None
+    return context.run_on_rank0(lambda: _run_of_launch(request.output)) if context.restarts else None
 
 
 def _run_of_launch(output: Path | None) -> Path | None:

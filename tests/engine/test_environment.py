@@ -68,10 +68,10 @@ def test_a_model_that_is_compiled_now_and_was_not_differs(tmp_path: Path) -> Non
 
 
 def test_another_number_of_processes_and_weights_shared_out_are_differences() -> None:
-    assert differences(environment(POLICY, ranks=2, sharded=True), POLICY, ranks=2, sharded=True) == []
-    before_sharding = {name: value for name, value in environment(POLICY, ranks=2).items() if name != "sharded"}
-    assert differences(before_sharding, POLICY, ranks=2) == []
-    assert differences(before_sharding, POLICY, ranks=3, sharded=True) == [
+    assert differences(environment(POLICY, world_size=2, sharded=True), POLICY, world_size=2, sharded=True) == []
+    before_sharding = {name: value for name, value in environment(POLICY, world_size=2).items() if name != "sharded"}
+    assert differences(before_sharding, POLICY, world_size=2) == []
+    assert differences(before_sharding, POLICY, world_size=3, sharded=True) == [
         "number of processes is 3, it was 2",
         "--shard is on, it was off",
     ]

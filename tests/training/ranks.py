@@ -60,20 +60,20 @@ class Images:
         return self.images[torch.from_numpy(positions)]
 
 
-def state_of(config: TrainConfig, ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY) -> TrainState:
+def state_of(config: TrainConfig, context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
     model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model, ema = to_device_or_shard(model.to(dtype).train(), config=config, policy=policy, ranks=ranks)
-    return new_state(model, make_optimizers(model, config), ema=ema, policy=policy, ranks=ranks)
+    model, ema = to_device_or_shard(model.to(dtype).train(), config=config, policy=policy, context=context)
+    return new_state(model, make_optimizers(model, config), ema=ema, policy=policy, context=context)
 
 
-def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY, **options: Any) -> dict[str, Any]:
+def train(context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY, **options: Any) -> dict[str, Any]:
     """Ten steps: the losses of all images of each, and what every position of every batch had for an image.
 
     With `shard` the state is then kept as a checkpoint of all ranks.
     """
     config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
-    state, split = state_of(config, ranks, dtype, policy), Images(IMAGES)
+    state, split = state_of(config, context, dtype, policy), Images(IMAGES)
     losses, seen, before = [], {}, state.sums.clone()
     for step in range(STEPS):
         epoch, at = divmod(step, -(-IMAGES // BATCH))
@@ -86,9 +86,11 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
                 image_size=(8, 8),
                 config=config.augment,
             )
-            stream = train_batches(split, plan=plan, preprocess=PREPROCESS, device="cpu", rank=ranks.rank, ranks=ranks.size)
+            stream = train_batches(
+                split, plan=plan, preprocess=PREPROCESS, device="cpu", rank=context.rank, ranks=context.world_size
+            )
         batch = next(stream)
-        rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=ranks.rank, ranks=ranks.size)
+        rows, _ = share_of_batch(at * BATCH, min((at + 1) * BATCH, IMAGES), rank=context.rank, ranks=context.world_size)
         for row, image, label in zip(rows, batch.images, batch.labels, strict=True):
             if batch.rank_weight:
                 seen[f"{epoch} {row}"] = hashlib.sha256(image.contiguous().numpy().tobytes() + bytes([label])).hexdigest()
@@ -100,7 +102,7 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
     assert not state.diverged
     if config.shard:
         tensors, values = pack(state, History())
-        save_checkpoint(FOLDER / f"{ranks.size}", step=STEPS, tensors=tensors, state=values, ranks=ranks)
+        save_checkpoint(FOLDER / f"{context.world_size}", step=STEPS, tensors=tensors, state=values, context=context)
     weights = b"".join(full_tensor(weight.detach()).numpy().tobytes() for weight in state.model.parameters())
     digest, seed = hashlib.sha256(weights).hexdigest(), state.generator.initial_seed()
     found = {"losses": losses, "seen": seen, "weights": digest, "seed_of_masks": seed}
@@ -111,7 +113,7 @@ def train(ranks: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY,
     return found | {"norms": norms, "held": held, "state": digest_of(state)}
 
 
-def ways(ranks: DistContext) -> dict[str, list[str]]:
+def ways(context: DistContext) -> dict[str, list[str]]:
     """The weights after training twice on each attention path and in each number format, with dropout that may be there."""
     found = {}
     for path, precision in itertools.product(ATTENTION_IMPLS, ("float32", "bf16")):
@@ -120,7 +122,7 @@ def ways(ranks: DistContext) -> dict[str, list[str]]:
         twice = []
         for _ in range(2):
             torch.rand(1)  # torch's own generator is nobody's
-            twice.append(train(ranks, torch.float32, policy, **rates)["weights"])
+            twice.append(train(context, torch.float32, policy, **rates)["weights"])
         found[f"{path} {precision}"] = twice
     return found
 
@@ -137,27 +139,27 @@ def tensors_of(state: TrainState) -> list[torch.Tensor]:
     return [each.detach() for each in (*state.model.parameters(), *state.result.parameters(), *moments)]
 
 
-def resumed(ranks: DistContext, *, of: int, **options: Any) -> str:
+def resumed(context: DistContext, *, of: int, **options: Any) -> str:
     """The digest of the state that the checkpoint of so many ranks brings these to."""
     config = TrainConfig.from_flat({**QUIET, **AVERAGED, **options})
-    state = state_of(config, ranks if config.shard else DistContext(), torch.float32)
+    state = state_of(config, context if config.shard else DistContext(), torch.float32)
     found = load_checkpoint(FOLDER / f"{of}", warn=print)
     assert found is not None
     unpack(found, state, steps=STEPS)
     return digest_of(state)
 
 
-def evaluate(ranks: DistContext, total: int, *, shard: bool = False) -> str:
+def evaluate(context: DistContext, total: int, *, shard: bool = False) -> str:
     """The digest of the logits, and how often the ranks could have been stopped."""
-    model = state_of(TrainConfig(shard=shard), ranks if shard else DistContext(), torch.float32).model
+    model = state_of(TrainConfig(shard=shard), context if shard else DistContext(), torch.float32).model
     calls: list[tuple[int, int]] = []
 
     def on_batch(done: int, of: int) -> None:
         calls.append((done, of))
-        ranks.all_reduce_max(done)  # would hang, were it not called as often by all
+        context.all_reduce_max(done)  # would hang, were it not called as often by all
 
     logits = logits_of(
-        model, Images(total), preprocess=PREPROCESS, policy=POLICY, on_batch=on_batch, ranks=ranks  # type: ignore[arg-type]
+        model, Images(total), preprocess=PREPROCESS, policy=POLICY, on_batch=on_batch, context=context  # type: ignore[arg-type]
     )  # fmt: skip
     assert calls[-1] == (total, total)
     return hashlib.sha256(logits.numpy().tobytes()).hexdigest()
@@ -170,40 +172,40 @@ def outcome(work: Callable[[], Any]) -> str:
         return f"{type(error).__name__} {error.exit_code} {error}"
 
 
-def agree(ranks: DistContext) -> list[str]:
+def agree(context: DistContext) -> list[str]:
     """What each rank ends with when rank 1 has an error of the user's, then when all have one."""
 
     def one() -> None:
-        with ranks.sync_errors():
-            if ranks.rank == 1:
+        with context.sync_errors():
+            if context.rank == 1:
                 raise UserError("a fault")
 
     def every() -> None:
-        with ranks.sync_errors():
-            raise DivergedError(f"of rank {ranks.rank}")
+        with context.sync_errors():
+            raise DivergedError(f"of rank {context.rank}")
 
     def first() -> str:
-        return ranks.run_on_rank0(lambda: f"by rank {ranks.rank}")
+        return context.run_on_rank0(lambda: f"by rank {context.rank}")
 
     return [outcome(work) for work in (one, every, first)]
 
 
-def checkpoint(ranks: DistContext) -> str:
+def checkpoint(context: DistContext) -> str:
     """A checkpoint that only rank 0 can read, as this rank has it."""
     tensors = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "best": {}}
     own = Checkpoint(path=Path("somewhere"), step=3, tensors=tensors, state={"step": 3})
-    found = checkpoint_for_all(ranks, lambda: own)
+    found = checkpoint_for_all(context, lambda: own)
     assert found is not None
     shown = {name: {key: tensor.tolist() for key, tensor in part.items()} for name, part in found.tensors.items()}
     return json.dumps([str(found.path), found.step, shown, found.state], sort_keys=True)
 
 
-def of_first(size: int, ranks: DistContext) -> list[Any] | None:
+def of_first(size: int, context: DistContext) -> list[Any] | None:
     """What each of the first `size` ranks finds out; None on the others."""
     group = dist.new_group(range(size))
-    if ranks.rank >= size:
+    if context.rank >= size:
         return None
-    job = DistContext(rank=ranks.rank, size=size, cpu_group=group, device_group=group)
+    job = DistContext(rank=context.rank, world_size=size, cpu_group=group, device_group=group)
     own = {
         "float64": train(job, torch.float64, optimizer="muon"),
         "float32": train(job, torch.float32),
@@ -223,24 +225,26 @@ def of_first(size: int, ranks: DistContext) -> list[Any] | None:
     return job.all_gather_object(own)
 
 
-def sharded(ranks: DistContext) -> dict[str, Any]:
+def sharded(context: DistContext) -> dict[str, Any]:
     """What `--shard` comes to, beside DDP; and, of two ranks and of three, their checkpoint under each number of them."""
     return {
-        "sharded64": train(ranks, torch.float64, shard=True, **AVERAGED),
-        "sharded32": train(ranks, torch.float32, shard=True, **AVERAGED),
-        "sharded32 again": train(ranks, torch.float32, shard=True, **AVERAGED),
-        "sharded logits": {str(total): evaluate(ranks, total, shard=True) for total in (1, 250, 700, 1001)},
-        "resumed": {of: [resumed(ranks, of=of, shard=shard) for shard in (False, True)] for of in range(2, ranks.size + 1)},
+        "sharded64": train(context, torch.float64, shard=True, **AVERAGED),
+        "sharded32": train(context, torch.float32, shard=True, **AVERAGED),
+        "sharded32 again": train(context, torch.float32, shard=True, **AVERAGED),
+        "sharded logits": {str(total): evaluate(context, total, shard=True) for total in (1, 250, 700, 1001)},
+        "resumed": {
+            of: [resumed(context, of=of, shard=shard) for shard in (False, True)] for of in range(2, context.world_size + 1)
+        },
     }
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    with connected() as ranks:
-        found = {size: of_first(size, ranks) for size in (1, 2, 3)}
-        if ranks.first:
+    with connected() as context:
+        found = {size: of_first(size, context) for size in (1, 2, 3)}
+        if context.is_rank0:
             Path(sys.argv[1]).write_text(json.dumps(found))
-        ranks.all_gather_object(None)
+        context.all_gather_object(None)
 
 
 if __name__ == "__main__":

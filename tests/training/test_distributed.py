@@ -128,7 +128,7 @@ def test_a_fault_is_told_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
     job = ForkedJob(2, *TRAIN, "-o", tmp_path / "run", "--batch-size", "3")
     _, err = job.communicate()
     assert [rank.returncode for rank in job.ranks] == [2, 2]
-    assert err.count("error: a batch of 3 images is too small for 2 processes, which share it in pairs of images") == 1
+    assert err.count("error: a batch of 3 images is too small for 2 processes, which get pairs of images") == 1
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 

@@ -145,6 +145,6 @@ def test_the_blocks_are_found_in_every_family(name: str) -> None:
 def test_a_scale_of_fp16_that_each_would_find_alone_is_refused() -> None:
     policy = DevicePolicy(device="cuda", precision="fp16", attention="fused", attention_in_evaluation="fused", threads=1)
     with pytest.raises(UserError, match="fp16 is not supported with --shard"):
-        check_ranks(TrainConfig(shard=True), policy, DistContext(size=2))
-    check_ranks(TrainConfig(shard=True), policy, DistContext(size=1))
-    check_ranks(TrainConfig(), policy, DistContext(size=2))
+        check_ranks(TrainConfig(shard=True), policy, DistContext(world_size=2))
+    check_ranks(TrainConfig(shard=True), policy, DistContext(world_size=1))
+    check_ranks(TrainConfig(), policy, DistContext(world_size=2))
