@@ -1,4 +1,4 @@
-"""Jobs of several processes, started by torchrun, and what they leave: for `benchmarks/ranks.py` and the tests."""
+"""Starts torchrun jobs and reads what they write: for `benchmarks/ranks.py` and the tests."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-PATIENCE_S = 600  # far more than any wait takes, also beside busy processes
+PATIENCE_S = 600  # far more than any wait takes, even on a busy machine
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
@@ -39,20 +39,20 @@ def launch(ranks: int, *arguments: str | Path, restarts: int = 0) -> subprocess.
 
 
 def finish(job: Job, *, timeout_s: float = PATIENCE_S) -> tuple[str, str]:
-    """stdout and stderr of a job that has to succeed."""
+    """stdout and stderr of a job; AssertionError if it fails."""
     out, err = job.communicate(timeout=timeout_s)
     assert job.returncode == 0, err
     return out, err
 
 
 def worker(launcher: int, *, rank: int) -> int:
-    """The process ID of a rank, from that of its torchrun."""
+    """The process ID of a rank, from that of torchrun."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     return next(int(child) for child in children if f"\0RANK={rank}\0".encode() in Path(f"/proc/{child}/environ").read_bytes())
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's epochs, without those that depend on the clock."""
+    """The records of a run's epochs, without the values that depend on the clock."""
     clock = {"images_per_s", "input_percent", "train_seconds"}
     text = (path / "metrics.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in text]

@@ -1,6 +1,6 @@
-"""The predicted memory of a training step beside the measured: `python -m benchmarks.memory`.
+"""Predicted against measured memory of a training step: `python -m benchmarks.memory`.
 
-Measured are the allocator's figures of two real steps on this CPU, as torch's profiler has them.
+Measured is the peak of the allocator in two real steps on this CPU, by torch's profiler.
 """
 
 import argparse

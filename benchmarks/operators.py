@@ -47,8 +47,8 @@ def table(times: dict[str, float], rows: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=list(MODELS))
-    parser.add_argument("--steps", type=int, default=4, help="that are profiled, after as many that are not")
-    parser.add_argument("--rows", type=int, default=12, help="operators that are shown")
+    parser.add_argument("--steps", type=int, default=4, help="profiled steps, after the same number of warm-up steps")
+    parser.add_argument("--rows", type=int, default=12, help="operators to show")
     parser.add_argument("--json", action="store_true", help="print the milliseconds as JSON")
     args = parser.parse_args()
     result: dict[str, dict[str, dict[str, float]]] = {}

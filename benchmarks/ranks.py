@@ -1,14 +1,13 @@
 """Several processes against one: `python -m benchmarks.ranks`, half an hour; without the speed (--rounds 0) some minutes.
 
-Jobs of torchrun over gloo, a thread a process. Ten steps of noise and three epochs of the digits, without dropout and drop
-path: the same images with the same augmentations, and by how much the losses differ. Then a run of the digits under two
-processes that is killed after a checkpoint and goes on under others: the weights that it ends with. Last, in turns, the speed
-of one process, of two, and of two unconnected ones that train at the same time with half of the batch each: what the
-machine's cores give at best.
+Jobs of torchrun over gloo, one thread per process. First ten steps on noise and three epochs on the digits, without dropout and
+drop path: are images and augmentations the same, and how much do the losses differ? Then a run on the digits with two
+processes is killed after a checkpoint and resumed with 1, 2 or 3: are the final weights the same? Last, in turns, the speed of
+one process, of two, and of two unconnected processes that train at the same time with half the batch size each: the best
+that the cores of this machine allow.
 
-Prints Markdown tables, writes `ranks.json` into --output, and fails where the images or a loss differ, where weights are not
-those of the unbroken run, or where two processes are less than 1.8 times as fast and the machine gives that much.
-Linux only.
+Prints Markdown tables and writes `ranks.json` into --output. Fails if images or losses differ, if the weights are not those of
+the uninterrupted run, or if two processes are less than 1.8 times as fast as one although the machine allows it. Linux only.
 """
 
 import argparse
@@ -32,13 +31,13 @@ from cctkit.catalog.recipes import RECIPES
 from cctkit.runs.runfiles import read_metrics
 
 CLOSE = {"float64": 1e-9, "float32": 1e-5, "report": 1e-4}
-"""Largest promised difference of a loss from one process's: over ten steps, and over three epochs of the digits.
+"""Largest allowed difference of a loss from that of one process: over ten steps, and over three epochs on the digits.
 
-Their own recipe, `demo`, is shown without a promise: at its learning rates rounding grows beyond 1e-4 in one process too."""
+`demo`, the digits' own recipe, has no limit: at its learning rates rounding grows beyond 1e-4 in one process too."""
 LEAST_SPEED_UP, LEAST_STEPS = 1.8, 20
 CASES = {"2": (2, []), "3": (3, []), "2, `--shard`": (2, ["--shard"])}
 ROUNDING = {"1, `--accumulate 2`": (1, ["--accumulate", "2"])}
-"""The yardstick of the digits' losses: one process that sums in another order."""
+"""For comparison: one process that sums in another order."""
 DIGITS = ["--dataset", "digits", "--model", "cct_2_3x2", "--epochs", "3", "--precision", "float32", "--threads", "1"]
 DIGITS += ["--attention-dropout", "0", "--drop-path", "0", "--recipe"]
 REPORT = [*DIGITS, "report"]
@@ -50,7 +49,7 @@ def start(ranks: int, *arguments: str | Path, restarts: int = 0) -> "subprocess.
 
 
 def train(ranks: int, run: Path, *options: str) -> Path:
-    """A run from beginning to end."""
+    """A whole run; returns its directory."""
     say(f"{run.name}: cctkit train {' '.join(options)}")
     finish(start(ranks, *options, "--output", run), timeout_s=3600)
     return run
@@ -65,7 +64,7 @@ def losses_of(run: Path) -> list[list[float]]:
 
 
 def ten_steps(place: Path) -> dict[str, dict[str, Any]]:
-    """Of each case: whether its images are one process's, and the largest difference of a loss in each number format."""
+    """Per case: whether the images are those of one process, and the largest difference of a loss per number format."""
     path = place / "found.json"
     say("ten steps under 1, 2 and 3 processes")
     finish(launch(3, "-m", "tests.training.ranks", path), timeout_s=600)
@@ -85,14 +84,14 @@ def ten_steps(place: Path) -> dict[str, dict[str, Any]]:
 
 
 def kill_after_checkpoint(process: "subprocess.Popen[str]", run: Path, ranks: Sequence[int]) -> None:
-    """SIGKILL some ranks of a job as soon as its first epoch is saved."""
+    """Kill some ranks of a job as soon as its first epoch is saved."""
     until(lambda: any(path.name > "step-000000000" for path in run.glob("checkpoints/step-*")))
     for pid in [worker(process.pid, rank=rank) for rank in ranks]:
         os.kill(pid, signal.SIGKILL)
 
 
 def killed(run: Path, *options: str) -> Path:
-    """A run of two processes, both of them killed in the midst of it."""
+    """A run with two processes, both killed after the first epoch."""
     say(f"{run.name}: cctkit train {' '.join(options)}")
     process = start(2, *options, "--output", run)
     kill_after_checkpoint(process, run, (0, 1))
@@ -102,7 +101,7 @@ def killed(run: Path, *options: str) -> Path:
 
 
 def resumed(run: Path, ranks: int) -> Path:
-    """A copy of a run, gone on with."""
+    """A copy of a run, resumed to its end."""
     say(f"{run.name}: resumed under {ranks}")
     copy = Path(shutil.copytree(run, run.with_name(f"{run.name}-{ranks}")))
     finish(start(ranks, "--resume", copy), timeout_s=3600)
@@ -110,7 +109,7 @@ def resumed(run: Path, ranks: int) -> Path:
 
 
 def restarted(run: Path, *options: str) -> Path:
-    """A run of two processes, one of them killed, that torchrun has started anew."""
+    """A run with two processes that torchrun restarts after one was killed."""
     say(f"{run.name}: cctkit train {' '.join(options)}")
     process = start(2, *options, "--output", run, restarts=1)
     kill_after_checkpoint(process, run, (1,))
@@ -120,7 +119,7 @@ def restarted(run: Path, *options: str) -> Path:
 
 
 def digits(place: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
-    """By case the difference of the losses of three epochs under each recipe; and what kills leave of the runs."""
+    """Per case the difference of the losses over three epochs with each recipe; and the rows of the killed runs."""
     runs: dict[str, Path] = {}
     differences: dict[str, dict[str, float]] = {name: {} for name in CASES | ROUNDING}
     for recipe in ("report", "demo"):
@@ -145,7 +144,7 @@ def digits(place: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, Any
 
 
 def after(name: str, run: Path, *, of: Path, equal: bool) -> dict[str, Any]:
-    """What a run has come to, beside the unbroken one `of`; equal: whether it has to be that to the last bit."""
+    """Compare a finished run with the uninterrupted run `of`; equal: whether it must be bitwise equal."""
     digest = sha256(run / "weights.safetensors")
     return {
         "run": name,
@@ -157,12 +156,12 @@ def after(name: str, run: Path, *, of: Path, equal: bool) -> dict[str, Any]:
 
 
 def images_per_s(run: Path) -> float:
-    """The median of the epochs but the first, in which processes start and memory is reserved."""
+    """Median over the epochs except the first, in which processes start and memory is allocated."""
     return statistics.median(float(record["images_per_s"]) for record in read_metrics(run / "metrics.jsonl")[1:])
 
 
 def speed(model: str, place: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Images a second of one process, of two, and of two unconnected ones together, which take turns: medians."""
+    """Median images per second of one process, of two, and the sum of two unconnected ones, measured in turns."""
     batch_size = int(RECIPES["report"].settings(model)["batch_size"][0])
     data = args.dataset
     if data is None:
@@ -187,12 +186,12 @@ def speed(model: str, place: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def faults(result: Mapping[str, Any]) -> list[str]:
-    """What is not as promised."""
+    """The limits that are exceeded."""
     wrong = []
     for name in CASES:
         row = result["losses"][name]
         if not row["same_images"]:
-            wrong.append(f"{name}: not the images of one process")
+            wrong.append(f"{name}: the images differ from those of one process")
         wrong += [
             f"{name}: the losses differ by {row[key]:.1e} ({key}), expected at most {most}"
             for key, most in CLOSE.items()
@@ -200,19 +199,19 @@ def faults(result: Mapping[str, Any]) -> list[str]:
         ]
     for row in result["resumed"]:
         if row["has_to_be_equal"] and not row["equal"]:
-            wrong.append(f"{row['run']}: not the weights of the unbroken run")
+            wrong.append(f"{row['run']}: the weights differ from those of the uninterrupted run")
         if not row["difference"] <= CLOSE["report"]:
             wrong.append(f"{row['run']}: the losses differ by {row['difference']:.1e}, expected at most {CLOSE['report']}")
     for row in result["speed"]:
         if row["steps"] < LEAST_STEPS:
-            wrong.append(f"{row['model']}: {row['steps']} steps an epoch, too few to tell a speed by: expected {LEAST_STEPS}")
+            wrong.append(f"{row['model']}: {row['steps']} steps per epoch, too few for a speed, expected {LEAST_STEPS}")
         if row["unconnected_by_one"] >= LEAST_SPEED_UP > row["two_by_one"]:
             wrong.append(f"{row['model']}: {row['two_by_one']:.2f} times as fast, expected {LEAST_SPEED_UP}")
     return wrong
 
 
 def tables(result: Mapping[str, Any]) -> str:
-    """As the README has them."""
+    """The Markdown tables of docs/measurements.md."""
     lines = [
         "| processes | images | float64, 10 steps | float32, 10 steps | 3 epochs, `report` | 3 epochs, `demo` |",
         "| --- | --- |" + 4 * " ---: |",
@@ -253,11 +252,11 @@ def compare(args: argparse.Namespace, place: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", help="for the speed, as `cctkit train` takes it (default: packed noise, 32 x 32 pixels)")
-    parser.add_argument("--steps", type=int, default=LEAST_STEPS, help="of an epoch of noise")
-    parser.add_argument("--models", nargs="*", default=["cct_2_3x2", "cct_6_3x2"], help="whose speed is measured")
-    parser.add_argument("--rounds", type=int, default=5, help="of one process, two, and two unconnected ones; 0: no speed")
-    parser.add_argument("--epochs", type=int, default=3, help="of each run for the speed; the first is not counted")
-    parser.add_argument("--output", type=Path, default=Path(), help="where ranks.json goes")
+    parser.add_argument("--steps", type=int, default=LEAST_STEPS, help="steps per epoch on noise")
+    parser.add_argument("--models", nargs="*", default=["cct_2_3x2", "cct_6_3x2"], help="models whose speed is measured")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of the speed; 0: none")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run for the speed; the first is not counted")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder for ranks.json")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)

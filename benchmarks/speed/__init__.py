@@ -1,1 +1,1 @@
-"""Our speed beside plain torch and the limit of the matrix products: three processes that take turns."""
+"""Our speed against plain torch and the limit set by the matrix products: three processes that take turns."""

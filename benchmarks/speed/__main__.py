@@ -1,6 +1,6 @@
-"""Our speed and memory beside plain torch and the limit that the matrix products set: `python -m benchmarks.speed`.
+"""Our speed and memory against plain torch and the limit set by the matrix products: `python -m benchmarks.speed`.
 
-Plain torch, ours and the limit are measured in three processes that take turns, model by model.
+Three processes, of plain torch, ours and the limit, take turns for each model.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.speed.turns import FULL, QUICK, measure
 from cctkit.bench.task import MODELS, Task
 
-# A column: its heading, the figure, and what it is divided by, if it is a ratio.
+# Columns: heading, figure, and for a ratio the figure it is divided by.
 COLUMNS: Mapping[str, Sequence[tuple[str, str, str | None]]] = {
     "training step, images/s": (
         ("plain", "plain_step", None),

@@ -1,12 +1,12 @@
-"""The floor: every matrix product and convolution of the plain step at its shape, each timed alone.
+"""The floor: the time of all matrix products and convolutions of the plain step, each timed alone at its shape.
 
-Output and input lie in memory that was used before; in float32 and bf16, convolutions in both layouts; the fastest of
-all runs of the fastest form counts. Nothing that computes the same products can be faster, softmax, norms and optimizer
-left out.
+Inputs and outputs are in memory that was used before. Each operation is tried in float32 and bf16, convolutions in both memory
+formats, and its shortest run counts. No program that computes the same products can be faster, even without softmax, norms and
+optimizer.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,14 @@ aten = torch.ops.aten
 Shape = tuple[int, ...]
 Run = Callable[[], object]
 
-_TRIAL_RUNS = 3  # of every form
-_HOPELESS = 1.5  # one that takes so many times the fastest's time is not run again
-_LAUNCHES = 10  # on CUDA so many are timed at once, as one alone is mostly its launch
+_TRIAL_RUNS = 3  # of each form
+_HOPELESS = 1.5  # a form that takes this many times as long as the fastest is not run again
+_LAUNCHES = 10  # timed together on CUDA, where the launch of one would dominate
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Number format, layout and device that an operation is tried in."""
+    """Number format, memory format and device of an operation."""
 
     dtype: torch.dtype
     layout: torch.memory_format
@@ -44,7 +44,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """An operand: its shape, and whether its last two dimensions are transposed in memory."""
+    """Shape of an operand, and whether its last two dimensions are transposed in memory."""
 
     shape: Shape
     transposed: bool
@@ -75,43 +75,28 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution forward; torch takes no output to write to, the allocator has the memory at hand."""
+    """A convolution or its backward, without the bias. torch takes no output to write to, but the allocator keeps the memory.
 
-    images: Shape
-    weight: Shape
-    stride: Shape
-    padding: Shape
+    tensors: shapes of the operator's tensors.
+    options: its other arguments, from the stride on.
+    """
+
+    operator: Any
+    tensors: tuple[Shape, ...]
+    options: tuple[Any, ...]
     layouts = (torch.contiguous_format, torch.channels_last)
 
     def ready(self, form: Form) -> Run:
-        images, weight = form.tensor(self.images), form.tensor(self.weight)
-        return lambda: torch.conv2d(images, weight, None, self.stride, self.padding)
+        tensors = [form.tensor(shape) for shape in self.tensors]
+        return lambda: self.operator(*tensors, None, *self.options)
 
 
-@dataclass(frozen=True, slots=True)
-class ConvolutionBackward:
-    """A convolution's gradients, those that `wanted` names: of the images, of the weight."""
-
-    grad: Shape
-    forward: Convolution
-    wanted: tuple[bool, bool]
-    layouts = Convolution.layouts
-
-    def ready(self, form: Form) -> Run:
-        conv = self.forward
-        grad, images, weight = (form.tensor(shape) for shape in (self.grad, conv.images, conv.weight))
-        wanted = [*self.wanted, False]
-        return lambda: aten.convolution_backward(
-            grad, images, weight, None, conv.stride, conv.padding, [1, 1], False, [0, 0], 1, wanted
-        )
-
-
-Operation = Product | Convolution | ConvolutionBackward
+Operation = Product | Convolution
 _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the products and convolutions that run within it."""
+    """Counts the products and convolutions within a `with` block."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -122,22 +107,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in _PRODUCTS:
             self.calls[Product(*map(Matrix.of, args[-2:]))] += 1
         elif func is aten.convolution.default:
-            self.calls[_convolution(args[0], args[1], args[3:])] += 1
+            self.calls[_convolution(func, args[:2], args[3:])] += 1
         elif func is aten.convolution_backward.default:
-            forward = _convolution(args[1], args[2], args[4:])
-            self.calls[ConvolutionBackward(tuple(args[0].shape), forward, tuple(args[-1][:2]))] += 1
+            wanted = (*args[-1][:2], False)  # gradients of images and weight
+            self.calls[_convolution(func, args[:3], (*args[4:-1], wanted))] += 1
         return func(*args, **(kwargs or {}))
 
 
-def _convolution(images: Tensor, weight: Tensor, options: Any) -> Convolution:
-    stride, padding, dilation, transposed, _, groups = options[:6]
-    assert (tuple(dilation), transposed, groups) == ((1, 1), False, 1), "a convolution that no model of ours has"
-    return Convolution(tuple(images.shape), tuple(weight.shape), tuple(stride), tuple(padding))
+def _convolution(operator: Any, tensors: Sequence[Tensor], options: Sequence[Any]) -> Convolution:
+    shapes = tuple(tuple(each.shape) for each in tensors)
+    return Convolution(operator, shapes, tuple(tuple(each) if isinstance(each, list) else each for each in options))
 
 
 def record(task: Task) -> dict[str, Counter[Operation]]:
-    """The operations of a plain training `step` and of a plain `inference`, with how often each is made; nothing is
-    computed."""
+    """The operations of a plain training `step` and of a plain `inference`, with their counts; computes nothing."""
     with torch.device("meta"):
         model = plain_model(task.architecture())
         images = torch.empty(task.batch_size, 3, *task.architecture().image_size)
@@ -149,7 +132,7 @@ def record(task: Task) -> dict[str, Counter[Operation]]:
 
 
 def forms(operation: Operation, device: str) -> Iterator[Form]:
-    """The forms that an operation is tried in."""
+    """The forms in which an operation is tried."""
     halves = (torch.bfloat16, torch.float16) if device == "cuda" else (torch.bfloat16,)
     for dtype in (torch.float32, *halves):
         for layout in operation.layouts:
@@ -157,7 +140,7 @@ def forms(operation: Operation, device: str) -> Iterator[Form]:
 
 
 class Floor:
-    """The operations of a task, and the shortest time that each was seen to take."""
+    """The operations of a task, and the shortest time of each."""
 
     def __init__(self, counts: Mapping[str, Mapping[Operation, int]], device: str) -> None:
         self.counts = counts
@@ -165,7 +148,7 @@ class Floor:
         self._shortest = dict.fromkeys(self._forms, float("inf"))
 
     def measure(self, runs: int) -> dict[str, float]:
-        """Time each operation `runs` times more, at least 4; the seconds of every part, by the shortest runs so far."""
+        """Time each operation `runs` more times, at least 4; return the seconds of each part by the shortest runs so far."""
         for operation, candidates in self._forms.items():
             trial = {form: _shortest(operation, form, _TRIAL_RUNS) for form in candidates}
             kept = [form for form in candidates if trial[form] <= _HOPELESS * min(trial.values())]

@@ -1,4 +1,4 @@
-"""The model and its training as one would write them down: float32, NCHW, torch's dropout, an image at a time."""
+"""The model and its training in plain torch: float32, NCHW, torch's dropout, images augmented one by one."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def plain_model(config: ModelConfig) -> nn.Module:
-    """The model on its plain paths, with torch's and torchvision's random layers; the same initial weights as ours."""
+    """The model with plain attention and the random layers of torch and torchvision; the same initial weights as ours."""
     from torchvision.ops import StochasticDepth
 
     model = build_model(config, seed=0)
@@ -68,7 +68,7 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
 
 
 class PlainSide:
-    """What can be timed of the plain way."""
+    """Training and inference of a task in plain torch, as `Side`."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.config, architecture = task, task.config(), task.architecture()
@@ -91,7 +91,7 @@ class PlainSide:
         self.optimizer.step()
 
     def infer(self, batches: int) -> None:
-        """The logits of the ready batch, so many times."""
+        """The logits of the ready batch, `batches` times."""
         self.model.eval()
         with torch.inference_mode():
             for _ in range(batches):
@@ -99,7 +99,7 @@ class PlainSide:
         self.model.train()
 
     def batches(self, number: int) -> Iterator[Batch]:
-        """So many batches from a DataLoader, epoch after epoch; its workers only beside a GPU, on a CPU they would compete."""
+        """`number` batches of a DataLoader, epoch after epoch. It has workers only with a GPU; on a CPU they would compete."""
         task = self.task
         images = epoch_images(self.size, batch_size=task.batch_size, device=task.device)
         if self._data is None:

@@ -28,7 +28,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int:
-    """The most that the allocator held at one time for what was allocated within `run`."""
+    """Peak of the memory that `run` allocates."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -31,7 +31,7 @@ class SyntheticImages:
 
 
 def epoch_images(size: Size, *, batch_size: int, device: str) -> int:
-    """The images of an epoch in whole batches: a few thousand, fewer where they are large; more for a GPU, which is quick."""
+    """The images of an epoch in whole batches: a few thousand, fewer if they are large, more for a GPU."""
     factor = 1 if device == "cpu" else 16
     most = factor * min(_MOST, _MOST_BYTES // (3 * size[0] * size[1]))
     return max(1, most // batch_size) * batch_size

@@ -70,7 +70,7 @@ class Training:
 
 
 def training_peak_bytes(architecture: ModelConfig, config: TrainConfig, policy: DevicePolicy, *, batch_size: int) -> int:
-    """The most that the allocator held during two training steps, from the building of the model on."""
+    """Peak memory of building the model and of two training steps."""
 
     def steps() -> None:
         training = Training(architecture, config, policy, batch_size=batch_size)
@@ -90,7 +90,7 @@ class TaskTraining(Training):
         self._epoch = 0
 
     def infer(self, batches: int) -> None:
-        """The logits of the ready batch, `batches` times."""
+        """Forward passes of the ready batch."""
         model = self.state.model
         with self.policy.evaluating(model):
             for _ in range(batches):

@@ -1,6 +1,6 @@
-"""Dropout and drop path whose randomness comes from a generator that the caller owns.
+"""Dropout and drop path that draw from a generator of the caller.
 
-torch's own `bernoulli_` was 29% of a CPU training step of `cct_6_3x1`; a mask needs no more than a byte an element.
+torch's `bernoulli_` was 29% of a CPU training step of `cct_6_3x1`; a mask needs one byte per element.
 """
 
 import math
@@ -14,12 +14,12 @@ from cctkit.config.settings import ModelConfig
 
 
 def byte_threshold(p: float) -> int:
-    """Elements whose random byte is below this are dropped: p in 256ths, 1 to 255 for p > 0, so that some are kept."""
+    """Elements with a random byte below this are dropped: 256 p rounded, between 1 and 255 for p > 0."""
     return min(255, max(1, round(256 * p))) if p > 0 else 0
 
 
 def byte_scale(p: float) -> float:
-    """What the kept elements are multiplied by, so that the expectation stays: 256 / (256 - threshold)."""
+    """The factor of the kept elements that preserves the expectation: 256 / (256 - threshold)."""
     return 256 / (256 - byte_threshold(p))
 
 
@@ -44,8 +44,8 @@ def random_bytes(shape: torch.Size | tuple[int, ...], generator: torch.Generator
 class Dropout(nn.Module):
     """Inverted dropout (Srivastava et al. 2014). `generator` None: torch's default one.
 
-    On the CPU the probability is rounded to 256ths (0.1 becomes 26/256; the largest is 255/256) and the mask costs a byte an
-    element.
+    On the CPU the probability is rounded to a multiple of 1/256 (0.1 becomes 26/256), at most 255/256, and the mask takes
+    one byte per element.
     """
 
     def __init__(self, p: float) -> None:
@@ -69,7 +69,7 @@ class DropPath(nn.Module):
     """Stochastic depth of whole samples (Huang et al. 2016): a sample's branch is dropped with probability `p`.
 
     Equal to `torchvision.ops.StochasticDepth(p, "row")` on the same draws; importing that costs a second.
-    skips: whether `add_branch` leaves the dropped samples' work out, for which the host reads the draw.
+    skips: whether `add_branch` skips the computation of dropped samples, for which the host reads the draw.
     """
 
     def __init__(self, p: float) -> None:
@@ -89,7 +89,7 @@ class DropPath(nn.Module):
         return (x * draw).mul_(1 / (1 - self.p)) if _is_short(x) else x * draw.div_(1 - self.p)
 
     def kept(self, x: Tensor) -> Tensor:
-        """The samples of x that are kept, int64; without data as many as are expected."""
+        """Indices of the samples of x that are kept, int64; without data their expected number."""
         draw = self._draw(x)
         return draw.flatten().nonzero().flatten() if has_data(draw) else torch.arange(math.ceil(len(x) * (1 - self.p)))
 
@@ -110,9 +110,9 @@ def drop_path_rates(config: ModelConfig) -> list[float]:
 
 
 def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: nn.Module) -> Tensor:
-    """x + drop_path(branch(x)), (B, ...) -> (B, ...), for a branch that takes each sample by itself.
+    """x + drop_path(branch(x)), (B, ...) -> (B, ...), for a branch that treats samples independently.
 
-    Where drop path skips, the branch is given the kept samples alone, which may be none: its weights' gradients are zeros then.
+    If drop path skips, the branch gets only the kept samples; if there are none, the gradients of its weights are zero.
     """
     if not (isinstance(drop_path, DropPath) and drop_path.skips and drop_path.drops):
         return x + drop_path(branch(x))  # type: ignore[no-any-return]
@@ -125,20 +125,19 @@ def add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: nn.Modu
 
 
 def _is_short(x: Tensor) -> bool:
-    """Whether x is bf16 or fp16, in which a scale would be rounded (1.1111 to 1.1094) that x is multiplied by; a number that
-    a tensor is multiplied by is not."""
+    """Whether x is bf16 or fp16, in which a scale in a tensor would be rounded (1.1111 to 1.1094). A Python number is not."""
     return x.dtype.itemsize < torch.float32.itemsize
 
 
 def skip_dropped(model: nn.Module, skips: bool) -> None:
-    """Set whether drop path skips the computation of dropped samples; draws and results are those of a mask."""
+    """Set whether drop path skips the computation of dropped samples; draws and results are the same."""
     for module in model.modules():
         if isinstance(module, DropPath):
             module.skips = skips
 
 
 def use_generator(model: nn.Module, generator: torch.Generator | None) -> None:
-    """Make every random layer of `model` draw from `generator` on the CPU; on other devices from the device's default."""
+    """Let all random layers of `model` draw from `generator` on the CPU; other devices use their default generator."""
     for module in model.modules():
         if isinstance(module, (Dropout, DropPath)):
             module.generator = generator
