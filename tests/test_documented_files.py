@@ -60,6 +60,11 @@ def test_the_keys_of_a_commands_json_are_those_listed(
     assert f"| {found['schema_version']} |" in row_of(command)
 
 
+def test_the_keys_of_card_json_are_those_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "card", folder / "run", "-o", tmp_path / "model")
+    assert found.keys() - {"schema_version"} == named(row_of("card"))
+
+
 def test_the_keys_of_bench_json_are_those_listed() -> None:
     from cctkit.bench.measure import Effort, measure
     from cctkit.bench.task import Task

@@ -20,7 +20,7 @@ FLOORS = (
     {"models", "data"},
     {"engine"},
     {"evaluation"},
-    {"training"},
+    {"training", "hub"},
     {"summary", "bench", "api"},
     {"cli"},
     {"__main__"},

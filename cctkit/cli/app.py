@@ -11,6 +11,7 @@ import typer
 
 from cctkit import __version__
 from cctkit.cli.bench import bench
+from cctkit.cli.card import card
 from cctkit.cli.compare import compare
 from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
@@ -51,6 +52,7 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "recipes": recipes,
     "pack": pack,
     "import": import_weights,
+    "card": card,
     "bench": bench,
 }
 for _name, _command in _COMMANDS.items():

@@ -10,7 +10,7 @@ from cctkit.engine.device import DevicePolicy, choose_policy
 from cctkit.engine.environment import read_environment
 from cctkit.errors import UserError
 from cctkit.evaluation.load import is_onnx
-from cctkit.runs.paths import DEFAULT_ROOT, RunPaths, newest_run, weights_file
+from cctkit.runs.paths import DEFAULT_ROOT, HUB_WEIGHTS, RunPaths, newest_run, weights_file
 from cctkit.runs.runfiles import read_settings
 from cctkit.text import safe_text
 
@@ -54,7 +54,9 @@ def _policy_of_onnx(device: str, precision: str | None, threads: int | None) -> 
 
 
 def find_trained(source: str | Path | None, *, notify: Callable[[str], None]) -> TrainedSource:
-    """The trained model of a run directory or a weights file; None: the newest run in `runs/`, which `notify` names.
+    """The trained model of a run directory, a weights file or a folder of `cctkit card`.
+
+    source: None: the newest run in `runs/`, which `notify` names.
 
     Raises: UserError if there is no run, or a directory is none or has no weights.
     """
@@ -62,8 +64,8 @@ def find_trained(source: str | Path | None, *, notify: Callable[[str], None]) ->
         source = newest_run(DEFAULT_ROOT)
         notify(f"using the newest run, {safe_text(source)}")
     source = Path(source)
-    if not source.is_dir():
-        return TrainedSource(weights=source)
+    if not source.is_dir() or (source / HUB_WEIGHTS).exists():
+        return TrainedSource(weights=weights_file(source))
     run = RunPaths(source)
     if not run.config.is_file():
         raise UserError(

@@ -8,6 +8,8 @@ from cctkit.errors import UserError
 from cctkit.text import safe_text
 
 DEFAULT_ROOT = Path("runs")
+HUB_WEIGHTS = "model.safetensors"
+"""The weights in a folder that `cctkit card` has written; a folder with this file is one."""
 
 
 class RunPaths:
@@ -32,6 +34,8 @@ def check_run(path: Path) -> None:
 
     Raises: UserError.
     """
+    if (path / HUB_WEIGHTS).exists():
+        raise UserError("a folder of cctkit card is no run", safe_text(path), "name the run that it was made from")
     if not RunPaths(path).config.is_file():
         raise UserError("not a run directory: config.json is missing", safe_text(path))
 
@@ -44,15 +48,15 @@ def default_name(dataset: str, model: str, now: datetime, root: Path = DEFAULT_R
 
 
 def weights_file(source: Path) -> Path:
-    """The weights file of the run directory `source`, or `source` itself if it is no directory.
+    """The weights file of a run directory or a folder of `cctkit card`, or `source` itself if it is no directory.
 
     Raises: UserError if a directory has no weights.
     """
     if not source.is_dir():
         return source
-    weights = RunPaths(source).weights
-    if weights.exists():
-        return weights
+    for weights in (source / HUB_WEIGHTS, RunPaths(source).weights):
+        if weights.exists():
+            return weights
     check_run(source)
     raise UserError(
         "this run has no weights yet: its first epoch is not finished",
