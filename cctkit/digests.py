@@ -1,4 +1,4 @@
-"""The digest that a safetensors file of ours carries in its header, over all else that the file says."""
+"""SHA-256 digests in the headers of safetensors files."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ _BLOCK = 2**20
 
 
 def sealed(header: Mapping[str, Any], plain: bytes) -> dict[str, Any]:
-    """`header` with the digest of itself and of the tensors in `plain`, a safetensors file that has no metadata yet."""
+    """Return `header` with the digest of itself and the tensors of `plain`, a safetensors file without metadata."""
     size = int.from_bytes(plain[:8], "little")
     return sealed_over(header, json.loads(plain[8 : 8 + size]), [memoryview(plain)[8 + size :]])
 
@@ -21,7 +21,7 @@ def sealed(header: Mapping[str, Any], plain: bytes) -> dict[str, Any]:
 def sealed_over(
     header: Mapping[str, Any], entries: Mapping[str, Any], data: Iterable["bytes | memoryview[int]"]
 ) -> dict[str, Any]:
-    """`header` with the SHA-256 of the tensors' bytes, of their entries (dtype, shape, place), and of the header itself."""
+    """Return `header` with the SHA-256 of the tensors' bytes, their entries (dtype, shape, offsets) and the header itself."""
     digest = hashlib.sha256()
     for piece in data:
         digest.update(piece)
@@ -30,11 +30,13 @@ def sealed_over(
 
 
 def check_digest(path: Path, key: str, *, without: str | None = None) -> bool:
-    """Whether a safetensors file has a digest in its header, the JSON under `key`: then it is the right one.
+    """Check the digest in the header of a safetensors file; false if it has none.
 
-    without: a tensor whose bytes, but not its entry, are left out. The file is one that safetensors opens.
+    path: a file that safetensors can open.
+    key: the metadata key of the header, which is JSON.
+    without: a tensor whose bytes the digest does not cover.
 
-    Raises: ValueError where the digest is of other bytes; OSError.
+    Raises: ValueError if the digest is wrong; OSError.
     """
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -45,12 +47,12 @@ def check_digest(path: Path, key: str, *, without: str | None = None) -> bool:
         expected = header.pop(_NAME)
         left_out = entries[without]["data_offsets"] if without else (0, 0)
         if sealed_over(header, entries, _bytes(file, *(8 + size + offset for offset in left_out)))[_NAME] != expected:
-            raise ValueError("some of its bytes are not those that were written")
+            raise ValueError("its bytes are not those that were written")
     return True
 
 
 def _bytes(file: BinaryIO, gap_start: int, gap_stop: int) -> Iterator[bytes]:
-    """What follows in `file`, but for a gap."""
+    """The rest of `file`, without a gap."""
     while block := file.read(min(_BLOCK, gap_start - file.tell())) if file.tell() < gap_start else b"":
         yield block
     file.seek(max(file.tell(), gap_stop))
@@ -59,5 +61,5 @@ def _bytes(file: BinaryIO, gap_start: int, gap_stop: int) -> Iterator[bytes]:
 
 
 def not_verified(path: Path | str) -> str:
-    """What to say of a file from before there were digests."""
-    return f"{safe_text(path)} has no checksums, since an earlier version wrote it: not verified"
+    """Notice for a file of an earlier version, without digests."""
+    return f"{safe_text(path)} has no checksums (an earlier version wrote it): not verified"

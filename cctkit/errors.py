@@ -1,4 +1,4 @@
-"""What a user can cause, as exceptions: one class for each exit code.
+"""Exceptions that a user can cause, one class per exit code.
 
 `cli/app.py` is the only printer: it prints `what`, `where` and `remedy` on at most three lines of stderr and exits
 with `exit_code`. A library user catches `UserError`, which is a `ValueError`.
@@ -20,7 +20,9 @@ _NO_MEMORY = (
 class UserError(ValueError):
     """Bad usage or bad input. Exit code 2.
 
-    what: what is wrong, with expected and got; where: the file, flag or key at fault; remedy: what mends it.
+    what: what is wrong, what was expected and what was got.
+    where: the file, flag or key.
+    remedy: how to fix it.
     """
 
     exit_code = 2
@@ -33,9 +35,9 @@ class UserError(ValueError):
 
 
 class DamagedError(UserError):
-    """Bytes that were written are not those that are read. Exit code 2.
+    """A file is damaged: its checksum is wrong. Exit code 2.
 
-    dropped: the file was in the cache and is removed: whoever needs it packs it again.
+    dropped: the file was in the cache and was removed, so that it is packed again.
     """
 
     def __init__(self, what: str, where: str | None = None, remedy: str | None = None, *, dropped: bool = False) -> None:
@@ -44,7 +46,7 @@ class DamagedError(UserError):
 
 
 class DivergedError(UserError):
-    """Training produced a loss or gradient that is not finite, or exploded. Exit code 3."""
+    """Training diverged: the loss or gradient is not finite, or exploded. Exit code 3."""
 
     exit_code = 3
 
@@ -60,13 +62,16 @@ class DiskError(ResourceError):
 
 
 class InUseError(UserError):
-    """Another live process holds the run directory. Exit code 5."""
+    """Another running process holds the run directory. Exit code 5."""
 
     exit_code = 5
 
 
 class ElsewhereError(Exception):
-    """Another process of the job has failed, with this exit code, and says why; a message tells only what is seen here."""
+    """Another process of the job failed with this exit code, and prints why.
+
+    message: what this process knows, if anything.
+    """
 
     def __init__(self, exit_code: int, message: str = "") -> None:
         super().__init__(message)
@@ -74,7 +79,7 @@ class ElsewhereError(Exception):
 
 
 class StoppedError(Exception):
-    """SIGINT, SIGTERM or SIGHUP asked the program to stop; what there was to save is saved. Exit code 128 + signal."""
+    """SIGINT, SIGTERM or SIGHUP stopped the program after saving. Exit code 128 + signal."""
 
     def __init__(self, signal_number: int, message: str = "stopped") -> None:
         super().__init__(message)
@@ -86,8 +91,8 @@ class StoppedError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory has run out, the computer's or a device's; other faults may well speak of memory too."""
-    torch: Any = sys.modules.get("torch")  # what is not imported has raised nothing
+    """Whether memory of the computer or a device ran out, rather than another error that mentions memory."""
+    torch: Any = sys.modules.get("torch")  # not imported: cannot have raised
     if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what to say where they cannot be written."""
+"""Atomic writing of files; errors if they cannot be written."""
 
 import contextlib
 import errno
@@ -21,11 +21,11 @@ _KEPT_S = 24 * 3600
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside, fsynced, renamed into place, the directory fsynced.
+    """Write a file atomically: a temporary file is fsynced and renamed, then the directory is fsynced.
 
-    What writers left in the directory that were killed is removed.
+    Temporary files of killed processes in the directory are removed.
 
-    Raises: DiskError where the disk is full or failing; the file is then as it was.
+    Raises: DiskError if the disk is full or failing; the file is then unchanged.
     """
     beside = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
     try:
@@ -39,7 +39,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file and bring it to the disk."""
+    """Write a file and fsync it."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
@@ -47,7 +47,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Bring a directory's names to the disk. Nothing on Windows, where no directory can be opened."""
+    """Fsync a directory. Does nothing on Windows, which cannot open directories."""
     if sys.platform == "win32":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -59,9 +59,9 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def full_disk_named(path: Path, *, saved: bool | None = None) -> Iterator[None]:
-    """Whatever hinders writing to `path`, as an error of the user's: DiskError where the disk is full or failing.
+    """Raise an OSError of writing to `path` as UserError, or as DiskError if the disk is full or failing.
 
-    saved: whether there is something from before that stays; by default, whether `path` is there.
+    saved: whether an earlier file remains; by default, whether `path` exists.
     """
     saved = path.exists() if saved is None else saved
     try:
@@ -71,7 +71,7 @@ def full_disk_named(path: Path, *, saved: bool | None = None) -> Iterator[None]:
 
 
 def unwritable(what: str, error: OSError, path: Path, *, saved: bool = False) -> UserError:
-    """The error to raise for one of the system's, in writing to `path`."""
+    """Make the UserError for an OSError of writing to `path`."""
     if error.errno in _FULL:
         kept = "; what was saved before is intact" if saved else ""
         return DiskError(f"{what}: {error.strerror}{kept}", safe_text(path), "free some space")
@@ -80,7 +80,7 @@ def unwritable(what: str, error: OSError, path: Path, *, saved: bool = False) ->
 
 @cache
 def _machine() -> str:
-    """A name for those whose process ids are ours: this machine's, or this container's on it."""
+    """A name for the machine or container, within which process IDs are unique."""
     with contextlib.suppress(OSError):
         return _short(platform.node(), os.stat("/proc/self/ns/pid").st_ino)
     return _short(platform.node())
@@ -91,7 +91,7 @@ def _short(*facts: object) -> str:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove the temporary files of writers that are dead; never that of one that may be at work."""
+    """Remove the temporary files of dead processes."""
     with os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
@@ -101,10 +101,10 @@ def _remove_stale(folder: Path) -> None:
 
 
 def _is_dead(machine: str, pid: int, written: float) -> bool:
-    """Whether a writer is; of another machine's, or on Windows, where nobody can ask, that is so after a day."""
+    """Whether a process is dead; assumed after a day for other machines and on Windows, where it cannot be asked."""
     if machine != _machine() or sys.platform == "win32":
         return time.time() - written > _KEPT_S
-    with contextlib.suppress(PermissionError):  # another user's is alive
+    with contextlib.suppress(PermissionError):  # a process of another user
         try:
             os.kill(pid, 0)
         except ProcessLookupError:

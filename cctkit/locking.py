@@ -1,4 +1,4 @@
-"""A lock file beside what one process alone may write at a time."""
+"""Lock files, so that only one process writes at a time."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -11,11 +11,11 @@ _POLL_S = 0.1
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold the lock file `path`, which is gone afterwards. It is free at once when its holder dies.
+    """Hold the lock file `path`, and remove it afterwards. It is released if its process dies.
 
-    waiting: called ten times a second while another process has it; may raise to stop.
+    waiting: called ten times per second while another process holds it; may raise to stop.
 
-    Raises: OSError where the file cannot be made.
+    Raises: OSError if the file cannot be created.
     """
     lock = FileLock(path)
     while True:
@@ -30,7 +30,7 @@ def locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_if_free(path: Path) -> Iterator[bool]:
-    """Whether the lock file `path` could be had without waiting; it is then held, and gone afterwards."""
+    """Hold the lock file `path` if it is free, and yield whether it was."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -46,6 +46,6 @@ def _released(lock: FileLock) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # before the release: who waits for it makes a new one, and nobody loses one
+        with contextlib.suppress(OSError):  # before the release, so that no other process's lock is removed
             Path(lock.lock_file).unlink()
         lock.release()

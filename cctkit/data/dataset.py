@@ -41,7 +41,7 @@ def split_images(images: OpenedImages, config: DataConfig, *, split_rule: int | 
     if not enlarges(store.image_size, size):
         height, width = store.image_size
         raise UserError(
-            f"the packed images have {height}x{width} pixels, asked for fewer, or another shape",
+            f"the packed images are {height}x{width}, which cannot be upsampled to {size[0]}x{size[1]}",
             where,
             "leave out --image-size",
         )
@@ -51,15 +51,15 @@ def split_images(images: OpenedImages, config: DataConfig, *, split_rule: int | 
     rule = split_rule or (BY_FILE if store.pixel_digests is None else BY_PIXELS)
     if rule == BY_PIXELS and store.pixel_digests is None and (made or config.val_fraction > 0):
         raise UserError(
-            "the split keeps copies of an image together, and this packed file, of an older version, does not tell which are",
+            "the split keeps copies of an image together, but this packed file of an earlier version does not record copies",
             where,
-            "give --dataset the images that it was packed from, or pack them anew",
+            "pass the original images to --dataset, or pack them again",
         )
     if made:
         train, test = stratified_split(store, rows["all"], _TEST_SHARE, (config.split_seed, 1), where, rule=rule)
     if config.val_fraction > 0:
         if len(val):
-            raise UserError("there is a validation folder already", where, "leave out --val-fraction")
+            raise UserError("the data set already has a validation folder", where, "leave out --val-fraction")
         train, val = stratified_split(store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule)
     mean, std = statistics(store, train) if isinstance(store, Packed) else (IMAGENET_MEAN, IMAGENET_STD)
     row = DATASETS.get(images.name) if images.is_named else None
@@ -86,6 +86,6 @@ def split_images(images: OpenedImages, config: DataConfig, *, split_rule: int | 
 
 
 def _split(store: Packed | Streamed, rows: Labels) -> Split:
-    follow = int(rows[-1] - rows[0]) == len(rows) - 1  # then the file's own labels serve, mapped
+    follow = int(rows[-1] - rows[0]) == len(rows) - 1  # then a view of the mapped labels is enough
     labels = store.labels[rows[0] : rows[-1] + 1] if follow else store.labels[rows]
     return Split(store=store, index=rows.astype(np.int32), labels=labels)

@@ -1,4 +1,4 @@
-"""Open the images of a data set, given by a name, a folder or a packed file: find them, pack them, or map what is packed."""
+"""Open the images of a data set by its name, folder or packed file; pack them the first time."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ def open_images(config: DataConfig, *, progress: Progress | None = None, notify:
         raise DiskError(
             error.what,
             error.where,
-            "free some space, move what is kept with --data-dir and CCTKIT_CACHE, or read a folder as it is with --stream",
+            "free some space, set --data-dir and CCTKIT_CACHE to another disk, or read a folder without packing: --stream",
         ) from error
 
 
@@ -130,7 +130,7 @@ def pack_dataset(config: DataConfig, path: Path, *, progress: Progress | None = 
 
 @contextlib.contextmanager
 def _faults_told(notify: Notify) -> Iterator[None]:
-    """Tell the faults of a data set that its error message has no room for."""
+    """List all faults of a data set if they do not fit into its error message."""
     try:
         yield
     except FaultsError as error:
@@ -200,7 +200,7 @@ def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
             raise
         file = DATASETS[_DEFAULT].archives[0].files[0].path
         notify(
-            f"without CIFAR-100 ({error.what}), this uses the embedded digits. To get it: put {file} from "
-            f"{DATASETS[_DEFAULT].page} into {safe_text(data_dir(config))}, or say where it is with --data-dir"
+            f"CIFAR-100 was not found ({error.what}); using the embedded digits instead. For CIFAR-100, put {file} from "
+            f"{DATASETS[_DEFAULT].page} into {safe_text(data_dir(config))}, or set --data-dir to where it is"
         )
         return digits_origin()

@@ -1,4 +1,4 @@
-"""Find images of a split that are copies of images in another split, or of a run's training images."""
+"""Find images of a split that are also in another split, or among the training images of a run."""
 
 import json
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def copies_notice(dataset: Dataset) -> str | None:
     """Notice before training if images occur more than once."""
     if (digests := dataset.train.store.pixel_digests) is None:
         why = "a streamed folder is not read before training" if dataset.is_streamed else "an earlier version packed the file"
-        return f"images in two splits: not checked, since {why}"
+        return f"copies of images in several splits: not checked, because {why}"
     pairs = (("test", "train"), ("val", "train"), ("test", "val"))
     splits = dataset.splits
     lines = [
@@ -72,8 +72,8 @@ def copies_notice(dataset: Dataset) -> str | None:
         if {name, other} <= splits.keys() and (line := _pair_notice(name, splits[name], other, splits[other]))
     ]
     if dataset.split_made and dataset.split_rule == BY_PIXELS and (number := len(digests) - len(np.unique(digests))):
-        repeat = "repeats another" if number == 1 else "repeat others"
-        lines.append(f"{number:,} of the {counted(len(digests), 'image')} {repeat}: copies are kept in one split")
+        repeat = "is a copy of another" if number == 1 else "are copies of others"
+        lines.append(f"{number:,} of the {counted(len(digests), 'image')} {repeat}; copies are kept in one split")
     return "\n".join(lines) or None
 
 

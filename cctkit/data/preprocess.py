@@ -152,11 +152,11 @@ def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PI
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise BadImageError("no regular file")
+            raise BadImageError("not a regular file")
         with Image.open(path, formats=formats()) as image:
             if image.width * image.height > max_pixels:
                 raise BadImageError(
-                    f"{image.width}x{image.height} pixels, at most {max_pixels:,} are read; raise --max-pixels if it is meant"
+                    f"{image.width}x{image.height} pixels, expected at most {max_pixels:,}; raise --max-pixels to read it"
                 )
             if least_side is not None:
                 image.draft(None, (least_side, least_side))  # in the mode that it has
@@ -165,9 +165,9 @@ def decode(path: str, *, least_side: int | None = None, max_pixels: int = MAX_PI
     except BadImageError:
         raise
     except UnidentifiedImageError as error:
-        raise BadImageError("no image of a known format") from error
+        raise BadImageError("not an image in a supported format") from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"more than {max_pixels:,} pixels; raise --max-pixels if it is meant") from error
+        raise BadImageError(f"more than {max_pixels:,} pixels; raise --max-pixels to read it") from error
     except OSError as error:
         raise BadImageError(safe_text(error.strerror or error)) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
@@ -181,14 +181,14 @@ def peek(path: str) -> tuple[Size, bool]:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise BadImageError("no regular file")
+            raise BadImageError("not a regular file")
         with Image.open(path, formats=formats()) as image:
             deep = image.mode.startswith("I") or _has_16_bits(image)  # before the EXIF data of a PNG loads its pixels
             turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
             size = (image.width, image.height) if turned else (image.height, image.width)
             return size, deep or image.format in _WITH_PAGES - {"PNG"}
     except Exception as error:
-        raise BadImageError("no image of a known format") from error
+        raise BadImageError("not an image in a supported format") from error
 
 
 def _decoded(image: Image.Image, path: str) -> DecodedImage:
@@ -198,7 +198,7 @@ def _decoded(image: Image.Image, path: str) -> DecodedImage:
         raise BadImageError("image file is truncated (it ends before its last row)")
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
-        raise BadImageError("floating-point pixels, whose range is not known")
+        raise BadImageError("floating-point pixels of unknown range")
     pixels, peak = _of_deep_grey(image) if image.mode.startswith("I") else (_rgb(image), None)
     if has_16_bits and peak is None:  # Pillow keeps the upper byte of colours alone
         peak = int(pixels.max()) * 256 + 255
@@ -218,7 +218,7 @@ def _of_deep_grey(image: Image.Image) -> tuple[Pixels, int]:
     values = np.asarray(image)
     least, peak = int(values.min()), int(values.max())
     if least < 0 or peak > _DEEPEST:
-        raise BadImageError(f"pixels of {least:,} to {peak:,}, expected 0 to {_DEEPEST:,}")
+        raise BadImageError(f"pixel values of {least:,} to {peak:,}, expected 0 to {_DEEPEST:,}")
     grey = (values // 256).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2), peak
 

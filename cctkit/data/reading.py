@@ -92,7 +92,7 @@ def _of_workers(parts: _Parts, workers: int) -> Generator[Tensor]:
         if not _worker_died(str(error)):
             raise
         raise ResourceError(
-            "a loader worker died, most likely for want of shared memory",
+            "a loader worker died, most likely because shared memory ran out",
             "/dev/shm",
             "use --workers 0, or raise the limit (--shm-size)",
         ) from error

@@ -1,4 +1,4 @@
-"""The common form of every format: images that can be read one by one, with class, role and id."""
+"""Images of any origin, read one by one, with class, role and id."""
 
 import hashlib
 from array import array

@@ -1,4 +1,4 @@
-"""The splits that are made here, and the statistics of a split, as functions of a data set and some of its rows."""
+"""Make stratified splits; compute mean and standard deviation of a split."""
 
 import math
 from collections import Counter
@@ -19,23 +19,24 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Channels = tuple[float, float, float]
 
 BY_FILE, BY_PIXELS = 1, 2
-"""The rules of a split: each file is drawn for itself, as all were at first; or all copies of an image go to one side."""
+"""Rules of a split: files are drawn independently (as in earlier versions), or copies of an image stay in one split."""
 
-_LEAST_STD = 1 / 255  # of a channel that hardly varies: dividing by less would blow up its noise
+_LEAST_STD = 1 / 255  # for channels that hardly vary: dividing by less would amplify noise
 _PIECE = 2**16  # images whose statistics are in memory at a time
 
 
 def stratified_split(
     store: Packed | Streamed, rows: Labels, share: float, seed: tuple[int, int], where: str, *, rule: int
 ) -> tuple[Labels, Labels]:
-    """`rows` without and with a stratified `share`: of every class the same fraction, at least one image on each side.
+    """Split `rows` into two parts, the second with the fraction `share` of every class; each part has at least one image.
 
-    The images are drawn in the order of their pixels' digests, so that the split is a function of the fingerprint and the
-    seed: files that are renamed or moved, and archives of the same images, are split alike. Those of a streamed folder are
-    drawn in the order of their ids' digests. By the rule BY_PIXELS all copies of an image, whatever their classes, come to
-    one side: see `_draw_groups`. A class without copies is drawn as by BY_FILE.
+    Images are drawn in the order of their digests, so the split only depends on the fingerprint and the seed: renamed or
+    moved files and archives of the same images are split alike. In a streamed folder the digests are those of the ids.
 
-    Raises: UserError where a class has only one image, or copies alone that cannot be on both sides.
+    rule: with BY_PIXELS, copies of an image stay in one part, whatever their classes (see `_draw_groups`); classes without
+    copies are drawn as with BY_FILE.
+
+    Raises: UserError if a class has only one image, or only copies that cannot be in both parts.
     """
     generator = np.random.default_rng(seed)
     groups = Groups.among(rows, store.pixel_digests) if rule == BY_PIXELS and store.pixel_digests is not None else None
@@ -66,9 +67,12 @@ def stratified_split(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Drawn:
-    """A class in which images have copies: how many it has and how many to take, and what can be taken, in the order drawn.
+    """A class in which some images have copies, and its images in the order in which they are drawn.
 
-    rows (u,): each image without a copy and the first image of each group; groups (u,): of these rows, -1 without a copy.
+    total: number of images.
+    number: how many of them to draw.
+    rows: (u,), each image without a copy, and the first image of each group.
+    groups: (u,), the group of each of `rows`, -1 without a copy.
     """
 
     name: str
@@ -80,7 +84,12 @@ class _Drawn:
 
     @classmethod
     def of(cls, name: str, label: int, ordered: Labels, of_groups: Any, drawn: Labels, number: int) -> "_Drawn":
-        """ordered, of_groups (n,): its rows in the order of their digests, and their groups; drawn (n,): places in these."""
+        """Collect what can be drawn.
+
+        ordered: (n,), the rows of the class in the order of their digests.
+        of_groups: (n,), their groups.
+        drawn: (n,), permutation of positions in `ordered`.
+        """
         copied = np.flatnonzero(of_groups >= 0)
         can_be_taken = of_groups < 0
         can_be_taken[copied[np.unique(of_groups[copied], return_index=True)[1]]] = True
@@ -90,13 +99,13 @@ class _Drawn:
 
 
 def _draw_groups(classes: list[_Drawn], groups: Groups, labels: Labels, is_second: Flags, where: str) -> None:
-    """Draw the classes in which images have copies, the smallest first: others decide least for it.
+    """Draw from the classes in which images have copies, starting with the smallest.
 
-    Each takes images, and groups of them, as they were drawn, while that brings it and the other classes of a group nearer
-    to their numbers. No class is left without an image in the first part; one without any in the second, since others have
-    decided about all of its images, takes the group that does least harm.
+    A class draws images and groups in order, while that brings it and the other classes of a group closer to their numbers.
+    Every class keeps an image in the first part. If a class has none in the second part, because other classes have decided
+    about all of its groups, it draws the group that changes the numbers least.
 
-    Raises: UserError where that is not possible.
+    Raises: UserError if that is impossible.
     """
     number = {each.label: each.number for each in classes}
     total = {each.label: each.total for each in classes}
@@ -104,7 +113,7 @@ def _draw_groups(classes: list[_Drawn], groups: Groups, labels: Labels, is_secon
     decided = np.zeros(len(groups.starts) - 1, dtype=bool)
 
     def harm(group: int) -> float:
-        """By how much the classes go further from their numbers, as a sum of squares, if this group is taken."""
+        """Increase of the squared distance of all classes from their numbers if this group is drawn."""
         counts = Counter(labels[groups.members(group)].tolist())
         if any(taken[label] + count >= total[label] for label, count in counts.items()):
             return math.inf
@@ -125,33 +134,35 @@ def _draw_groups(classes: list[_Drawn], groups: Groups, labels: Labels, is_secon
             elif not decided[group] and harm(group) < 0:
                 take(groups.members(group))
         decided[each.groups[each.groups >= 0]] = True
-        if taken[each.label] == 0:  # then all of its images have copies: one without would have been taken
+        if taken[each.label] == 0:  # all of its images have copies: others would have been drawn
             best = min(each.groups.tolist(), key=harm)
             if harm(best) == math.inf:
                 raise UserError(
-                    f"class '{safe_text(each.name)}' cannot be split: its images are copies of one, or of other classes'",
+                    f"class '{safe_text(each.name)}' cannot be split: its images are copies of each other or of other classes",
                     where,
-                    "add images to it, or make the split yourself: train/CLASS/* and test/CLASS/*",
+                    "add images to it, or split the folder yourself: train/CLASS/* and test/CLASS/*",
                 )
             take(groups.members(best))
 
 
 def rule_of(dataset: Mapping[str, Any], where: str) -> int:
-    """The rule by which a run has split its images, from what its files tell of the data set.
+    """The rule by which a run split its data set.
 
-    Raises: UserError where it is none that this version knows.
+    dataset: what the run's files say about the data set.
+
+    Raises: UserError if this version does not support the rule.
     """
     rule = dataset.get("split_rule", BY_FILE)
     if type(rule) is not int or rule not in (BY_FILE, BY_PIXELS):
-        raise UserError(f"the images were split by rule {safe_text(repr(rule), 40)}, this version knows 1 and 2", where)
+        raise UserError(f"the images were split by rule {safe_text(repr(rule), 40)}, this version supports 1 and 2", where)
     return rule
 
 
 def statistics(packed: Packed, rows: Labels) -> tuple[Channels, Channels]:
-    """Mean and standard deviation of the channels over all pixels of these images, of values in 0 to 1."""
+    """Per-channel mean and standard deviation of these images, of values in 0 to 1."""
     pixels = len(rows) * packed.image_size[0] * packed.image_size[1]
     pieces = (rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE))
-    total = sum((packed.sums[some].sum(axis=0) for some in pieces), start=np.zeros(6)) / pixels  # exact: whole numbers
+    total = sum((packed.sums[some].sum(axis=0) for some in pieces), start=np.zeros(6)) / pixels  # exact: integers
     mean = total[:3] / 255
     std = np.sqrt(np.maximum(total[3:] / 255**2 - mean**2, _LEAST_STD**2))
     return _three(mean), _three(std)

@@ -1,8 +1,8 @@
-"""A folder whose images are decoded each time they are needed: for one that is too large to pack.
+"""A folder whose images are decoded each time they are used, because it is too large to pack.
 
-Its *fingerprint* cannot be of pixels, since nothing is read before training: it is of the files' roles, class names, paths
-inside the folder and lengths in bytes (`Origin.listing`). So it is the same wherever the folder is copied to, whatever the
-times of its files; it does not see a file that changes and keeps its length, and never equals that of the packed folder.
+Its *fingerprint* covers the files' roles, class names, relative paths and sizes (`Origin.listing`), since no pixels are read
+before training. It does not depend on the location and the file times, does not notice a changed file of the same size, and
+never equals that of the packed folder.
 """
 
 import os
@@ -21,17 +21,17 @@ from cctkit.data.source import BadImageError, Labels, Origin, Progress, Roles, c
 from cctkit.text import safe_text
 
 _KIND = "files:"
-_MARGIN = 8 / 7  # 256 pixels for 224: a crop of 80% of the area, the least by default, then has the model's pixels or more
+_MARGIN = 8 / 7  # 256 pixels for 224: a crop of 80% of the area (the default minimum) is then not upsampled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Streamed:
-    """M images of a folder, none of them read yet.
+    """M images of a folder, which are not read yet.
 
     preprocess: how `take` reads an image.
     labels, roles: (M,).
     order: int64 (M,), the first 8 bytes of the digest of each id, by which splits are made.
-    seen: what a sample of the files shows.
+    seen: properties of a sample of the images.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Streamed:
 
     @property
     def image_size(self) -> Size:
-        """(height, width) of what `take` gives."""
+        """(height, width) of what `take` returns."""
         return self.preprocess.stored_size
 
     @property
@@ -57,9 +57,9 @@ class Streamed:
         return self.preprocess.resize_mode
 
     def take(self, rows: Labels) -> Tensor:
-        """These images: uint8 (b, 3, H, W), as packing would store them, except for `reduce_jpeg`.
+        """Decode these images: uint8 (b, 3, H, W), as packing would store them, except for `reduce_jpeg`.
 
-        Raises: UserError naming those that are broken.
+        Raises: UserError naming the broken images.
         """
         images = np.empty((len(rows), 3, *self.image_size), dtype=np.uint8)
         bad = []
@@ -70,7 +70,7 @@ class Streamed:
                 except BadImageError as error:
                     bad.append(f"{safe_text(self.all_ids[int(i)])}: {safe_text(error)}")
         check_broken(
-            bad, self.place, remedy="mend or remove what is broken, and begin anew; packing, without --stream, finds all"
+            bad, self.place, remedy="fix or remove them, and start again; packing (without --stream) finds all broken images"
         )
         return torch.from_numpy(images)
 
@@ -79,13 +79,16 @@ class Streamed:
         return [self.all_ids[int(i)] for i in rows]
 
     def for_training(self, *, margin: bool) -> "Streamed":
-        """The same images read as fast as may be; with a margin around the model's size, for a random crop that is resized."""
+        """The same images, decoded faster.
+
+        margin: read them larger than the model's input, for random crops that are resized.
+        """
         height, width = (round(side * _MARGIN) if margin else side for side in self.image_size)
         return replace(self, preprocess=replace(self.preprocess, stored_size=(height, width), reduce_jpeg=True))
 
 
 def open_streamed(origin: Origin, preprocess: Preprocess, progress: Progress) -> Streamed:
-    """The images of a folder, to be read as `preprocess` says."""
+    """List the images of a folder without reading them."""
     assert origin.listing is not None
     assert origin.place is not None
     source = origin.load(progress)
@@ -105,5 +108,5 @@ def open_streamed(origin: Origin, preprocess: Preprocess, progress: Progress) ->
 
 
 def is_of_streamed(fingerprint: str) -> bool:
-    """Whether this is the fingerprint of a folder that was streamed."""
+    """Whether this is the fingerprint of a streamed folder."""
     return fingerprint.startswith(_KIND)

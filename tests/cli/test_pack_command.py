@@ -45,7 +45,7 @@ def test_json_describes_the_packed_file(folder: Path, tmp_path: Path, capsys: py
     assert not output.exists()
     assert run(["pack", str(folder), "-o", str(output), "--skip-bad", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["skipped"] == ["train/cat/bad.png: no image of a known format"]
+    assert told["skipped"] == ["train/cat/bad.png: not an image in a supported format"]
     assert (told["num_images"], told["num_classes"], told["image_size"]) == (20, 2, [32, 32])
     assert told["bytes"] == output.stat().st_size
     assert told["fingerprint"] == load_dataset(DataConfig(dataset=str(output))).fingerprint

@@ -207,7 +207,7 @@ def test_a_binary_batch_that_is_cut_is_a_clear_error(tmp_path: Path, monkeypatch
     install(monkeypatch, tmp_path, "binary folder")
     path = tmp_path / "cifar-100-binary" / "test.bin"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="no multiple of 3074"):
+    with pytest.raises(UserError, match="not a multiple of 3074"):
         load(tmp_path)
 
 
@@ -236,7 +236,7 @@ def test_a_link_or_device_in_the_place_of_a_batch_is_refused(
         member.type, member.linkname = kind, "/etc/passwd"
         out.addfile(member)
     use(monkeypatch, archive, path)
-    with pytest.raises(UserError, match="no plain file"):
+    with pytest.raises(UserError, match="not a regular file"):
         load(tmp_path)
 
 

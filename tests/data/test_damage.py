@@ -119,7 +119,7 @@ def test_zeroed_test_images_are_found_in_evaluation(whole: Path, tmp_path: Path)
     file = packed_digits()
     zero(file)
     config = EvalConfig(data=DataConfig(), device="cpu")
-    with pytest.raises(DamagedError, match="run it again, and the images are packed anew"):
+    with pytest.raises(DamagedError, match="rerun the command to pack the images again"):
         evaluate_source(tmp_path / "run", config, notify=lambda _: None, progress=lambda *_: None)
     assert not file.exists()
     result = evaluate_source(tmp_path / "run", config, notify=lambda _: None, progress=lambda *_: None)
@@ -219,7 +219,7 @@ def test_a_file_that_is_cut_off_while_it_is_mapped_ends_no_process(packed: Path)
     for use in (lambda: read(data.train), lambda: data.on("meta", most_bytes=1e9)):
         with pytest.raises(DamagedError, match=r"the packed file has 6,000 bytes, expected \d"):
             use()
-    with pytest.raises(UserError, match="no packed data set, or a damaged one"):
+    with pytest.raises(UserError, match="not a packed data set, or a damaged one"):
         load(packed)
 
 
@@ -233,7 +233,7 @@ def test_a_packed_file_of_an_earlier_version_is_used_and_said_to_be_unverified_o
     said: list[str] = []
     evaluate_source(tmp_path / "run", EvalConfig(data=DataConfig(), device="cpu"), notify=said.append, progress=lambda *_: None)
     assert [text for text in said if "not verified" in text] == [
-        f"{packed} has no checksums, since an earlier version wrote it: not verified"
+        f"{packed} has no checksums (an earlier version wrote it): not verified"
     ]
 
 

@@ -142,7 +142,7 @@ def test_a_part_of_another_file_is_found_out_and_removed(url: str, tmp_path: Pat
 def test_a_server_that_continues_elsewhere_is_refused(url: str, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT[:1000])
     Handler.range_offset = 1
-    with pytest.raises(UserError, match="does not continue where it was asked to"):
+    with pytest.raises(UserError, match="did not resume at the requested byte"):
         fetch(url, tmp_path / "file")
     assert names(tmp_path) == []
 

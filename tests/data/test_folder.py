@@ -51,7 +51,7 @@ def test_val_chooses_and_test_reports_where_both_are_there(tmp_path: Path) -> No
         write_images(tmp_path / side, {"cat": number, "dog": number})
     data = load(tmp_path)
     assert (len(data.train), len(data.val), len(data.test)) == (8, 4, 6)
-    with pytest.raises(UserError, match="validation folder already"):
+    with pytest.raises(UserError, match="already has a validation folder"):
         load(tmp_path, val_fraction=0.1)
 
 
@@ -83,18 +83,18 @@ def test_hidden_files_other_files_and_nested_folders_are_told_apart(tmp_path: Pa
     [
         ({}, "no image"),
         ({"": {"cat": 3}}, "only one class"),
-        ({"": {"cat": 3, "dog": 0}}, "no image of 1 class: 'dog'"),
-        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 0}}, "no image in test of 1 class: 'dog'"),
-        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2}}, "test lacks 1 class of another part: 'dog'"),
-        ({"train": {"cat": 2}, "test": {"cat": 2, "dog": 2}}, "train lacks 1 class of another part: 'dog'"),
+        ({"": {"cat": 3, "dog": 0}}, "1 class without images: 'dog'"),
+        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 0}}, "1 class without images in test: 'dog'"),
+        ({"train": {"cat": 2, "dog": 2}, "test": {"cat": 2}}, "1 class missing in test but present in another split: 'dog'"),
+        ({"train": {"cat": 2}, "test": {"cat": 2, "dog": 2}}, "1 class missing in train but present in another split: 'dog'"),
         (
             {"train": {"cat": 2, "dog": 2}, "val": {"cat": 2}, "test": {"cat": 2, "dog": 2}},
-            "val lacks 1 class of another part: 'dog'",
+            "1 class missing in val but present in another split: 'dog'",
         ),
         ({"test": {"cat": 2, "dog": 2}, "val": {"cat": 2, "dog": 2}}, "no train/"),
-        ({"train": {"cat": 2, "dog": 2}, "tset": {"cat": 2, "dog": 2}}, "neither split nor classes"),
+        ({"train": {"cat": 2, "dog": 2}, "tset": {"cat": 2, "dog": 2}}, "neither splits nor classes"),
         ({"": {"cat": 3, "dog": 1}}, "'dog' has 1 image to split"),
-        ({"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}, "valid": {"a": 1, "b": 1}}, "more than one of val/"),
+        ({"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}, "valid": {"a": 1, "b": 1}}, "val/ and valid/ are the same split"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, sides: dict[str, dict[str, int]], words: str) -> None:
@@ -161,7 +161,7 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "", "\0", "x" * 5000, "a\x1bb"])
 def test_a_name_of_nothing_is_an_error(name: str) -> None:
-    with pytest.raises(UserError, match=r"no such folder|no character of a name") as caught:
+    with pytest.raises(UserError, match=r"no such folder|a NUL character") as caught:
         load_dataset(DataConfig(dataset=name))
     assert str(caught.value).isprintable()
 
@@ -206,9 +206,9 @@ def test_files_that_are_none_are_broken_images(tmp_path: Path) -> None:
     data = load(tmp_path, skip_bad=True)
     assert data.skipped == (
         "cat/link.png: No such file or directory",
-        "cat/pipe.png: no regular file",
-        "cat/zeros.png: no regular file",
-        "dog/empty.png: no image of a known format",
+        "cat/pipe.png: not a regular file",
+        "cat/zeros.png: not a regular file",
+        "dog/empty.png: not an image in a supported format",
     )
 
 

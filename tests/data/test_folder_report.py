@@ -21,32 +21,32 @@ from tests.data.messy import messy_folder
 
 MESSY = """\
 data: {place}
-  images: 88 to train on and 15 to test on; Train/ is train, Testing/ is test
+  images: 88 train, 15 test; Train/ is train, Testing/ is test
   classes: 3, of 6 ('bird') to 69 images ('cat')
   sizes: 320x240 (78), 160x120 (6), 80x60 (4) and 11 more; from 80x60 to
     320x240, width x height
-  read as: centre cut and shrunk to 32x32; --image-size 128 keeps more
-  warning: the largest class has 12 times the images of the smallest: a high
-    accuracy can hide that of the small ones
-  warning: 3 images of 16 bits with no value above 4,095 of 65,535: nearly
-    black; scale the values to 0 to 65,535, or save them with 8 bits:
+  preprocessing: center-cropped and downsampled to 32x32; --image-size 128 keeps
+    more
+  warning: class imbalance, 12 to 1: the accuracy can be high even if small
+    classes are not recognised
+  warning: 3 images with 16 bits but no value above 4,095 of 65,535: nearly
+    black; rescale them to 0 to 65,535, or save them with 8 bits:
     Train/dog/scan0.tif, Train/dog/scan1.tif, Train/dog/scan2.tif
-  warning: 8 images of formats that are not read (.heic 7, .jp2 1); convert them
-    to PNG or JPEG: Train/cat/phone0.heic, Train/cat/phone1.heic,
+  warning: 8 images in unsupported formats (.heic 7, .jp2 1); convert them to
+    PNG or JPEG: Train/cat/phone0.heic, Train/cat/phone1.heic,
     Train/cat/phone2.heic, Train/cat/phone3.heic, ...
-  warning: 2 links not followed: to a folder above it, or to one that is read
-    under another class; remove it, or copy what it is to hold: Train/cat/all,
-    Train/cat/more
-  warning: 1 image in no class folder; move them into the folder of their class:
-    Train/lost.png
-  ignored: 4 broken images left out
+  warning: 2 links not followed, to a parent folder or another class; copy the
+    images, or remove the link: Train/cat/all, Train/cat/more
+  warning: 1 image outside the class folders; move images into the folder of
+    their class: Train/lost.png
+  ignored: 4 broken images skipped
     Train/cat/cut.jpg: image file is truncated (9 bytes not processed)
-    Train/cat/deep.tif: pixels of 70,000 to 70,000, expected 0 to 65,535
+    Train/cat/deep.tif: pixel values of 70,000 to 70,000, expected 0 to 65,535
     Train/cat/short.png: image file is truncated (it ends before its last row)
-    Train/dog/text.png: no image of a known format
-  ignored: 1 file with further pages or frames: the first of each is read:
+    Train/dog/text.png: not an image in a supported format
+  ignored: 1 file with several pages or frames: only the first is read:
     Train/cat/stack.tif
-  ignored: 1 folder beside the parts: annotations
+  ignored: 1 folder beside the splits: annotations
   ignored: 2 other files (.csv 1, .txt 1): Train/labels.csv, Train/readme.txt
   ignored: 1 hidden file or folder: Train/.hidden"""
 
@@ -93,8 +93,8 @@ def test_a_report_counts_what_it_finds_by_kind_and_the_images_by_split(messy: Pa
 
 def test_a_streamed_folder_is_told_of_by_some_of_its_images(messy: Path) -> None:
     found = lines(load(messy, stream=True))
-    assert any("images looked at, 320x240 (" in each for each in found)
-    assert any("1 file with further pages" in each for each in found)
+    assert any("in a sample of " in each for each in found)
+    assert any("1 file with several pages" in each for each in found)
 
 
 def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FaultsError) as caught:
         load_dataset(DataConfig(dataset=str(folder)), notify=said.append)
     message = str(caught.value)
-    assert "no image in train of 1 class: 'empty'" in message
-    assert "test lacks 2 classes of another part: 'bird'; 'empty'" in message
-    assert "29 broken images: Train/bird/bad00.png: no image of a known format; " in message
+    assert "1 class without images in train: 'empty'" in message
+    assert "2 classes missing in test but present in another split: 'bird'; 'empty'" in message
+    assert "29 broken images: Train/bird/bad00.png: not an image in a supported format; " in message
     assert "\n" not in message
     text = "\n".join(said)
     assert text.count("Train/bird/bad") == 20
@@ -121,9 +121,9 @@ def test_a_class_whose_images_cannot_be_read_is_told_with_the_reason(tmp_path: P
     write_images(tmp_path, {"cat": 4, "dog": 4, "fox": 0})
     (tmp_path / "fox" / "a.heic").write_bytes(b"x")
     said: list[str] = []
-    with pytest.raises(FaultsError, match="no image of 1 class: 'fox'"):
+    with pytest.raises(FaultsError, match="1 class without images: 'fox'"):
         load_dataset(DataConfig(dataset=str(tmp_path)), notify=said.append)
-    assert "1 image of formats that are not read (.heic 1); convert them to PNG or JPEG: fox/a.heic" in "\n".join(said)
+    assert "1 image in unsupported formats (.heic 1); convert them to PNG or JPEG: fox/a.heic" in "\n".join(said)
 
 
 def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
@@ -133,7 +133,7 @@ def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
     write_images(tmp_path / "test", {"cat": 4})
     (tmp_path / "test" / "cat" / "bad.png").write_bytes(b"")
     where = DataConfig(dataset=str(tmp_path))
-    with pytest.raises(FaultsError, match=r"test lacks 1 class .* 1 broken image: test/cat/bad\.png"):
+    with pytest.raises(FaultsError, match=r"1 class missing in test .* 1 broken image: test/cat/bad\.png"):
         load_dataset(where)
     monkeypatch.setattr("cctkit.data.report.faults._LONGEST_S", -1.0)
     with pytest.raises(FaultsError) as caught:
@@ -144,14 +144,14 @@ def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
         if what.startswith("reading images"):
             raise StoppedError(2)
 
-    with pytest.raises(StoppedError, match=r"stopped; so far found in .*: test lacks 1 class of another part: 'dog'"):
+    with pytest.raises(StoppedError, match=r"stopped; found so far in .*: 1 class missing in test"):
         load_dataset(where, progress=stop)
 
 
 def test_faults_come_whole_out_of_another_process() -> None:
-    faults = [Finding.of("broken", "fault", "1 broken image", ["a"], remedy="mend it")]
+    faults = [Finding.of("broken", "fault", "1 broken image", ["a"], remedy="fix it")]
     error = pickle.loads(pickle.dumps(FaultsError(faults, "here")))
-    assert (error.what, error.where, error.remedy, error.faults) == ("1 broken image: a", "here", "mend it", tuple(faults))
+    assert (error.what, error.where, error.remedy, error.faults) == ("1 broken image: a", "here", "fix it", tuple(faults))
 
 
 def test_a_link_to_a_folder_above_or_of_another_class_is_not_followed(tmp_path: Path) -> None:
@@ -211,54 +211,54 @@ def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", [("Train", "Test"), ("train", "test"), ("training", "Validation", "testing")])
 def test_parts_without_folders_of_classes_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     write_images(tmp_path, dict.fromkeys(names, 4))
-    with pytest.raises(UserError, match="is a part by its name, and has images, but no folders of classes"):
+    with pytest.raises(UserError, match="has the name of a split, but images and no class folders"):
         load(tmp_path)
 
 
 def test_test_images_without_classes_are_no_class_beside_a_train_folder_of_classes(tmp_path: Path) -> None:
     write_images(tmp_path, {"Test": 4})
     write_images(tmp_path / "Train", {"cat": 4, "dog": 4})
-    with pytest.raises(UserError, match="Train/ holds folders, Test/ is one of images"):
+    with pytest.raises(UserError, match="Train/ has folders and Test/ has images"):
         load(tmp_path)
     write_images(tmp_path / "Valid", {"cat": 4, "dog": 4})
     data = load(tmp_path)
     assert data.class_names == ("cat", "dog")
-    assert "1 folder beside the parts: Test" in "\n".join(lines(data))
+    assert "1 folder beside the splits: Test" in "\n".join(lines(data))
 
 
 def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
     for name in ("Train", "training", "Test"):
         write_images(tmp_path / name, {"cat": 2, "dog": 2})
-    with pytest.raises(UserError, match="more than one of Train/, training/"):
+    with pytest.raises(UserError, match="Train/ and training/ are the same split"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("size", "config", "words"),
     [
-        ((40, 30), {}, "centre cut and enlarged to 32x32"),
-        ((40, 30), {"resize_mode": "squash"}, "squashed and brought to 32x32"),
-        ((90, 60), {}, "centre cut and shrunk to 32x32"),
-        ((64, 64), {}, "shrunk to 32x32; --image-size 64 keeps more"),
-        ((64, 64), {"image_size": (32, 32)}, "shrunk to 32x32"),
-        ((32, 32), {}, "32x32, as they are"),
-        ((32, 32), {"image_size": (64, 64)}, "32x32, as they are, then enlarged to 64x64"),
-        ((8, 8), {}, "enlarged to 32x32"),
-        ((48, 32), {"image_size": (16, 24)}, "shrunk to 16x24 (height x width)"),
+        ((40, 30), {}, "center-cropped and upsampled to 32x32"),
+        ((40, 30), {"resize_mode": "squash"}, "squashed and resized to 32x32"),
+        ((90, 60), {}, "center-cropped and downsampled to 32x32"),
+        ((64, 64), {}, "downsampled to 32x32; --image-size 64 keeps more"),
+        ((64, 64), {"image_size": (32, 32)}, "downsampled to 32x32"),
+        ((32, 32), {}, "32x32, not resized"),
+        ((32, 32), {"image_size": (64, 64)}, "32x32, not resized, then upsampled to 64x64"),
+        ((8, 8), {}, "upsampled to 32x32"),
+        ((48, 32), {"image_size": (16, 24)}, "downsampled to 16x24 (height x width)"),
     ],
 )
 def test_what_is_done_with_the_pixels_is_told(tmp_path: Path, size: tuple[int, int], config: Any, words: str) -> None:
     write_images(tmp_path, {"cat": 5, "dog": 5}, size=size)
     data = load(tmp_path, **config)
-    assert line(data, "read as") == words
+    assert line(data, "preprocessing") == words
     assert line(data, "sizes") == f"all {size[0]}x{size[1]}"
 
 
 def test_classes_of_like_size_are_no_warning_and_ten_to_one_is(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 2, "dog": 19})
     write_images(tmp_path / "b", {"cat": 2, "dog": 20})
-    assert not any("times the images" in each for each in lines(load(tmp_path / "a")))
-    assert any("10 times the images" in each for each in lines(load(tmp_path / "b")))
+    assert not any("class imbalance" in each for each in lines(load(tmp_path / "a")))
+    assert any("class imbalance, 10 to 1" in each for each in lines(load(tmp_path / "b")))
 
 
 def test_sixteen_bits_that_are_used_are_no_warning(tmp_path: Path) -> None:
@@ -270,6 +270,4 @@ def test_sixteen_bits_that_are_used_are_no_warning(tmp_path: Path) -> None:
 
 def test_a_named_data_set_is_told_of_in_a_line() -> None:
     (told,) = lines(load_dataset(DataConfig(dataset="digits", image_size=(8, 8))))
-    assert told.startswith(
-        "data: digits, 1,438 to train on and 359 to test on, split here within each class; classes: 10, of 174"
-    )
+    assert told.startswith("data: digits, 1,438 train, 359 test (stratified split); classes: 10, of 174")

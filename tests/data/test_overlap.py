@@ -74,15 +74,16 @@ def test_without_copies_nothing_is_said(cache: Path, tmp_path: Path) -> None:
 def test_copies_that_a_split_has_kept_together_are_counted(cache: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 5, "dog": 5})
     Image.open(tmp_path / "a" / "cat" / "0.png").save(tmp_path / "a" / "cat" / "copy.bmp")
-    assert copies_notice(load(tmp_path / "a")) == "1 of the 11 images repeats another: copies are kept in one split"
+    assert copies_notice(load(tmp_path / "a")) == "1 of the 11 images is a copy of another; copies are kept in one split"
 
 
 def test_of_a_streamed_folder_and_an_older_packed_file_it_is_said_that_nothing_was_checked(cache: Path, parts: Path) -> None:
     streamed = load(parts, stream=True)
-    assert copies_notice(streamed) == "images in two splits: not checked, since a streamed folder is not read before training"
+    unknown = "copies of images in several splits: not checked, because "
+    assert copies_notice(streamed) == unknown + "a streamed folder is not read before training"
     pack_dataset(DataConfig(dataset=str(parts)), parts / "packed.safetensors")
     old = load(without_checksums(parts / "packed.safetensors"))
-    assert copies_notice(old) == "images in two splits: not checked, since an earlier version packed the file"
+    assert copies_notice(old) == unknown + "an earlier version packed the file"
     for dataset in (streamed, old):
         assert dataset.test is not None
         figures = copy_figures(dataset.test, dataset.train, np.ones(8, dtype=bool))
@@ -100,7 +101,7 @@ def test_an_older_packed_file_is_split_as_it_was_and_refused_where_copies_have_t
     assert new.test is not None
     assert (old.split_rule, new.split_rule) == (1, 2)
     assert old.test.ids() == new.test.ids()
-    with pytest.raises(UserError, match="pack them anew"):
+    with pytest.raises(UserError, match="pack them again"):
         load_dataset(DataConfig(dataset=str(packed)), split_rule=2)
 
 

@@ -115,16 +115,16 @@ def test_a_packed_file_is_itself_a_data_set(cache: Path, folder: Path) -> None:
     data = load(folder)
     again = load_dataset(DataConfig(dataset=str(next(cache.iterdir()))))
     assert (again.fingerprint, again.class_names, again.test.ids()) == (data.fingerprint, data.class_names, data.test.ids())
-    with pytest.raises(UserError, match="asked for"):
+    with pytest.raises(UserError, match="cannot be upsampled to 8x8"):
         load_dataset(DataConfig(dataset=str(next(cache.iterdir())), image_size=(8, 8)))
 
 
 def test_a_file_of_another_program_is_none(cache: Path, tmp_path: Path) -> None:
     save_file({"x": np.zeros(3)}, tmp_path / "weights.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
-    with pytest.raises(UserError, match="of another program"):
+    with pytest.raises(UserError, match="another program wrote it"):
         load(tmp_path / "weights.safetensors")
-    with pytest.raises(UserError, match="no packed data set"):
+    with pytest.raises(UserError, match="not a packed data set"):
         load(tmp_path / "text.safetensors")
 
 
@@ -137,21 +137,21 @@ def damage(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]]
     [
         (damage("labels", lambda labels: labels + 1), "label or role"),
         (damage("labels", lambda labels: labels - 1), "label or role"),
-        (damage("labels", lambda labels: labels[:-1]), "do not fit"),
-        (damage("labels", lambda labels: labels.astype(np.int32)), "do not fit"),
+        (damage("labels", lambda labels: labels[:-1]), "do not match"),
+        (damage("labels", lambda labels: labels.astype(np.int32)), "do not match"),
         (damage("roles", lambda roles: roles + 1), "label or role"),
         (damage("roles", lambda roles: roles - 4), "label or role"),
         (damage("roles", lambda roles: roles * 0 + 2), "no images to train on"),
         (damage("sums", lambda sums: sums * np.nan), "not finite"),
-        (damage("sums", lambda sums: sums[:, :5]), "do not fit"),
-        (damage("order", lambda order: order[1:]), "do not fit"),
+        (damage("sums", lambda sums: sums[:, :5]), "do not match"),
+        (damage("order", lambda order: order[1:]), "do not match"),
         (damage("id_offsets", lambda offsets: offsets + 1), "ids"),
         (damage("id_offsets", lambda offsets: np.append(offsets[:-1], 7)), "ids"),
         (damage("id_offsets", lambda offsets: np.concatenate([[0, 9, 5], offsets[3:]])), "ids"),
         (damage("ids", lambda ids: ids[:-1]), "ids"),
-        (damage("images", lambda images: images[:, :2]), "size that it says"),
-        (damage("images", lambda images: images[:-1]), "do not fit"),
-        (damage("images", lambda images: images.astype(np.int16)), "size that it says"),
+        (damage("images", lambda images: images[:, :2]), "size that the header says"),
+        (damage("images", lambda images: images[:-1]), "do not match"),
+        (damage("images", lambda images: images.astype(np.int16)), "size that the header says"),
         (lambda tensors: tensors.pop("skipped"), "skipped"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_header_that_cannot_be_relied_on_is_refused(cache: Path, folder: Path,
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     metadata[KEY] = json.dumps(json.loads(metadata[KEY]) | change)
     save_file(tensors, path, metadata)
-    with pytest.raises(UserError, match="no packed data set") as caught:
+    with pytest.raises(UserError, match="not a packed data set") as caught:
         open_packed(path)
     assert str(caught.value).isprintable()
 

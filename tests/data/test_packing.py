@@ -127,12 +127,12 @@ def test_images_of_other_sizes_are_found_once(tmp_path: Path, read: list[str], o
 def test_broken_images_are_found_once(folder: Path, cache: Path, tmp_path: Path, read: list[str]) -> None:
     for name in ("cat/7.png", "dog/99.png"):
         (folder / name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"2 broken images: cat/7\.png: no image of a known format"):
+    with pytest.raises(UserError, match=r"2 broken images: cat/7\.png: not an image in a supported format"):
         load(folder)
     before = len(read)
     data = load_dataset(DataConfig(dataset=str(folder), skip_bad=True))
     assert len(read) - before == 3  # the first one, and the broken ones for what is wrong with them
-    assert data.skipped == ("cat/7.png: no image of a known format", "dog/99.png: no image of a known format")
+    assert data.skipped == ("cat/7.png: not an image in a supported format", "dog/99.png: not an image in a supported format")
     assert len(data.train) + len(data.test) == 398
     assert pack(folder, tmp_path / "once", skip_bad=True, size=32) == next(cache.glob("*.safetensors")).read_bytes()
 
@@ -276,7 +276,7 @@ def test_who_waits_for_another_start_is_told_so_and_then_has_the_lock_alone(tmp_
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(hold, range(4)))
-    assert set(said) == {"waiting for another start that reads these images"}
+    assert set(said) == {"waiting for another process that packs these images"}
     assert names(tmp_path) == []
 
 

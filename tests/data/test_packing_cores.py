@@ -80,7 +80,7 @@ def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_k
         patch.setattr("cctkit.data.sources.folder.decode", dying)
         patch.setattr(decoding, "available_cores", lambda: 2)
         patch.setattr(decoding, "_ALONE_S", 0.0)
-        with pytest.raises(ResourceError, match="for want of memory"):
+        with pytest.raises(ResourceError, match="because memory ran out"):
             pack(folder, tmp_path / "packed")
     assert (tmp_path / "packed.part.rows").stat().st_size >= 64 + 64 * ROW.itemsize
     assert pack(folder, tmp_path / "packed") == pack(folder, tmp_path / "whole")

@@ -31,7 +31,7 @@ class Exploit:
 
 @pytest.mark.parametrize("payload", [Exploit(), {"data": Exploit()}, [1, 2], "text", open, np.zeros(3, dtype=object)])
 def test_a_pickle_that_holds_anything_else_is_refused_and_inert(payload: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no CIFAR batch"):
+    with pytest.raises(UserError, match="not a CIFAR batch"):
         unpickle(pickle.dumps(payload), "x")
     assert capsys.readouterr().out == ""
 
@@ -59,6 +59,6 @@ GIGABYTES = {
 def test_a_pickle_that_asks_for_gigabytes_gets_none(asked: str) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UserError, match="no CIFAR batch"):
+    with pytest.raises(UserError, match="not a CIFAR batch"):
         unpickle(GIGABYTES[asked], "x")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20  # kB

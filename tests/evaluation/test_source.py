@@ -76,7 +76,7 @@ def test_weights_without_a_digest_are_evaluated_and_said_to_be_unverified_once(t
     assert said == []
     strip_digest(weights)
     assert images_of(weights, tmp_path / "a", said=said) == seen
-    assert said == [f"{weights} has no checksums, since an earlier version wrote it: not verified"]
+    assert said == [f"{weights} has no checksums (an earlier version wrote it): not verified"]
 
 
 def test_damaged_weights_are_not_evaluated(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_damaged_weights_are_not_evaluated(tmp_path: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(UserError, match="the weights file is damaged: some of its bytes are not those that were written"):
+    with pytest.raises(UserError, match="the weights file is damaged: its bytes are not those that were written"):
         images_of(weights, tmp_path / "a")
 
 

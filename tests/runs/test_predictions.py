@@ -193,9 +193,9 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown name": ({"header": HEADER | {"digesu": "x"}}, "its metadata has an unknown digesu"),
     "a digest of other bytes": (
         {"header": HEADER | {"digest": "sha256:0"}},
-        "some of its bytes are not those that were written",
+        "its bytes are not those that were written",
     ),
-    "a digest that is no text": ({"header": HEADER | {"digest": None}}, "some of its bytes are not those that were written"),
+    "a digest that is no text": ({"header": HEADER | {"digest": None}}, "its bytes are not those that were written"),
     "no fingerprint": (
         {"header": {key: HEADER[key] for key in HEADER if key != "fingerprint"}},
         "its fingerprint is not a string",

@@ -164,7 +164,7 @@ def test_the_split_of_a_run_is_kept_with_it_and_parts_no_copies(twice: Path, tmp
     result, said = train(twice, tmp_path / "run", epochs=1)
     assert (result["num_images"], result["copies_in_train"]) == (8, 0)
     assert result["top1_percent_without_copies"] == result["top1_percent"]
-    assert any("20 of the 40 images repeat others: copies are kept in one split" in text for text in said)
+    assert any("20 of the 40 images are copies of others; copies are kept in one split" in text for text in said)
     env = json.loads((tmp_path / "run" / "env.json").read_text())
     assert env["dataset"]["split_rule"] == 2
     assert api.evaluate(tmp_path / "run" / "weights.safetensors", dataset=str(twice))["loss"] == result["loss"]
@@ -195,7 +195,7 @@ def test_a_rule_of_a_later_version_stops_a_resume(run: Path, tmp_path: Path) -> 
     env = json.loads((later / "env.json").read_text())
     env["dataset"]["split_rule"] = 3
     (later / "env.json").write_text(json.dumps(env))
-    with pytest.raises(UserError, match="rule 3, this version knows 1 and 2"):
+    with pytest.raises(UserError, match="rule 3, this version supports 1 and 2"):
         resume_run(later, {}, reporter=Notes(), stop=StopRequest())
 
 

@@ -27,7 +27,7 @@ from cctkit.data.workers import available_cores, start_worker
 from cctkit.errors import ResourceError
 
 _READING = "reading images"
-_ALONE_S = 0.5  # what takes no longer is not worth the start of other processes
+_ALONE_S = 0.5  # before other processes are started, which takes time
 _CHUNK = 64
 _CHUNK_BYTES = 2**21
 _CHUNKS_IN_FLIGHT = 3
@@ -177,9 +177,9 @@ def _pool(job: _Job, cores: int) -> Iterator[Callable[[range], Future[DecodedChu
         yield lambda numbers: pool.submit(work, numbers)
     except BrokenProcessPool as error:
         raise ResourceError(
-            "a process that reads images died, most likely for want of memory",
+            "a process that reads images died, most likely because memory ran out",
             job.source.place,
-            "run it again: it goes on from there",
+            "rerun the same command to resume",
         ) from error
     finally:
         stopped.set()

@@ -130,7 +130,7 @@ def partial_path(path: Path) -> Path:
 @contextlib.contextmanager
 def open_partial(path: Path, progress: Progress) -> Iterator[PartialFile]:
     """Lock and open the partial file `path`; wait while another process holds it."""
-    with locked(_lock_of(path), lambda: progress("waiting for another start that reads these images", 0, 1)):
+    with locked(_lock_of(path), lambda: progress("waiting for another process that packs these images", 0, 1)):
         begun = PartialFile(path)
         try:
             yield begun

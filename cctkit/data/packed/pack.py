@@ -49,7 +49,7 @@ def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, 
     with full_disk_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_partial(partial or partial_path(path), progress) as begun:
-            if path.exists():  # damaged, or another start was faster
+            if path.exists():  # damaged, or another process was faster
                 with contextlib.suppress(UserError):
                     packed = open_packed(path)
                     begun.remove()
@@ -134,7 +134,7 @@ def _decode_rest(begun: PartialFile, source: Source, preprocess: Preprocess, sta
     except StoppedError as stop:
         raise StoppedError(
             stop.signal_number,
-            f"stopped; {done:,} of {len(source.ids):,} images are read, and the next start goes on from there",
+            f"stopped after {done:,} of {len(source.ids):,} images; rerun the same command to resume",
         ) from stop
     finally:
         begun.commit()
@@ -149,4 +149,4 @@ def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
                 source.read(i)
         except BadImageError as error:
             return str(error)
-    return reasons.get(i, "it could not be read the first time")
+    return reasons.get(i, "it could not be read at first")

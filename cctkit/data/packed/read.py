@@ -136,11 +136,11 @@ class Packed:
             return DamagedError(what, where, "make the file again: cctkit pack")
         with contextlib.suppress(FileNotFoundError):
             try:
-                if os.path.samestat(os.stat(self.path), self.file):  # else another start was faster
+                if os.path.samestat(os.stat(self.path), self.file):  # else another process was faster
                     self.path.unlink()
-            except PermissionError:  # of others; or of Windows, which removes nothing that is mapped
+            except PermissionError:  # it belongs to another user, or on Windows is mapped
                 return DamagedError(what, where, "remove the file")
-        return DamagedError(what, where, "the file was removed: run it again, and the images are packed anew", dropped=True)
+        return DamagedError(what, where, "the file was removed; rerun the command to pack the images again", dropped=True)
 
     def ids(self, rows: Labels) -> list[str]:
         """The ids of some images."""
@@ -159,7 +159,7 @@ def open_packed(path: Path, *, is_cached: bool = False) -> Packed:
         with in_utf8(path) as readable, safe_open(readable, framework="pt") as file:
             metadata = file.metadata() or {}
             if KEY not in metadata:
-                raise ValueError("it is of another program")
+                raise ValueError("another program wrote it")
             header = json.loads(metadata[KEY])
             there = [name for name in DTYPES if header["schema_version"] >= SINCE.get(name, OLDEST_SCHEMA)]
             arrays = {name: file.get_tensor(name).numpy() for name in there}
@@ -169,9 +169,9 @@ def open_packed(path: Path, *, is_cached: bool = False) -> Packed:
         return replace(packed, is_cached=is_cached)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"this is no packed data set, or a damaged one: {safe_text(error)}",
+            f"not a packed data set, or a damaged one: {safe_text(error)}",
             safe_text(path),
-            "give --dataset a folder, a name, or a file made by cctkit pack",
+            "pass --dataset a folder, a name, or a file made by cctkit pack",
         ) from error
 
 
@@ -187,17 +187,17 @@ def _checked(
     Raises: ValueError, KeyError or TypeError.
     """
     if not OLDEST_SCHEMA <= header["schema_version"] <= SCHEMA:
-        raise ValueError(f"it is of version {header['schema_version']}, expected {OLDEST_SCHEMA} to {SCHEMA}")
+        raise ValueError(f"its schema version is {header['schema_version']}, expected {OLDEST_SCHEMA} to {SCHEMA}")
     class_names, size = header["class_names"], tuple(header["image_size"])
     texts = [header["name"], header["fingerprint"], *class_names]
     if not all(isinstance(text, str) for text in texts) or len(set(class_names)) < len(class_names):
-        raise ValueError("its names are no text, or not distinct")
+        raise ValueError("its names are not strings, or not distinct")
     if (
         header["resize_mode"] not in ("crop", "squash")
         or images.dtype != torch.uint8
         or images.shape != (len(images), 3, *size)
     ):
-        raise ValueError("its images are not of the size that it says")
+        raise ValueError("its images do not have the size that the header says")
     _check_arrays(arrays, len(images), len(class_names))
     skipped = arrays["skipped"].tobytes().decode()
     return Packed(
@@ -226,14 +226,14 @@ def _check_arrays(arrays: dict[str, np.ndarray[Any, Any]], number: int, num_clas
     shapes = {"sums": (number, 6), "id_offsets": (number + 1,)}
     shapes |= dict.fromkeys(("labels", "roles", "order", "checksums", "pixel_digests"), (number,))
     if any(each.dtype != DTYPES[name] or each.shape != shapes.get(name, (each.size,)) for name, each in arrays.items()):
-        raise ValueError("its tensors do not fit each other")
+        raise ValueError("the shapes of its tensors do not match")
     labels, roles, offsets = arrays["labels"], arrays["roles"], arrays["id_offsets"]
     if number == 0 or labels.min() < 0 or labels.max() >= num_classes or roles.min() < 0 or roles.max() >= len(ROLES):
         raise ValueError("a label or role is out of range")
     if not any((roles == ROLES.index(role)).any() for role in ("train", "all")):
         raise ValueError("it has no images to train on")
     if offsets[0] != 0 or offsets[-1] != arrays["ids"].size or (offsets[1:] < offsets[:-1]).any():
-        raise ValueError("its ids do not fit each other")
+        raise ValueError("the offsets of its ids are wrong")
     if not np.isfinite(arrays["sums"]).all():
         raise ValueError("its statistics are not finite")
 

@@ -1,4 +1,4 @@
-"""The format of a packed file as it is written: room for the header, the images, the small tensors, and the header last."""
+"""Write a packed file: the images, then the small tensors, and last the header, for which space is left at the start."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ _PIECE = 2**16  # images whose small tensors are in memory at a time
 
 
 def header_of(source: Source, size: Size, mode: str) -> dict[str, Any]:
-    """What the header will hold; the fingerprint is not known yet."""
+    """The header, with a placeholder for the fingerprint."""
     return {
         "schema_version": SCHEMA,
         "name": source.name,
@@ -34,7 +34,7 @@ def header_of(source: Source, size: Size, mode: str) -> dict[str, Any]:
 
 
 def images_at(header: dict[str, Any]) -> int:
-    """Where the images begin in the file."""
+    """Offset of the images in the file."""
     return 8 + _room(header)
 
 
@@ -44,7 +44,12 @@ def _room(header: dict[str, Any]) -> int:
 
 
 def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, Any], skipped: str) -> None:
-    """All but the images, after which `file` stands; rows: of every image of `source`, the good ones being in the file."""
+    """Write everything but the images.
+
+    file: positioned after the images.
+    rows: (M,) of ROW, for every image of `source`; the good ones are in the file.
+    skipped: the broken images, one per line.
+    """
     room = _room(header)
     kept = np.flatnonzero(rows["state"] == GOOD)
     digests = rows["digest"][kept]
@@ -79,13 +84,13 @@ def write_rest(file: BinaryIO, source: Source, rows: Rows, *, header: dict[str, 
         header, entries, _written(file, (piece for name in entries if name in tensors for piece in tensors[name][1]))
     )
     text = json.dumps({"__metadata__": {KEY: json.dumps(header)}, **entries}).encode()
-    assert len(text) <= room, "the header would run into the images"
+    assert len(text) <= room, "the header would overwrite images"
     file.seek(0)
     file.write(struct.pack("<Q", room) + text.ljust(room))
 
 
 def _written(file: BinaryIO, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """`pieces`, each once it is written."""
+    """Write each piece, then yield it."""
     for piece in pieces:
         file.write(piece)
         yield piece

@@ -10,7 +10,7 @@ from cctkit.errors import StoppedError
 from cctkit.text import safe_text
 
 _LONGEST_S = 60.0
-BROKEN_REMEDY = "mend or remove what is broken, or leave it out with --skip-bad"
+BROKEN_REMEDY = "fix or remove them, or skip them with --skip-bad"
 
 
 class _EnoughError(Exception):
@@ -32,7 +32,7 @@ def refuse_faulty(origin: Origin, *, read: bool, progress: Progress) -> None:
         found = _broken(origin, progress) if read else []
     except StoppedError as stop:
         so_far = "; ".join(fault.in_short() for fault in faults)
-        raise StoppedError(stop.signal_number, f"stopped; so far found in {where}: {so_far}") from stop
+        raise StoppedError(stop.signal_number, f"stopped; found so far in {where}: {so_far}") from stop
     warnings = [finding for finding in origin.findings if finding.level == "warning"]
     raise FaultsError([*faults, *found], where, warnings)
 
@@ -43,7 +43,7 @@ def _broken(origin: Origin, progress: Progress) -> list[Finding]:
     bad: list[str] = []
 
     def told(what: str, done: int, total: int) -> None:
-        progress(f"{what} too, since there are faults", done, total)
+        progress(f"{what} to find more faults", done, total)
         if time.monotonic() > end_s:
             raise _EnoughError
 

@@ -19,9 +19,14 @@ Level = Literal["ignored", "warning", "fault"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One kind of thing that was found. ignored: nothing is lost; warning: results may suffer; fault: nothing can be trained.
+    """One kind of thing that was found.
 
-    kind: a name for programs; text: what it is, with its number; names: the first 20, safe to print; remedy: what mends it.
+    kind: a name for programs.
+    level: ignored (harmless), warning (may worsen results) or fault (prevents training).
+    text: what it is, with its number.
+    number: how often it was found.
+    names: the first 20 names, safe to print.
+    remedy: how to fix it.
     """
 
     kind: str
@@ -120,17 +125,17 @@ _TELLING: dict[str, tuple[Level, str, str, str | None]] = {
     "unread_format": (
         "warning",
         "image",
-        "{} of formats that are not read ({endings})",
+        "{} in unsupported formats ({endings})",
         "convert them to PNG or JPEG",
     ),
     "link": (
         "warning",
         "link",
-        "{} not followed: to a folder above it, or to one that is read under another class",
-        "remove it, or copy what it is to hold",
+        "{} not followed, to a parent folder or another class",
+        "copy the images, or remove the link",
     ),
-    "outside": ("warning", "image", "{} in no class folder", "move them into the folder of their class"),
-    "beside": ("ignored", "folder", "{} beside the parts", None),
+    "outside": ("warning", "image", "{} outside the class folders", "move images into the folder of their class"),
+    "beside": ("ignored", "folder", "{} beside the splits", None),
     "other_file": ("ignored", "other file", "{} ({endings})", None),
     "hidden": ("ignored", "hidden file or folder", "{}", None),
 }
@@ -139,4 +144,4 @@ _TELLING: dict[str, tuple[Level, str, str, str | None]] = {
 def broken_images(bad: Sequence[str], *, level: Level, remedy: str | None) -> Finding:
     """Finding for images that cannot be used; `bad` lists them with their reasons."""
     text = counted(len(bad), "broken image")
-    return Finding.of("broken", level, text if level == "fault" else f"{text} left out", bad, remedy=remedy)
+    return Finding.of("broken", level, text if level == "fault" else f"{text} skipped", bad, remedy=remedy)

@@ -10,10 +10,9 @@ from cctkit.data.streamed import Streamed
 from cctkit.text import counted, safe_text
 
 _UNEVEN = 10
-"""From this ratio of the largest class to the smallest on there is a warning."""
-_UNEVEN_TEXT = "the largest class has {:.0f} times the images of the smallest: a high accuracy can hide that of the small ones"
+"""Ratio of the largest class to the smallest from which there is a warning."""
+_UNEVEN_TEXT = "class imbalance, {:.0f} to 1: the accuracy can be high even if small classes are not recognised"
 _LARGER = (128, 96, 64)
-_PURPOSES = {"train": "to train on", "val": "to choose the epoch by", "test": "to test on", "all": "not split yet"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,7 +50,7 @@ class DataReport:
                 f"  images: {self._images()}",
                 f"  classes: {self._classes()}",
                 f"  sizes: {self._sizes()}",
-                f"  read as: {self._treatment()}",
+                f"  preprocessing: {self._treatment()}",
             ]
         findings = [finding for finding in (self._uneven(), *self.findings) if finding is not None]
         for finding in sorted(findings, key=lambda finding: finding.level == "ignored"):
@@ -59,8 +58,8 @@ class DataReport:
         return found
 
     def _images(self) -> str:
-        numbers = " and ".join(f"{sum(each):,} {_PURPOSES[part]}" for part, each in self.parts.items())
-        made = ", split here within each class" if self.split_made else ""
+        numbers = ", ".join(f"{sum(each):,} {'not split yet' if part == 'all' else part}" for part, each in self.parts.items())
+        made = " (stratified split)" if self.split_made else ""
         called = ", ".join(f"{folder}/ is {role}" for role, folder in self.folders if folder not in (".", role))
         return numbers + made + (f"; {safe_text(called)}" if called else "")
 
@@ -79,8 +78,8 @@ class DataReport:
     def _sizes(self) -> str:
         seen = self.store.seen
         if seen is None:
-            return "not known, since the file was packed by an earlier version"
-        of = f"of {seen.num_images} images looked at, " if isinstance(self.store, Streamed) else ""
+            return "unknown, because an earlier version packed the file"
+        of = f"in a sample of {seen.num_images} images: " if isinstance(self.store, Streamed) else ""
         if seen.num_sizes == 1:
             return f"{of}all {_photo(seen.largest)}"
         common = ", ".join(f"{_photo((height, width))} ({number:,})" for height, width, number in seen.sizes[:3])
@@ -92,21 +91,24 @@ class DataReport:
         height, width = stored
         size = f"{height}x{width}" + ("" if height == width else " (height x width)")
         image_size = self.image_size or stored
-        then = "" if stored == image_size else f", then enlarged to {image_size[0]}x{image_size[1]}"
+        then = "" if stored == image_size else f", then upsampled to {image_size[0]}x{image_size[1]}"
         if seen is None:
             return size + then
         sizes = [(high, wide) for high, wide, _ in seen.sizes]
         if sizes == [stored]:
-            return f"{size}, as they are{then}"
+            return f"{size}, not resized{then}"
         cut = any(high * width != wide * height for high, wide in sizes)
-        shaping = "" if not cut else "squashed and " if mode == "squash" else "centre cut and "
+        shaping = "" if not cut else "squashed and " if mode == "squash" else "center-cropped and "
         larger = [high >= height and wide >= width for high, wide in sizes]
         smaller = mode == "crop" or all(high <= height and wide <= width for high, wide in sizes)
-        scaled = "shrunk" if all(larger) else "brought" if any(larger) or not smaller else "enlarged"
+        scaled = "downsampled" if all(larger) else "resized" if any(larger) or not smaller else "upsampled"
         return f"{shaping}{scaled} to {size}{then}{self._advice(min(sizes[0]))}"
 
     def _advice(self, side: int) -> str:
-        """side: the shorter one of the most common size."""
+        """A hint if images are larger than what the model sees.
+
+        side: the shorter side of the most common size.
+        """
         better = next((size for size in _LARGER if size <= side), None)
         if self.image_size is not None or better is None or better <= max(self.store.image_size):
             return ""
@@ -114,10 +116,10 @@ class DataReport:
 
 
 def _photo(size: Size) -> str:
-    """As photos are named: width first."""
+    """`640x480`: width first, as is usual for photos."""
     return f"{size[1]}x{size[0]}"
 
 
 def fault_lines(error: FaultsError) -> list[str]:
-    """All that is wrong with a data set, of each kind up to 20 by name."""
+    """All faults of a data set, with up to 20 names per kind."""
     return [f"data: {error.where or ''}", *(line for found in (*error.faults, *error.beside) for line in found.lines())]

@@ -125,15 +125,15 @@ class Seen:
         return json.dumps(asdict(self))
 
     def findings(self) -> list[Finding]:
-        """What a user should know of it."""
+        """What a user should know before training."""
         found = []
-        if self.shallow.number * 2 > self.deep:  # else they are the dark ones of images that use their range
+        if self.shallow.number * 2 > self.deep:  # else they are dark images of a set that uses the full range
             text = (
-                f"{counted(self.shallow.number, 'image')} of 16 bits with no value above {self.peak:,} of 65,535: nearly black"
+                f"{counted(self.shallow.number, 'image')} with 16 bits but no value above {self.peak:,} of 65,535: nearly black"
             )
-            remedy = "scale the values to 0 to 65,535, or save them with 8 bits"
+            remedy = "rescale them to 0 to 65,535, or save them with 8 bits"
             found.append(Finding.of("shallow", "warning", text, self.shallow.ids, number=self.shallow.number, remedy=remedy))
         if self.paged.number:
-            text = f"{counted(self.paged.number, 'file')} with further pages or frames: the first of each is read"
+            text = f"{counted(self.paged.number, 'file')} with several pages or frames: only the first is read"
             found.append(Finding.of("pages", "ignored", text, self.paged.ids, number=self.paged.number))
         return found

@@ -24,9 +24,9 @@ _MAX_PART_BYTES = 200_000_000
 def archive_origin(
     name: str, row: DatasetRow, data_dir: Path, *, may_download: bool, progress: Progress, notify: Notify
 ) -> Origin:
-    """The images of a named data set, found or downloaded, but not read.
+    """Find or download a named data set, without reading its images.
 
-    Raises: UserError where it is neither there nor can be downloaded; ResourceError where the disk is full.
+    Raises: UserError if it is neither there nor can be downloaded; ResourceError if the disk is full.
     """
     archive, paths = find_archive(row.archives, data_dir) or _downloaded(name, row, data_dir, may_download, progress, notify)
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
@@ -39,9 +39,9 @@ def archive_origin(
 
 
 def find_archive(archives: tuple[Archive, ...], data_dir: Path) -> tuple[Archive, list[Path]] | None:
-    """The first form of a data set that is in `data_dir`, and its files: the unpacked parts, or the archive's.
+    """The first form of a data set that is in `data_dir`, and its files: unpacked or archives.
 
-    The archive comes first where only it has a checksum.
+    Archives are preferred if the unpacked files have no published checksums.
     """
     for archive in archives:
         forms = [[data_dir / archive.folder / part for part in archive.parts], [data_dir / file.path for file in archive.files]]
@@ -52,15 +52,15 @@ def find_archive(archives: tuple[Archive, ...], data_dir: Path) -> tuple[Archive
 
 
 def check_offline(name: str, row: DatasetRow, data_dir: Path) -> None:
-    """Nothing where a named data set needs no download: digits have no archive.
+    """Check that a named data set needs no download.
 
-    Raises: UserError where it is not in `data_dir`.
+    Raises: UserError if it is not in `data_dir`.
     """
     if row.archives and find_archive(row.archives, data_dir) is None:
         raise UserError(
-            f"{name} is not in the data directory, and --no-download forbids to load it",
+            f"{name} is not in the data directory, and --no-download is set",
             safe_text(data_dir),
-            f"say where it is with --data-dir; it comes from {row.page}",
+            f"set --data-dir to where it is, or get it from {row.page}",
         )
 
 
@@ -85,9 +85,9 @@ def _downloaded(
 
 
 def _source(name: str, row: DatasetRow, archive: Archive, paths: list[Path], progress: Progress) -> Source:
-    """Read and check the parts, and bring their classes into the order of a folder's.
+    """Read and check the files of a data set, and sort its classes by name, as in a folder.
 
-    Raises: UserError where a part is missing, is not what was published, or does not hold what it should.
+    Raises: UserError if a file is missing, is not the published one, or has unexpected contents.
     """
     where = safe_text(paths[0].parent if len(paths) > 1 else paths[0])
     parts: dict[str, bytes] = {}
@@ -106,7 +106,7 @@ def _source(name: str, row: DatasetRow, archive: Archive, paths: list[Path], pro
         train, test, class_names = (read_python if archive.reader == "cifar_python" else read_binary)(parts, where)
     labels = np.concatenate([train[1], test[1]])
     if not len(labels) or labels.min() < 0 or labels.max() >= len(class_names) or len(set(class_names)) < len(class_names):
-        raise UserError("there are no images, or their labels are not those of the named classes", where)
+        raise UserError("there are no images, or a label is out of range", where)
     class_names, labels = sorted_classes(class_names, labels)
     sides = (("train", train[0]), ("test", test[0]))
     return Source(
@@ -121,7 +121,7 @@ def _source(name: str, row: DatasetRow, archive: Archive, paths: list[Path], pro
 
 
 def _parts(archive: Archive, paths: list[Path], progress: Progress) -> Iterator[tuple[str, bytes]]:
-    """Each part's name and content, its checksum compared first; nothing is unpacked to the disk."""
+    """Yield name and content of each file after checking its MD5; nothing is unpacked to the disk."""
     if paths[0].name in archive.parts:
         for path, (part, md5) in zip(paths, archive.parts.items(), strict=True):
             if path.stat().st_size > _MAX_PART_BYTES:
@@ -142,9 +142,7 @@ def _parts(archive: Archive, paths: list[Path], progress: Progress) -> Iterator[
 def _check_md5(path: Path, found: str, published: str) -> None:
     """published: "" if there is none."""
     if published and found != published:
-        raise UserError(
-            "the file is not the published one: its MD5 differs", safe_text(path), "remove it, and it is downloaded again"
-        )
+        raise UserError("the file is not the published one: its MD5 differs", safe_text(path), "remove it to download it again")
 
 
 def _decompressed(path: Path) -> bytes:
@@ -156,7 +154,7 @@ def _decompressed(path: Path) -> bytes:
 
 
 def _members(archive: Archive, path: Path) -> Iterator[tuple[str, bytes]]:
-    """The expected members of a tar file, in its own order: one pass; their names are compared, never used as paths."""
+    """Yield the expected members of a tar file, in one pass; their names are compared, never used as paths."""
     wanted = {f"{archive.folder}/{part}": part for part in archive.parts}
     with tarfile.open(path, "r|gz") as tar:
         for member in tar:
@@ -164,5 +162,5 @@ def _members(archive: Archive, path: Path) -> Iterator[tuple[str, bytes]]:
                 continue
             file = tar.extractfile(member) if member.isreg() and member.size <= _MAX_PART_BYTES else None
             if file is None:
-                raise UserError(f"{wanted[member.name]} in the archive is no plain file, or too large", safe_text(path))
+                raise UserError(f"{wanted[member.name]} in the archive is not a regular file, or is too large", safe_text(path))
             yield wanted[member.name], file.read()

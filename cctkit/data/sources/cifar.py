@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as published: the Python batches, which are pickles behind a checksum, and the binary ones."""
+"""Read CIFAR-10 and CIFAR-100 as published: the Python batches (pickles, after their checksum) and the binary batches."""
 
 import io
 import pickle
@@ -34,37 +34,37 @@ _ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray",
 
 
 class _BatchUnpickler(pickle._Unpickler):
-    """Admits what CIFAR's batches hold, and nothing else.
+    """Unpickles what CIFAR's batches contain, and nothing else.
 
-    It is the unpickler in Python: the one in C reserves gigabytes where a damaged file asks for them.
+    This is Python's unpickler in Python: the one in C allocates gigabytes if a damaged file asks for them.
     """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a CIFAR batch")
+            raise pickle.UnpicklingError(f"{module}.{name} is not expected in a CIFAR batch")
         return _StandIn
 
 
 def unpickle(data: bytes, where: str) -> dict[bytes, Any]:
-    """The dictionary of a batch, written by Python 2: its strings are bytes.
+    """Unpickle the dictionary of a batch; its strings are bytes, since Python 2 wrote it.
 
-    Raises: UserError on anything else.
+    Raises: UserError if it is anything else.
     """
     try:
-        for _ in pickletools.genops(data):  # fails at a length beyond the data, for which the unpickler allocates memory first
+        for _ in pickletools.genops(data):  # raises for lengths beyond the data, for which the unpickler would allocate memory
             pass
         batch = _BatchUnpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"this is no CIFAR batch: {safe_text(error)}", where) from error
+        raise UserError(f"not a CIFAR batch: {safe_text(error)}", where) from error
     if not isinstance(batch, dict):
-        raise UserError("this is no CIFAR batch: it holds no dictionary", where)
+        raise UserError("not a CIFAR batch: it is not a dictionary", where)
     return batch
 
 
 def read_python(parts: dict[str, bytes], where: str) -> Sides:
-    """Train, test and class names of the pickled batches, whose checksums have been compared.
+    """Read train, test and class names from the pickled batches, after their checksums were compared.
 
-    Raises: UserError where they do not hold what they should.
+    Raises: UserError if the contents are unexpected.
     """
     batches = {name: unpickle(data, where) for name, data in parts.items()}
     hundred = "meta" in batches
@@ -83,13 +83,13 @@ def read_python(parts: dict[str, bytes], where: str) -> Sides:
             class_names,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UserError(f"the batches do not hold what they should: {safe_text(error)}", where) from error
+        raise UserError(f"the batches have unexpected contents: {safe_text(error)}", where) from error
 
 
 def read_binary(parts: dict[str, bytes], where: str) -> Sides:
-    """Train, test and class names of the binary batches: label bytes (CIFAR-100: coarse, fine), then the pixels.
+    """Read train, test and class names from the binary batches: label bytes (CIFAR-100: coarse, fine), then pixels.
 
-    Raises: UserError where they do not hold what they should.
+    Raises: UserError if the contents are unexpected.
     """
     names_file = next(name for name in parts if name.endswith(".txt"))
     class_names = tuple(parts[names_file].decode("utf-8", "replace").split())
@@ -99,7 +99,7 @@ def read_binary(parts: dict[str, bytes], where: str) -> Sides:
     def side(start: tuple[str, ...]) -> tuple[Pixels, Labels]:
         data = b"".join(parts[name] for name in sorted(parts) if name.startswith(start))
         if not data or len(data) % width:
-            raise UserError(f"the {start[0]} batches are no multiple of {width} bytes", where)
+            raise UserError(f"the size of the {start[0]} batches is not a multiple of {width} bytes", where)
         rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
         return _images(rows[:, label_bytes:].tobytes(), rows[:, label_bytes - 1].astype(np.int64))
 
@@ -107,7 +107,7 @@ def read_binary(parts: dict[str, bytes], where: str) -> Sides:
 
 
 def _images(data: bytes, labels: Labels) -> tuple[Pixels, Labels]:
-    """Planes of bytes as images uint8 (n, 32, 32, 3), with their labels (n,)."""
+    """Convert channels-first bytes to images uint8 (n, 32, 32, 3); return them with their labels (n,)."""
     if len(data) != len(labels) * _IMAGE_BYTES:
         raise ValueError(f"{len(labels)} labels for {len(data)} bytes of images")
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels

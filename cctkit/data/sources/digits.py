@@ -1,4 +1,4 @@
-"""The embedded digits: 1,797 handwritten ones of 8 x 8 pixels (UCI, CC BY 4.0)."""
+"""The embedded digits: 1,797 handwritten digits of 8 x 8 pixels (UCI, CC BY 4.0)."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def digits_origin() -> Origin:
 
 
 def _source() -> Source:
-    """Scaled from 0-16 to 0-255 and made RGB; the split is still to be made."""
+    """Scale values from 0-16 to 0-255, as RGB; the digits are not split."""
     tensors = load_file(_FILE)
     grey = (tensors["images"].astype(np.float32) * (255 / _GREYS)).round().astype(np.uint8)  # (1797, 8, 8)
     number = len(grey)

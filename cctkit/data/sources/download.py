@@ -47,7 +47,7 @@ def download(
             )
         except OSError as error:
             raise unwritable("cannot write the download", error, path.parent) from error
-        if not path.exists():  # another process may have just brought it
+        if not path.exists():  # another process may have downloaded it meanwhile
             _fetch(url, part, progress, max_bytes)
             _check(url, part, md5=md5, sha256=sha256)
             with full_disk_named(path):
@@ -70,7 +70,7 @@ def _fetch(url: str, part: Path, progress: Progress, max_bytes: int | None) -> N
             alive = transfer.is_alive()
             if max_bytes is not None and max(transfer.done, transfer.total) > max_bytes:
                 part.unlink(missing_ok=True)
-                raise UserError(f"the server sends more than the {max_bytes:,} bytes that are expected", url, "try again")
+                raise UserError(f"the server sends more than the {max_bytes:,} bytes expected", url, "try again")
             progress(f"downloading {part.stem} (bytes)", transfer.done, transfer.total)
             if alive and not transfer.connected and time.monotonic() > deadline_s:
                 raise UserError(f"the download failed: no answer within {_CONNECT_S:.0f} s", url, "check the network")
@@ -85,14 +85,16 @@ def _fetch(url: str, part: Path, progress: Progress, max_bytes: int | None) -> N
         raise UserError(
             f"the download failed: {safe_text(reason)}",
             url,
-            "try again: it goes on where it was",
+            "try again to resume it",
         ) from error
 
 
 class _Transfer(threading.Thread):
-    """Appends to `part` what is missing, or begins anew where the server does not continue.
+    """Appends the missing bytes to `part`, or starts again if the server cannot resume.
 
-    done, total: bytes; connected: the server has answered; error: why it ended early.
+    done, total: bytes.
+    connected: the server has answered.
+    error: why it ended early.
     """
 
     def __init__(self, url: str, part: Path) -> None:
@@ -106,7 +108,7 @@ class _Transfer(threading.Thread):
     def run(self) -> None:
         try:
             self._fetch()
-        except Exception as error:  # raised again, or put into words, where `progress` is called
+        except Exception as error:  # reported by `_fetch`
             self.error = error
 
     def _fetch(self) -> None:
@@ -124,7 +126,7 @@ class _Transfer(threading.Thread):
             continues = reply.status == 206
             if continues and not reply.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-"):
                 self.part.unlink()
-                raise UserError("the server does not continue where it was asked to", self.url, "try again, from the beginning")
+                raise UserError("the server did not resume at the requested byte", self.url, "try again from the beginning")
             self.done = have if continues else 0
             self.total = int(reply.headers.get("Content-Length") or 0) + self.done
             self._copy(reply, "ab" if continues else "wb")
@@ -132,7 +134,7 @@ class _Transfer(threading.Thread):
             raise ConnectionError(f"the connection broke after {self.done:,} of {self.total:,} bytes")
 
     def _copy(self, reply: Any, mode: str) -> None:
-        if self.stopped.is_set():  # the answer came too late: the file may be another attempt's by now
+        if self.stopped.is_set():  # too late: another attempt may be writing the file
             return
         with open(self.part, mode) as file:
             while not self.stopped.is_set() and (block := reply.read1(_BLOCK)):
@@ -143,7 +145,7 @@ class _Transfer(threading.Thread):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows where the server sends us, but from https only to https."""
+    """Follows redirects, but from https only to https."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str

@@ -20,11 +20,11 @@ from cctkit.text import counted, safe_text
 
 
 class _Files:
-    """All images of a folder, in order; of each only what stays: its id, and its share in two digests."""
+    """Collects the ids of all images of a folder, and two digests over them."""
 
     def __init__(self, root: str, max_pixels: int) -> None:
         self.ids = CompactIds()
-        cap = b"" if max_pixels == MAX_PIXELS else b"%d\0" % max_pixels  # under another cap others are broken
+        cap = b"" if max_pixels == MAX_PIXELS else b"%d\0" % max_pixels  # another limit makes other images broken
         self._listing, self._key = hashlib.sha256(), hashlib.sha256(os.fsencode(root) + b"\0" + cap)
 
     def extend(self, role: Role, name: str, entries: list[Entry]) -> None:
@@ -41,17 +41,17 @@ class _Files:
 
     @property
     def key(self) -> str:
-        """See `Origin.key`: what `listing` names, the times of the files, and where they are."""
+        """See `Origin.key`: the listing, the file times and the location."""
         return self._key.hexdigest()
 
 
 def folder_origin(folder: Path, progress: Progress, *, max_pixels: int = MAX_PIXELS) -> Origin:
-    """The images under `folder`, found but not read, in the order of class and id, and what else was found.
+    """Find the images under `folder`, in the order of class and id, without reading them.
 
-    Links are followed, but for those that lead to a folder above or to one of another class. Where there is no image, only one
-    class, an empty class, or a class that one part lacks, the origin has faults.
+    Links are followed, except to a parent folder or to another class. The origin has faults if there is no image or only one
+    class, or if a class is empty or missing in a split.
 
-    Raises: UserError where the folder is neither parts nor classes.
+    Raises: UserError if the folder has neither splits nor classes.
     """
     root = str(folder.resolve())
     files, finds = _Files(root, max_pixels), Finds()
@@ -74,9 +74,9 @@ def folder_origin(folder: Path, progress: Progress, *, max_pixels: int = MAX_PIX
 
 
 def check_layout(folder: Path) -> None:
-    """What the names of the folders in `folder` tell at once.
+    """Check the names of the folders in `folder`, which takes milliseconds.
 
-    Raises: UserError where it is neither parts nor classes.
+    Raises: UserError if it has neither splits nor classes.
     """
     root = str(folder.resolve())
     try:
@@ -102,32 +102,34 @@ def _source(root: str, class_names: tuple[str, ...], counts: dict[Role, Counts],
 
 
 def _name(root: str) -> str:
-    """The folder's own name; that of a named data set makes no folder one: only its images' fingerprint does."""
+    """The folder's name; not that of a named data set, which only the fingerprint of the images can tell."""
     name = safe_text(os.path.basename(root), 60) or "images"
     return f"{name}-folder" if name in DATASETS else name
 
 
 def _no_image() -> Finding:
     endings = " ".join(sorted(suffixes()))
-    remedy = f"expected CLASS/*, or train/CLASS/* and test/CLASS/*, of {endings}"
-    return Finding(kind="no_image", level="fault", text="there is no image in a class folder in it", number=1, remedy=remedy)
+    remedy = f"expected CLASS/*, or train/CLASS/* and test/CLASS/*, with files {endings}"
+    return Finding(kind="no_image", level="fault", text="no image in a class folder", number=1, remedy=remedy)
 
 
 def _class_faults(class_names: tuple[str, ...], counts: dict[Role, Counts]) -> list[Finding]:
-    """Where the classes are not the same in every part, each with images."""
+    """Faults of the classes: empty, missing in a split, or only one."""
     if not any(chain.from_iterable(classes.values() for classes in counts.values())):
         return [_no_image()]
     faults = []
     for role, classes in counts.items():
         side = "" if role == "all" else f" in {role}"
         if empty := [name for name, number in classes.items() if not number]:
-            text = f"no image{side} of {counted(len(empty), 'class', 'classes')}"
-            faults.append(_fault("empty_class", text, empty, "remove its folder, or fill it"))
+            text = f"{counted(len(empty), 'class', 'classes')} without images{side}"
+            faults.append(_fault("empty_class", text, empty, "add images, or remove the folder"))
         if missing := [name for name in class_names if name not in classes]:
-            text = f"{role} lacks {counted(len(missing), 'class', 'classes')} of another part"
-            faults.append(_fault("missing_class", text, missing, "give every part the same class folders"))
+            text = f"{counted(len(missing), 'class', 'classes')} missing in {role} but present in another split"
+            faults.append(_fault("missing_class", text, missing, "give every split the same class folders"))
     if len(class_names) < 2:
-        faults.append(_fault("one_class", "there is only one class, expected at least two", class_names, "one folder a class"))
+        faults.append(
+            _fault("one_class", "there is only one class, expected at least two", class_names, "make one folder per class")
+        )
     return faults
 
 

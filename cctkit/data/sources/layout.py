@@ -1,4 +1,4 @@
-"""What the folders of a data set's folder are: parts (train, val, test) or classes."""
+"""Tell whether the folders in a data set are splits (train, val, test) or classes."""
 
 import os
 import re
@@ -23,18 +23,18 @@ Part = tuple[Role, str]
 
 
 def visible(name: str) -> bool:
-    """Whether a file or folder of this name is looked at."""
+    """Whether a file or folder of this name is used."""
     return not name.startswith(".") and name not in _IGNORED
 
 
 def subfolders(folder: str) -> list[tuple[str, str]]:
-    """(name, path) of the folders right inside, sorted."""
+    """(name, path) of the direct subfolders, sorted."""
     with os.scandir(folder) as found:
         return sorted((entry.name, entry.path) for entry in found if visible(entry.name) and is_folder(entry))
 
 
 def is_folder(entry: "os.DirEntry[str]") -> bool:
-    """Whether it is a folder, or leads to one: a link to itself does not."""
+    """Whether it is a folder or a link to one; false for a link to itself."""
     try:
         return entry.is_dir()
     except OSError:
@@ -42,13 +42,12 @@ def is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def parts_of(root: str, finds: Finds) -> list[Part]:
-    """The parts; one, `all`, where the split is still to be made. A `val` without a `test` counts as the test.
+    """The splits, or one part `all` if the folder is not split. A `val` without a `test` counts as the test split.
 
-    `train/` is a part where it has folders of its own: images right inside it make it a class of that name, if there are
-    classes of other names. Other spellings (`Train`, `testing`) are parts where no folder with images is anything else: a
-    class may be called so.
+    `train/` is a split if it has subfolders; if it has images directly inside, it is a class named train. Other spellings
+    (`Train`, `testing`) are splits only if every folder with images is one, since a class may have such a name.
 
-    Raises: UserError where it is neither parts nor classes.
+    Raises: UserError if the folder has neither splits nor classes.
     """
     folders = dict(subfolders(root))
     parts = {name: role for name, role in _ROLE_FOLDERS.items() if name in folders and subfolders(folders[name])}
@@ -57,7 +56,7 @@ def parts_of(root: str, finds: Finds) -> list[Part]:
     if "train" not in parts.values():
         if folders and parts.keys() == folders.keys():
             raise UserError(
-                f"there is {'/, '.join(map(safe_text, parts))}/ but no train/ with images to learn from",
+                f"there is {'/, '.join(map(safe_text, parts))}/ but no train/",
                 safe_text(root),
                 "expected train/CLASS/* beside it, or just CLASS/*",
             )
@@ -68,9 +67,9 @@ def parts_of(root: str, finds: Finds) -> list[Part]:
         (train,) = parts
         if images := [name for name in others if _has_image(folders[name])]:
             raise UserError(
-                f"{safe_text(train)}/ holds folders, {safe_text(images[0])}/ is one of images: neither split nor classes",
+                f"{safe_text(train)}/ has folders and {safe_text(images[0])}/ has images: neither splits nor classes",
                 safe_text(root),
-                "name the other side test/ or val/, or give --dataset the folder train/ itself",
+                "name the other folder test/ or val/, or pass train/ itself to --dataset",
             )
         found: list[Part] = [("all", folders[train])]
     else:
@@ -81,7 +80,7 @@ def parts_of(root: str, finds: Finds) -> list[Part]:
 
 
 def _spelled(folders: dict[str, str]) -> dict[str, Role] | None:
-    """The role of every folder with folders of its own, if every folder with images is named like one."""
+    """The role of every folder with subfolders, if every folder with images has the name of a split."""
     roles = {name: role for name in folders if (role := _role_of(name)) is not None and subfolders(folders[name])}
     if not roles or any(_has_image(path) for name, path in folders.items() if _role_of(name) is None):
         return None
@@ -89,7 +88,7 @@ def _spelled(folders: dict[str, str]) -> dict[str, Role] | None:
 
 
 def _refuse_parts_without_classes(folders: dict[str, str], root: str) -> None:
-    """Images right inside of `train/` and `test/` tell no class; to take these two for the classes would mean nothing.
+    """Refuse `train/` and `test/` with images directly inside: they are not classes, and the images have none.
 
     Raises: UserError.
     """
@@ -97,7 +96,7 @@ def _refuse_parts_without_classes(folders: dict[str, str], root: str) -> None:
     flat = [name for name in roles if not subfolders(folders[name])]
     if flat and len(roles) > 1 and "train" in roles.values() and None not in roles.values():
         raise UserError(
-            f"{safe_text(flat[0])}/ is a part by its name, and has images, but no folders of classes",
+            f"{safe_text(flat[0])}/ has the name of a split, but images and no class folders",
             safe_text(root),
             "expected train/CLASS/* and test/CLASS/*",
         )
@@ -114,7 +113,7 @@ def _sorted_parts(parts: dict[str, Role], folders: dict[str, str], root: str) ->
     for role in ("train", "val", "test"):
         if roles.count(role) > 1:
             same = [safe_text(name) for name, its in parts.items() if its == role]
-            raise UserError(f"there is more than one of {'/, '.join(same)}/", safe_text(root), "keep one")
+            raise UserError(f"{'/ and '.join(same)}/ are the same split", safe_text(root), "keep one")
     if "test" not in roles:
         named = [("test" if role == "val" else role, path) for role, path in named]
     return sorted(named, key=lambda part: ROLES.index(part[0]))

@@ -37,7 +37,7 @@ def place_of(name: str | None) -> Path | None:
     except (OSError, ValueError):  # the file system does not accept the name
         pass
     remedy = did_you_mean(name, DATASETS, f"a folder of images, or one of: {', '.join(DATASETS)}")
-    raise UserError("there is no such folder, and no data set of this name", safe_text(name) or "--dataset", remedy)
+    raise UserError("no such folder, packed file or data set", safe_text(name) or "--dataset", remedy)
 
 
 def streamed_folder(config: DataConfig) -> Path:

@@ -1,4 +1,4 @@
-"""Every image file under a folder's classes, and what lies beside them."""
+"""Find every image file in the class folders, and what else there is."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,11 @@ from cctkit.data.source import Progress, Role
 from cctkit.data.sources.layout import Part, is_folder, subfolders, visible
 
 Entry = tuple[str, int, int]
-"""Id (the path inside the folder), bytes, time of change in ns."""
+"""Id (the path inside the folder), size in bytes, modification time in ns."""
 Counts = dict[str, int]
 """Images of each class."""
 
-# Image formats that are not read, whatever Pillow could do with some of them.
+# Image formats that are not supported, although Pillow reads some of them.
 _OTHER_FORMATS = frozenset(
     {
         *(".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".jxr", ".tga", ".ico", ".icns", ".svg", ".eps"),
@@ -25,14 +25,14 @@ _OF_SYSTEMS = {"thumbs.db", "desktop.ini", ".ds_store"}
 
 
 class Scan:
-    """The class folders of some parts, and what each may hold: a folder belongs to one class alone."""
+    """The class folders of some splits; through links too, a folder belongs to one class only."""
 
     def __init__(self, root: str, parts: Sequence[Part], finds: Finds) -> None:
         self._root, self._real_root, self._finds = root, os.path.realpath(root), finds
         self._start = len(root.rstrip(os.sep)) + 1
         self._owners: dict[str, str] = {}  # the real path of a class folder -> its class
         found = {part: subfolders(part[1]) for part in parts}
-        # Links last, so that what they lead to is its own class's, whatever the order of the names.
+        # Links last: a folder belongs to its own class, in whatever order the names come.
         for links in (False, True):
             for folders in found.values():
                 for name, path in folders:
@@ -41,7 +41,7 @@ class Scan:
         self._parts: list[tuple[Role, str, list[tuple[str, str]]]] = [(*part, self._own(found[part])) for part in parts]
 
     def _own(self, folders: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The class folders that are read; a link to another class or a folder above is none."""
+        """The class folders without links to another class or a parent folder."""
         kept = []
         for name, path in folders:
             if self._owners.get(os.path.realpath(path)) == name:
@@ -51,7 +51,7 @@ class Scan:
         return kept
 
     def images(self, found: Callable[[Role, str, list[Entry]], None], progress: Progress) -> dict[Role, Counts]:
-        """How many images each class of each part has; `found` is told of the images themselves."""
+        """Count the images of each class in each split; `found` is called with those of each class."""
         counts: dict[Role, Counts] = {}
         for role, part, folders in self._parts:
             self._look_beside(part)
@@ -64,7 +64,7 @@ class Scan:
         return counts
 
     def _look_beside(self, part: str) -> None:
-        """What lies in no class folder: right in the part, or in the folder itself."""
+        """Note files outside the class folders: directly in the split, or in the data set's folder."""
         for folder in dict.fromkeys((self._root, part)):
             with os.scandir(folder) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
@@ -75,7 +75,7 @@ class Scan:
                         self._finds.add("outside", self._id(entry.path)) if is_image else self._note(entry)
 
     def _under(self, folder: str, class_name: str, seen: set[str]) -> Iterator[Entry]:
-        """Every image at any depth; a folder that links of its class lead to more than once is read once."""
+        """Yield every image at any depth; a folder that is reached more than once is read once."""
         real = os.path.realpath(folder)
         if real in seen:
             return
@@ -100,7 +100,7 @@ class Scan:
                 self._note(entry)
 
     def _may_enter(self, path: str, real_parent: str, class_name: str) -> bool:
-        """Whether a folder is neither above what is read nor another class's, which a link could lead to."""
+        """Whether a folder is neither a parent of the one being read nor another class's; links can lead there."""
         real = os.path.realpath(path)
         if any(_is_within(read, real) for read in (real_parent, self._real_root)):
             return False
@@ -130,7 +130,7 @@ def _is_within(path: str, folder: str) -> bool:
 
 
 def _facts(entry: "os.DirEntry[str]") -> tuple[int, int]:
-    """Bytes and time of change; a link to nothing has none, and will be a broken image."""
+    """Size and modification time; 0 for a dangling link, which becomes a broken image."""
     try:
         facts = entry.stat()
     except OSError:
