@@ -1,4 +1,4 @@
-"""Which exceptions mean that memory ran out, and that each place that asks takes the same for it."""
+"""Which exceptions mean out of memory."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -33,16 +33,16 @@ NAMES: Any = {"ids": lambda error: f"{type(error).__name__} {str(error)[:40]}"}
 
 
 @pytest.mark.parametrize("error", FULL, **NAMES)
-def test_memory_has_run_out(error: BaseException) -> None:
+def test_out_of_memory_is_recognised(error: BaseException) -> None:
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", OTHER, **NAMES)
-def test_a_fault_that_speaks_of_memory_is_not_that_it_ran_out(error: BaseException) -> None:
+def test_other_errors_that_mention_memory_are_not_out_of_memory(error: BaseException) -> None:
     assert not is_out_of_memory(error)
 
 
-def test_what_torchs_allocator_raises_here_is_known() -> None:
+def test_the_error_of_torchs_allocator_is_recognised() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55)
     assert is_out_of_memory(caught.value)
@@ -69,7 +69,7 @@ def command(error: BaseException, patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("place", [train, command])
-def test_every_place_that_asks_takes_the_same_for_it(place: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_caller_uses_the_same_check(place: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     for error in FULL:
         place(error, monkeypatch)
     for error in OTHER:

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and nothing is left beside them."""
+"""Files are written atomically, and no temporary files remain."""
 
 import errno
 import os
@@ -40,9 +40,7 @@ def test_a_failing_disk_leaves_the_old_file_and_no_temporary_one(
     assert tree(tmp_path) == {"file": b"old"}
 
 
-def test_where_no_directory_can_be_opened_a_file_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_written_even_if_directories_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -83,7 +81,7 @@ write_atomic(Path(sys.argv[1]), b"half")
 """
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_live_one_writes_stays(tmp_path: Path) -> None:
+def test_a_write_removes_temporary_files_of_dead_processes_only(tmp_path: Path) -> None:
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "one")], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "written\n"
@@ -96,9 +94,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_and_what_a_live_one_
     assert tree(tmp_path) == {"other": b"newer"}
 
 
-def test_of_another_machine_and_where_nobody_can_ask_a_writer_is_dead_after_a_day(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_that_cannot_be_asked_count_as_dead_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here, elsewhere = f".a.json.{files._machine()}-{dead.pid}.tmp", f".a.json.0123abcd-{dead.pid}.tmp"
@@ -120,7 +116,7 @@ def test_of_another_machine_and_where_nobody_can_ask_a_writer_is_dead_after_a_da
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_what_was_saved_before_is_called_intact_only_where_something_was(tmp_path: Path, before: bool) -> None:
+def test_the_error_says_intact_only_if_a_file_existed(tmp_path: Path, before: bool) -> None:
     if before:
         (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(DiskError) as caught, full_disk_named(tmp_path / "file"):

@@ -1,4 +1,4 @@
-"""Batched augmentation does to every image what the reference does to that image alone."""
+"""Augmenting a batch equals the reference implementation on each image."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ def reference(image: torch.Tensor, policy: int, coins: tuple[float, float], nega
         return transform(image)
 
 
-def test_the_table_is_torchvisions() -> None:
+def test_the_policy_table_equals_torchvisions() -> None:
     theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._policies
     assert [[(name, share, level or 0) for name, share, level in row] for row in theirs] == [
         list(row) for row in CIFAR10_POLICY
@@ -81,7 +81,7 @@ def test_each_sub_policy_equals_torchvisions_bit_for_bit(policy: int, negative: 
     "how", [{"fill": 128}, {"fill": 255, "interpolation": "bilinear"}, {"interpolation": "bilinear"}], ids=str
 )
 @pytest.mark.parametrize("policy", [1, 3, 5, 10, 12, 21, 24])  # those that shear, rotate or translate
-def test_a_fill_and_an_interpolation_are_torchvisions_bit_for_bit(policy: int, how: dict[str, Any]) -> None:
+def test_fill_and_interpolation_equal_torchvisions_bit_for_bit(policy: int, how: dict[str, Any]) -> None:
     images, coins = random_images(4, (24, 40)), np.zeros((4, 2), dtype=np.float32)
     for negative in (False, True):
         plan = EpochPlan(
@@ -122,7 +122,7 @@ def test_a_resized_crop_equals_torchvisions_on_the_image_alone() -> None:
 
 
 @pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(auto_augment="rand", crop="resized")])
-def test_the_result_does_not_depend_on_how_the_epoch_is_cut_into_chunks(config: AugmentConfig) -> None:
+def test_the_result_does_not_depend_on_the_chunk_size(config: AugmentConfig) -> None:
     images, plan = random_images(96), draw(96, config)
     whole = augment(images, plan=plan)
     for size in (1, 7, 32):
@@ -138,7 +138,7 @@ def test_every_tensor_is_made_on_the_device_of_the_images(config: AugmentConfig)
     assert augment(images, plan=plan, mean=[1, 2, 3]).device.type == "meta"
 
 
-def test_images_that_the_policy_leaves_out_are_cropped_and_flipped_alone() -> None:
+def test_images_without_the_policy_are_only_cropped_and_flipped() -> None:
     images = random_images(200)
     configs = AugmentConfig(aa_prob=0.4), AugmentConfig(), AugmentConfig(auto_augment="none")
     some, every, plain = (augment(images, plan=draw(200, config)) for config in configs)
@@ -147,7 +147,7 @@ def test_images_that_the_policy_leaves_out_are_cropped_and_flipped_alone() -> No
     assert 0.6 <= like_plain.float().mean() < 0.75  # some sub-policies change nothing
 
 
-def test_normalisation_is_torchvisions() -> None:
+def test_normalization_equals_torchvisions() -> None:
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     images = random_images(4)
     expected = F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std)
@@ -158,7 +158,7 @@ def test_normalisation_is_torchvisions() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_mixing_is_torchvisions_on_the_same_draws(kind: str) -> None:
+def test_mixup_and_cutmix_equal_torchvisions_on_the_same_draws(kind: str) -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, **{kind: 1.0})
     images, labels = random_images(2), torch.tensor([3, 5])  # in a batch of two, torchvision's partner is ours
     plan = draw(2, config, batch_size=2)
@@ -176,7 +176,7 @@ def test_mixing_is_torchvisions_on_the_same_draws(kind: str) -> None:
     torch.testing.assert_close(targets, theirs.transform(labels, params))
 
 
-def test_the_partner_is_the_image_at_the_batchs_other_end() -> None:
+def test_the_partner_of_an_image_is_at_the_other_end_of_the_batch() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0)
     images, labels, plan = random_images(24), torch.arange(24), draw(24, config)
     part = plan.at(np.arange(16, 24))  # the last batch of an epoch, in a chunk of its own
@@ -199,7 +199,7 @@ def test_erasing_depends_on_the_image_alone_and_is_normal_noise() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_what_is_erased_is_erased_after_mixing(kind: str) -> None:
+def test_erasing_comes_after_mixing(kind: str) -> None:
     """timm's order: `FastCollateMixup` mixes, then `PrefetchLoader` erases, so that no partner's noise shows through."""
     mix: Any = {"auto_augment": "none", "crop": "none", "flip": False, kind: 1.0}
     images, labels = random_images(16), torch.arange(16)

@@ -1,4 +1,4 @@
-"""CIFAR archives: found in every form, checked before they are read, and equal to the same images as files."""
+"""CIFAR archives are found in every form, checked before reading, and equal to the same images as files."""
 
 import hashlib
 import io
@@ -126,7 +126,7 @@ def test_validation_images_are_the_same_from_an_archive_and_from_files(tmp_path:
     assert pixels(load(tmp_path / "data", val_fraction=0.5, split_seed=1).val) != pixels(data.val)
 
 
-def test_the_fingerprint_is_what_its_definition_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_follows_its_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, "python folder")
     digests = []
     for side in DATA:
@@ -137,7 +137,7 @@ def test_the_fingerprint_is_what_its_definition_says(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_second_start_reads_no_archive(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_load_does_not_read_the_archive(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, form)
     load(tmp_path)
     monkeypatch.setattr("cctkit.data.sources.archives._parts", None)
@@ -153,7 +153,9 @@ def test_a_changed_file_is_refused_before_it_is_read(form: str, tmp_path: Path, 
         load(tmp_path)
 
 
-def test_what_has_the_fingerprint_of_a_named_data_set_is_that_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_with_the_fingerprint_of_a_named_data_set_are_that_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(monkeypatch, tmp_path / "data", "python folder")
     fingerprint = load(tmp_path / "data").fingerprint
     monkeypatch.setattr("cctkit.data.images.NAME_OF_FINGERPRINT", {fingerprint: "cifar100"})
@@ -163,7 +165,7 @@ def test_what_has_the_fingerprint_of_a_named_data_set_is_that_data_set(tmp_path:
     assert mine.report.place == str(tmp_path / "mine")
 
 
-def test_without_a_data_set_the_digits_stand_in_and_the_reason_is_said(tmp_path: Path) -> None:
+def test_the_digits_replace_cifar_with_a_notice_if_no_data_set_is_given(tmp_path: Path) -> None:
     said: list[str] = []
     data = load_dataset(DataConfig(data_dir=str(tmp_path), download=False), notify=said.append)
     assert data.name == "digits"
@@ -172,7 +174,7 @@ def test_without_a_data_set_the_digits_stand_in_and_the_reason_is_said(tmp_path:
     assert "--data-dir" in said[0]
 
 
-def test_asking_for_cifar_where_it_is_not_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_cifar_that_was_asked_for_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--no-download"):
         load(tmp_path)
 
@@ -190,9 +192,7 @@ def test_asking_for_cifar_where_it_is_not_is_an_error(tmp_path: Path) -> None:
         {"test": {}},
     ],
 )
-def test_batches_that_do_not_fit_each_other_are_a_clear_error(
-    broken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inconsistent_batches_are_an_error(broken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = python_parts() | {name: python2_file(value) for name, value in broken.items()}
     archive = replace(DATASETS["cifar100"].archives[0], parts={name: md5(data) for name, data in parts.items()})
     (tmp_path / archive.folder).mkdir()
@@ -203,7 +203,7 @@ def test_batches_that_do_not_fit_each_other_are_a_clear_error(
         load(tmp_path)
 
 
-def test_a_binary_batch_that_is_cut_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_binary_batch_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, "binary folder")
     path = tmp_path / "cifar-100-binary" / "test.bin"
     path.write_bytes(path.read_bytes()[:-1])
@@ -212,7 +212,7 @@ def test_a_binary_batch_that_is_cut_is_a_clear_error(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["../train", "/etc/train", "cifar-100-python/../../train", "train"])
-def test_members_outside_of_the_folder_are_not_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_members_outside_the_folder_are_not_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = DATASETS["cifar100"].archives[0]
     path = tmp_path / archive.files[0].path
     with tarfile.open(path, "w:gz") as out:
@@ -226,9 +226,7 @@ def test_members_outside_of_the_folder_are_not_read(name: str, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE])
-def test_a_link_or_device_in_the_place_of_a_batch_is_refused(
-    kind: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_link_or_device_instead_of_a_batch_is_refused(kind: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = DATASETS["cifar100"].archives[0]
     path = tmp_path / archive.files[0].path
     with tarfile.open(path, "w:gz") as out:
@@ -241,7 +239,7 @@ def test_a_link_or_device_in_the_place_of_a_batch_is_refused(
 
 
 @pytest.mark.parametrize("damage", ["no gzip", "torn", "huge member"])
-def test_an_archive_that_cannot_be_read_is_a_clear_error(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_archive_is_an_error(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, "binary archive")
     archive = images.DATASETS["cifar100"].archives[0]
     path = tmp_path / archive.files[0].path

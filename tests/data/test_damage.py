@@ -1,4 +1,4 @@
-"""Damaged bytes of a packed file are found before they are used, wherever they are."""
+"""Damaged bytes of a packed file are detected before they are used."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_run_whose_packed_images_are_zeroed_saves_and_its_resumption_packs_them_anew(
+def test_a_run_with_zeroed_packed_images_saves_and_packs_them_again_when_resumed(
     tmp_path: Path, whole: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = packed_digits()
@@ -114,7 +114,7 @@ def test_a_run_whose_packed_images_are_zeroed_saves_and_its_resumption_packs_the
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
 
 
-def test_zeroed_test_images_are_found_in_evaluation(whole: Path, tmp_path: Path) -> None:
+def test_evaluation_detects_zeroed_test_images(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     file = packed_digits()
     zero(file)
@@ -143,7 +143,7 @@ def read(split: Split | None) -> None:
         split.take(np.arange(len(split)))
 
 
-def test_each_changed_byte_of_an_image_is_found_and_names_it_alone(packed: Path) -> None:
+def test_each_changed_byte_of_an_image_is_detected_and_only_that_image_named(packed: Path) -> None:
     whole = packed.read_bytes()
     images = images_in(packed)
     for place in range(images.start, images.stop, 97):
@@ -158,7 +158,7 @@ def test_each_changed_byte_of_an_image_is_found_and_names_it_alone(packed: Path)
         change_bytes(packed, bytes([whole[place]]), at=place)
 
 
-def test_a_file_of_the_users_own_is_not_removed(packed: Path) -> None:
+def test_a_damaged_file_outside_the_cache_is_not_removed(packed: Path) -> None:
     change_bytes(packed, bytes(192), at=images_in(packed)[0])
     with pytest.raises(DamagedError, match="make the file again: cctkit pack") as caught:
         read(load(packed).whole())
@@ -166,7 +166,7 @@ def test_a_file_of_the_users_own_is_not_removed(packed: Path) -> None:
     assert not caught.value.dropped
 
 
-def test_a_file_of_the_cache_that_another_start_has_made_anew_is_not_removed(cache: Path, packed: Path) -> None:
+def test_a_cached_file_that_another_process_has_repacked_is_not_removed(cache: Path, packed: Path) -> None:
     folder = packed.parent / "images"
     data = load(folder)
     (file,) = cache.iterdir()
@@ -179,7 +179,7 @@ def test_a_file_of_the_cache_that_another_start_has_made_anew_is_not_removed(cac
     assert file.exists()
 
 
-def test_no_changed_byte_outside_of_the_images_is_taken_for_right(packed: Path) -> None:
+def test_each_changed_byte_outside_the_images_is_detected(packed: Path) -> None:
     whole = packed.read_bytes()
     images, expected = images_in(packed), open_packed(packed)
     generator = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def test_no_changed_byte_outside_of_the_images_is_taken_for_right(packed: Path) 
     assert accepted <= len(places) // 2
 
 
-def test_images_are_checked_before_they_go_to_a_device(packed: Path) -> None:
+def test_images_are_checked_before_they_are_copied_to_a_device(packed: Path) -> None:
     """The meta device is in the place of CUDA's, from which nothing comes back to be checked."""
     assert load(packed).on("meta", most_bytes=1e9).whole().take(np.arange(24)).device.type == "meta"
     change_bytes(packed, bytes(192), at=images_in(packed)[-192])
@@ -212,7 +212,7 @@ def test_images_are_checked_before_they_go_to_a_device(packed: Path) -> None:
         load(packed).on("meta", most_bytes=1e9)
 
 
-def test_a_file_that_is_cut_off_while_it_is_mapped_ends_no_process(packed: Path) -> None:
+def test_truncating_a_mapped_file_does_not_kill_the_process(packed: Path) -> None:
     """Reading what is gone of a mapped file would end it, by SIGBUS."""
     data = load(packed)
     os.truncate(packed, 6000)
@@ -223,7 +223,7 @@ def test_a_file_that_is_cut_off_while_it_is_mapped_ends_no_process(packed: Path)
         load(packed)
 
 
-def test_a_packed_file_of_an_earlier_version_is_used_and_said_to_be_unverified_once(packed: Path, tmp_path: Path) -> None:
+def test_a_packed_file_of_an_earlier_version_loads_with_one_not_verified_notice(packed: Path, tmp_path: Path) -> None:
     pixels = load(packed).whole().take(np.arange(24))
     without_checksums(packed)
     assert load(packed).whole().take(np.arange(24)).equal(pixels)
@@ -238,7 +238,7 @@ def test_a_packed_file_of_an_earlier_version_is_used_and_said_to_be_unverified_o
 
 
 @pytest.mark.parametrize("left_out", ["checksums", "digest"])
-def test_a_file_that_says_it_has_checksums_and_has_none_is_refused(packed: Path, left_out: str) -> None:
+def test_a_file_without_the_checksums_of_its_version_is_refused(packed: Path, left_out: str) -> None:
     with safe_open(packed, framework="numpy") as file:
         header = json.loads(file.metadata()[KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys() if name != left_out}  # noqa: SIM118

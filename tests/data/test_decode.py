@@ -1,4 +1,4 @@
-"""An image file of any kind becomes RGB pixels, or a bad image with its fault."""
+"""Any image file decodes to RGB pixels, or raises BadImageError with the reason."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from cctkit.data.source import BadImageError
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
-def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str) -> None:
+def test_every_pixel_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("x.tif" if mode in {"CMYK", "I;16"} else "x.png")
     grey = Image.fromarray(np.full((4, 6), 128, dtype=np.uint8))
     image = Image.fromarray(np.full((4, 6), 128 * 257, dtype=np.uint16)) if mode == "I;16" else grey.convert(mode)
@@ -37,13 +37,13 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     assert decode(str(tmp_path / "x.jpg")).pixels.shape == (8, 4, 3)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path: Path) -> None:
     Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
     with pytest.raises(BadImageError, match="at most 64,000,000"):
         decode(str(tmp_path / "bomb.png"))
 
 
-def test_what_is_transparent_becomes_white_and_what_is_not_keeps_its_colour(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white_and_others_keep_their_color(tmp_path: Path) -> None:
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     image.save(tmp_path / "x.png")
@@ -66,7 +66,7 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
         decode(str(tmp_path / "x.tif"))
 
 
-def test_the_first_frame_counts(tmp_path: Path) -> None:
+def test_only_the_first_frame_is_read(tmp_path: Path) -> None:
     frames = [Image.new("L", (4, 4), value) for value in (200, 0)]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
     assert decode(str(tmp_path / "x.gif")).pixels.min() == 200
@@ -78,7 +78,7 @@ def test_the_first_frame_counts(tmp_path: Path) -> None:
     position=st.floats(0, 1),
     value=st.integers(1, 255),
 )
-def test_a_damaged_image_is_an_image_or_a_bad_one(tmp_path: Path, kind: str, position: float, value: int) -> None:
+def test_a_damaged_image_decodes_or_raises_BadImageError(tmp_path: Path, kind: str, position: float, value: int) -> None:
     whole = io.BytesIO()
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(whole, kind)
     data = bytearray(whole.getvalue())
@@ -107,7 +107,7 @@ def test_a_png_whose_data_ends_before_its_last_row_is_broken(tmp_path: Path, row
         decode(str(tmp_path / "x.png"))
 
 
-def test_a_png_that_is_black_at_its_end_is_whole(tmp_path: Path) -> None:
+def test_a_png_with_black_last_rows_is_complete(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(png_with_rows(80, grey=0))
     assert not decode(str(tmp_path / "x.png")).pixels.any()
     for mode, size in (("1", (13, 5)), ("L", (7, 3)), ("P", (3, 9)), ("RGBA", (5, 5)), ("LA", (1, 1)), ("I;16", (4, 4))):
@@ -115,7 +115,7 @@ def test_a_png_that_is_black_at_its_end_is_whole(tmp_path: Path) -> None:
         assert decode(str(tmp_path / "y.png")).pixels.shape == (size[1], size[0], 3)
 
 
-def test_an_interlaced_png_is_whole_or_broken(tmp_path: Path) -> None:
+def test_an_interlaced_png_is_complete_or_broken(tmp_path: Path) -> None:
     # Adam7 of 40 x 8 pixels: passes of 5x1, 5x1, 10x1, 10x2, 20x2, 20x4 and 40x4 pixels; one byte of filter a row.
     lengths = [width * 3 for width in (5, 5, 10, 10, 10, 20, 20, *[20] * 4, *[40] * 4)]
     for missing in (0, 1):
@@ -131,7 +131,7 @@ def test_an_interlaced_png_is_whole_or_broken(tmp_path: Path) -> None:
             assert decode(str(tmp_path / "x.png")).pixels.min() == 200
 
 
-def test_what_is_truncated_is_broken_whatever_another_library_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_images_are_broken_whatever_another_library_has_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.effect_noise((64, 64), 50).save(tmp_path / "x.jpg")
     (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:800])
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
@@ -162,7 +162,7 @@ def colours_of_16_bits(values: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize(("value", "level"), [(4095, 15), (65535, 255)])
-def test_the_largest_value_of_deep_colours_is_told_up_to_their_lower_byte(tmp_path: Path, value: int, level: int) -> None:
+def test_the_largest_value_of_16_bit_colors_is_reported_up_to_the_lower_byte(tmp_path: Path, value: int, level: int) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(colours_of_16_bits(np.full((4, 6, 3), value)))
     decoded = decode(str(path))
@@ -171,7 +171,7 @@ def test_the_largest_value_of_deep_colours_is_told_up_to_their_lower_byte(tmp_pa
     assert peek(str(path)) == ((4, 6), True)
 
 
-def test_the_largest_value_of_deep_grey_is_told(tmp_path: Path) -> None:
+def test_the_largest_value_of_16_bit_gray_is_reported(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 4095]], dtype=np.uint16)).save(tmp_path / "x.tif")
     image = decode(str(tmp_path / "x.tif"))
     assert (image.pixels[0, :, 0].tolist(), image.peak) == ([0, 15], 4095)  # as it is, not scaled
@@ -180,7 +180,7 @@ def test_the_largest_value_of_deep_grey_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
-def test_further_pages_are_told_and_not_read(tmp_path: Path, suffix: str) -> None:
+def test_further_pages_are_reported_and_not_read(tmp_path: Path, suffix: str) -> None:
     pages = [Image.new("RGB", (4, 4), (value, 0, 0)) for value in (200, 100, 50)]
     pages[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=pages[1:])
     pages[0].save(tmp_path / f"y.{suffix}")
@@ -199,7 +199,7 @@ def test_other_endings_of_known_formats_are_read(tmp_path: Path, suffix: str) ->
     assert abs(int(decode(str(tmp_path / f"x{suffix}")).pixels.mean()) - 128) <= 3
 
 
-def test_the_cap_on_pixels_can_be_lifted_without_a_warning_of_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pixel_limit_can_be_raised_without_pillow_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, and raises above twice as many
     for name, side in (("x", 40), ("y", 50)):
         Image.new("1", (side, side)).save(tmp_path / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Downloads are announced, continued, checked, and never half there."""
+"""Downloads are announced, resumed, checked and atomic."""
 
 import email.message
 import hashlib
@@ -94,7 +94,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_download_arrives_whole_and_shows_its_progress(url: str, tmp_path: Path) -> None:
+def test_a_download_is_complete_and_reports_progress(url: str, tmp_path: Path) -> None:
     seen = fetch(url, tmp_path / "sub" / "file")
     assert (tmp_path / "sub" / "file").read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
@@ -102,7 +102,7 @@ def test_a_download_arrives_whole_and_shows_its_progress(url: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_goes_on_or_begins_anew(url: str, tmp_path: Path, ranges: bool) -> None:
+def test_a_broken_download_is_resumed_or_restarted(url: str, tmp_path: Path, ranges: bool) -> None:
     Handler.ranges, Handler.cut_at = ranges, 300_000
     with pytest.raises(UserError, match=r"the connection broke after 300,000 of 1,024,000 bytes"):
         fetch(url, tmp_path / "file")
@@ -113,33 +113,33 @@ def test_a_broken_download_goes_on_or_begins_anew(url: str, tmp_path: Path, rang
     assert Handler.asked[1] == "bytes=300000-"
 
 
-def test_a_whole_part_file_is_only_checked(url: str, tmp_path: Path) -> None:
+def test_a_complete_part_file_is_only_checked(url: str, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT)
     fetch(url, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_the_wrong_content_is_removed(url: str, tmp_path: Path) -> None:
+def test_a_download_with_a_wrong_checksum_is_removed(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MD5 differs"):
         fetch(url, tmp_path / "file", md5="0" * 32)
     assert names(tmp_path) == []
 
 
-def test_a_sha256_may_stand_in_for_the_md5_and_be_cut(url: str, tmp_path: Path) -> None:
+def test_a_sha256_prefix_can_replace_the_md5(url: str, tmp_path: Path) -> None:
     fetch(url, tmp_path / "file", sha256=hashlib.sha256(CONTENT).hexdigest()[:8])
     assert names(tmp_path) == ["file"]
     with pytest.raises(UserError, match="SHA-256 differs"):
         fetch(url, tmp_path / "other", sha256="00000000")
 
 
-def test_a_part_of_another_file_is_found_out_and_removed(url: str, tmp_path: Path) -> None:
+def test_a_part_of_another_file_is_detected_and_removed(url: str, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="MD5 differs"):
         fetch(url, tmp_path / "file")
     assert names(tmp_path) == []
 
 
-def test_a_server_that_continues_elsewhere_is_refused(url: str, tmp_path: Path) -> None:
+def test_a_server_that_resumes_at_another_byte_is_refused(url: str, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(CONTENT[:1000])
     Handler.range_offset = 1
     with pytest.raises(UserError, match="did not resume at the requested byte"):
@@ -154,7 +154,7 @@ def test_a_server_that_sends_far_more_than_the_file_is_stopped(url: str, tmp_pat
     assert names(tmp_path) == []
 
 
-def test_an_answer_that_is_no_http_is_a_clear_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_that_is_not_http_is_an_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: many\r\n\r\nx"))
     with pytest.raises(UserError, match="download failed"):
         fetch(url, tmp_path / "file")
@@ -163,18 +163,18 @@ def test_an_answer_that_is_no_http_is_a_clear_error(url: str, tmp_path: Path, mo
         fetch(url, tmp_path / "file")
 
 
-def test_a_server_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"download failed: .*refused"):
         fetch("http://127.0.0.1:9/file", tmp_path / "file")
 
 
-def test_a_file_that_the_server_has_not_is_a_clear_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_missing_on_the_server_is_an_error(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "do_GET", lambda self: self.send_error(404))
     with pytest.raises(UserError, match="HTTP Error 404"):
         fetch(url, tmp_path / "file")
 
 
-def test_a_server_that_does_not_answer_is_given_up(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_times_out(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert module._CONNECT_S == 10
     monkeypatch.setattr(module, "_CONNECT_S", 0.05)
     given_up = threading.Event()
@@ -189,7 +189,7 @@ def test_a_server_that_does_not_answer_is_given_up(url: str, tmp_path: Path, mon
     given_up.set()
 
 
-def test_a_stop_while_waiting_is_heeded_at_once(url: str, tmp_path: Path) -> None:
+def test_a_stop_request_ends_a_waiting_download_at_once(url: str, tmp_path: Path) -> None:
     Handler.answers.clear()
 
     def stop(what: str, done: int, total: int) -> None:
@@ -220,7 +220,7 @@ def test_a_full_disk_says_so(url: str, tmp_path: Path) -> None:
         fetch(url, tmp_path / "file")
 
 
-def test_a_server_that_has_nothing_from_the_start_on_is_a_failed_download(url: str, tmp_path: Path) -> None:
+def test_http_416_without_a_part_file_is_a_failed_download(url: str, tmp_path: Path) -> None:
     """It once stood for a part file that is whole, also where there was none."""
     Handler.refuses = True
     with pytest.raises(UserError, match=r"the download failed: HTTP Error 416.*try again"):
@@ -228,7 +228,7 @@ def test_a_server_that_has_nothing_from_the_start_on_is_a_failed_download(url: s
     assert names(tmp_path) == []
 
 
-def test_from_https_no_redirection_to_http_is_followed(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirects_from_https_to_http_are_refused(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def redirect(_: Any, request: urllib.request.Request) -> Any:
         headers = email.message.Message()
         headers["Location"] = target
@@ -244,13 +244,13 @@ def test_from_https_no_redirection_to_http_is_followed(url: str, tmp_path: Path,
     assert names(tmp_path) == []
 
 
-def test_redirections_from_http_are_followed(url: str, tmp_path: Path) -> None:
+def test_redirects_from_http_are_followed(url: str, tmp_path: Path) -> None:
     Handler.moved_to = url
     fetch(url.replace("/file", "/old"), tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_download_is_on_the_disk_before_it_has_its_name(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_fsynced_before_it_is_renamed(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace_file = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
@@ -283,7 +283,7 @@ def test_a_download_is_announced_before_it_starts(url: str, tmp_path: Path, monk
     assert url.rpartition("/")[0] in said[0]
 
 
-def test_without_a_network_the_digits_stand_in_unless_cifar_was_asked_for(
+def test_without_a_network_the_digits_replace_cifar_unless_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cifar_from(monkeypatch, "http://127.0.0.1:9/file")
@@ -295,9 +295,7 @@ def test_without_a_network_the_digits_stand_in_unless_cifar_was_asked_for(
         load_dataset(replace(config, dataset="cifar100"))
 
 
-def test_nothing_is_asked_of_the_network_where_it_is_forbidden(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_download_does_not_use_the_network(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar_from(monkeypatch, url)
     load_dataset(DataConfig(data_dir=str(tmp_path), download=False))
     assert Handler.asked == []

@@ -1,4 +1,4 @@
-"""Images smaller than the model's: stored as they are, enlarged on the device, and by `eval` as in training."""
+"""Images smaller than the model's input are stored at their size and upsampled on the device, in `eval` as in training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,11 +48,11 @@ def load(folder: Path, image_size: Size, **config: Any) -> Dataset:
         ((32, 24), (224, 168), (224, 168)),  # of another shape once it has 32 pixels
     ],
 )
-def test_small_images_of_the_models_shape_are_stored_as_they_are(native: Size, model: Size, stored: Size) -> None:
+def test_small_images_with_the_models_aspect_ratio_keep_their_size(native: Size, model: Size, stored: Size) -> None:
     assert stored_size(native, model) == stored
 
 
-def test_a_folder_of_small_images_is_stored_small(cache: Path, tmp_path: Path) -> None:
+def test_a_folder_of_small_images_is_stored_at_their_size(cache: Path, tmp_path: Path) -> None:
     data = load(folder_of(tmp_path / "images", size=(40, 40)), (160, 160))
     assert (data.stored_size, data.image_size) == ((40, 40), (160, 160))
     assert next(cache.iterdir()).stat().st_size < 32 * 3 * 40 * 40 + 10_000
@@ -61,7 +61,7 @@ def test_a_folder_of_small_images_is_stored_small(cache: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("odd", ["train/cat/0.png", "test/dog/39.png"])
-def test_one_image_of_another_size_brings_all_to_the_models(cache: Path, tmp_path: Path, odd: str) -> None:
+def test_one_image_of_another_size_makes_all_take_the_models_size(cache: Path, tmp_path: Path, odd: str) -> None:
     """The first image, and the last, which is decoded on all cores: what was written until then is written again."""
     folder = folder_of(tmp_path / "images", size=(40, 40), number=40)
     Image.fromarray(np.full((41, 40, 3), 7, dtype=np.uint8)).save(folder / odd)
@@ -78,7 +78,7 @@ def test_a_broken_first_image_does_not_hide_that_all_are_small(cache: Path, tmp_
     assert load(folder, (80, 80), skip_bad=True).stored_size == (40, 40)
 
 
-def test_a_packed_file_serves_models_of_larger_images(cache: Path, tmp_path: Path) -> None:
+def test_a_packed_file_works_for_models_with_larger_input(cache: Path, tmp_path: Path) -> None:
     load(folder_of(tmp_path / "images", size=(40, 40)), (40, 40))
     file = next(cache.iterdir())
     data = load(file, (80, 80))
@@ -88,7 +88,7 @@ def test_a_packed_file_serves_models_of_larger_images(cache: Path, tmp_path: Pat
             load(file, size)
 
 
-def test_images_are_enlarged_as_pillow_does() -> None:
+def test_upsampling_equals_pillows() -> None:
     images = torch.randint(0, 256, (2, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     out = replace(PLAIN, image_size=(96, 120)).to_input(images, channels_last=True)
     assert out.is_contiguous(memory_format=torch.channels_last)
@@ -98,7 +98,7 @@ def test_images_are_enlarged_as_pillow_does() -> None:
         torch.testing.assert_close(255 * enlarged, expected.float(), rtol=0, atol=0.75)
 
 
-def test_a_batch_is_enlarged_after_all_else() -> None:
+def test_a_batch_is_upsampled_last() -> None:
     config = AugmentConfig(auto_augment="none", crop="none", flip=False, mixup=1.0, random_erase=1.0)
     plan = EpochPlan.draw(seed=0, epoch=0, num_images=8, batch_size=8, image_size=(32, 32), config=config)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -123,7 +123,7 @@ def train(folder: Path, output: Path, image_size: int) -> dict[str, Any]:
     )
 
 
-def test_an_evaluation_enlarges_as_training_did(cache: Path, tmp_path: Path) -> None:
+def test_evaluation_upsamples_as_training_did(cache: Path, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "small", size=(40, 40))
     result = train(folder, tmp_path / "run", 64)
     info = read_info(tmp_path / "run" / "weights.safetensors")
@@ -144,7 +144,7 @@ def test_an_evaluation_enlarges_as_training_did(cache: Path, tmp_path: Path) -> 
     assert losses[0] == losses[1]
 
 
-def test_a_weights_file_says_nothing_of_enlarging_where_there_is_none(cache: Path, tmp_path: Path) -> None:
+def test_a_weights_file_without_upsampling_does_not_mention_it(cache: Path, tmp_path: Path) -> None:
     """So that the file is, byte for byte, what it was before there was any."""
     train(folder_of(tmp_path / "images", size=(40, 40)), tmp_path / "run", 40)
     weights = tmp_path / "run" / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""A folder of images becomes a data set, or an error that says what to mend."""
+"""A folder of images becomes a data set, or an error that says what to fix."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def load(folder: Path, **config: Any) -> Dataset:
     return load_dataset(DataConfig(dataset=str(folder), **{"image_size": (8, 8)} | config))
 
 
-def test_a_flat_folder_is_split_80_to_20_in_every_class_and_the_same_each_time(tmp_path: Path) -> None:
+def test_a_flat_folder_is_split_80_to_20_per_class_and_reproducibly(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 20, "dog": 10})
     first, again = load(tmp_path / "a"), load(tmp_path / "a")
     assert first.class_names == ("cat", "dog")
@@ -32,21 +32,21 @@ def test_a_flat_folder_is_split_80_to_20_in_every_class_and_the_same_each_time(t
 
 
 @pytest.mark.parametrize("name", ["cifar100", "digits"])
-def test_a_folder_with_the_name_of_a_named_data_set_is_not_taken_for_it(tmp_path: Path, name: str) -> None:
+def test_a_folder_named_like_a_data_set_is_not_that_data_set(tmp_path: Path, name: str) -> None:
     write_images(tmp_path / name, {"cat": 4, "dog": 4})
     data = load(tmp_path / name)
     assert (data.name, data.named) == (f"{name}-folder", False)
 
 
 @pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
-def test_a_second_side_of_any_name_alone_is_the_test(tmp_path: Path, name: str) -> None:
+def test_the_only_folder_beside_train_is_the_test_split(tmp_path: Path, name: str) -> None:
     write_images(tmp_path / "train", {"cat": 4, "dog": 4})
     write_images(tmp_path / name, {"cat": 2, "dog": 3})
     data = load(tmp_path)
     assert (len(data.train), data.val, len(data.test)) == (8, None, 5)
 
 
-def test_val_chooses_and_test_reports_where_both_are_there(tmp_path: Path) -> None:
+def test_val_and_test_folders_are_separate_splits(tmp_path: Path) -> None:
     for side, number in (("train", 4), ("val", 2), ("test", 3)):
         write_images(tmp_path / side, {"cat": number, "dog": number})
     data = load(tmp_path)
@@ -55,7 +55,7 @@ def test_val_chooses_and_test_reports_where_both_are_there(tmp_path: Path) -> No
         load(tmp_path, val_fraction=0.1)
 
 
-def test_a_validation_share_is_taken_from_train_alone(tmp_path: Path) -> None:
+def test_the_validation_fraction_is_taken_from_train_only(tmp_path: Path) -> None:
     write_images(tmp_path / "train", {"cat": 20, "dog": 10})
     write_images(tmp_path / "test", {"cat": 2, "dog": 2})
     data = load(tmp_path, val_fraction=0.1)
@@ -97,14 +97,16 @@ def test_hidden_files_other_files_and_nested_folders_are_told_apart(tmp_path: Pa
         ({"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}, "valid": {"a": 1, "b": 1}}, "val/ and valid/ are the same split"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, sides: dict[str, dict[str, int]], words: str) -> None:
+def test_an_unusable_folder_is_an_error_that_names_the_fault(
+    tmp_path: Path, sides: dict[str, dict[str, int]], words: str
+) -> None:
     for side, classes in sides.items():
         write_images(tmp_path / side, classes)
     with pytest.raises(UserError, match=words):
         load(tmp_path)
 
 
-def test_a_broken_image_stops_and_is_named_or_is_left_out_and_listed(tmp_path: Path) -> None:
+def test_a_broken_image_is_an_error_or_is_skipped_and_listed(tmp_path: Path) -> None:
     write_images(tmp_path, {"cat": 5, "dog": 5})
     (tmp_path / "cat" / "text.png").write_text("this is no image")
     whole = (tmp_path / "dog" / "0.png").read_bytes()
@@ -117,7 +119,7 @@ def test_a_broken_image_stops_and_is_named_or_is_left_out_and_listed(tmp_path: P
     assert [line.split(":")[0] for line in data.skipped] == ["cat/text.png", "dog/torn.png"]
 
 
-def test_another_cap_on_pixels_is_another_packed_file(tmp_path: Path) -> None:
+def test_another_pixel_limit_makes_another_packed_file(tmp_path: Path) -> None:
     write_images(tmp_path, {"cat": 5, "dog": 5})
     Image.new("L", (20, 20)).save(tmp_path / "cat" / "large.png")
     few = load(tmp_path, skip_bad=True, max_pixels=399)
@@ -139,7 +141,7 @@ def test_an_image_of_another_shape_is_cropped_or_squashed(tmp_path: Path) -> Non
     assert squashed.shape == (1, 3, 8, 8)
 
 
-def test_hostile_class_names_are_data_and_print_inertly(tmp_path: Path) -> None:
+def test_class_names_with_control_characters_are_escaped_when_printed(tmp_path: Path) -> None:
     names = ["\x1b[31mred", "[bold]", "a\nb", "\u202eevil", "=cmd()", "<script>"]
     write_images(tmp_path, dict.fromkeys(names, 3))
     data = load(tmp_path)
@@ -160,13 +162,13 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nowhere", "", "\0", "x" * 5000, "a\x1bb"])
-def test_a_name_of_nothing_is_an_error(name: str) -> None:
+def test_an_unknown_name_is_an_error(name: str) -> None:
     with pytest.raises(UserError, match=r"no such folder|a NUL character") as caught:
         load_dataset(DataConfig(dataset=name))
     assert str(caught.value).isprintable()
 
 
-def test_a_mistyped_name_is_set_right() -> None:
+def test_a_mistyped_name_is_corrected() -> None:
     with pytest.raises(UserError, match="did you mean cifar100"):
         load_dataset(DataConfig(dataset="cifar-100"))
 
@@ -178,14 +180,14 @@ def test_classes_may_be_named_like_splits(tmp_path: Path) -> None:
     assert load(tmp_path / "b").class_names == ("invalid", "valid")
 
 
-def test_train_alone_is_split(tmp_path: Path) -> None:
+def test_a_train_folder_alone_is_split(tmp_path: Path) -> None:
     write_images(tmp_path / "train", {"cat": 10, "dog": 5})
     (tmp_path / "annotations").mkdir()
     data = load(tmp_path)
     assert (len(data.train), len(data.test), data.class_names) == (12, 3, ("cat", "dog"))
 
 
-def test_the_split_is_of_the_pixels_not_of_names_times_or_places(tmp_path: Path) -> None:
+def test_the_split_depends_on_pixels_not_on_names_times_or_location(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 20, "dog": 10}, size=(8, 8))
     for path in (tmp_path / "a").rglob("*.png"):
         target = tmp_path / "b" / path.parent.name / f"renamed-{99 - int(path.stem)}.bmp"
@@ -197,7 +199,7 @@ def test_the_split_is_of_the_pixels_not_of_names_times_or_places(tmp_path: Path)
         assert {image.numpy().tobytes() for image in parts[0]} == {image.numpy().tobytes() for image in parts[1]}
 
 
-def test_files_that_are_none_are_broken_images(tmp_path: Path) -> None:
+def test_irregular_files_are_broken_images(tmp_path: Path) -> None:
     write_images(tmp_path, {"cat": 5, "dog": 5})
     os.mkfifo(tmp_path / "cat" / "pipe.png")
     os.symlink("/nowhere", tmp_path / "cat" / "link.png")
@@ -238,7 +240,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
         load(tmp_path)
 
 
-def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     write_images(tmp_path, {"cat": 4, "dog": 4})
     odd = os.fsdecode(b"\xff\xfe.png")
     try:
@@ -250,7 +252,7 @@ def test_names_that_are_no_text_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 1000), (1000, 7), (49, 3)])
-def test_any_shape_is_brought_to_size(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_images_of_any_shape_are_resized(tmp_path: Path, size: tuple[int, int]) -> None:
     write_images(tmp_path, {"cat": 2, "dog": 2}, size=size)
     for mode in ("crop", "squash"):
         assert load(tmp_path, resize_mode=mode, image_size=(11, 9)).train.take(np.array([0])).shape == (1, 3, 11, 9)

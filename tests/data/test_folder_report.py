@@ -1,4 +1,4 @@
-"""What is said of a folder before it is trained on, whatever is in it."""
+"""The report on a folder before training."""
 
 import os
 import pickle
@@ -69,7 +69,7 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return messy_folder(tmp_path_factory.mktemp("messy") / "photos")
 
 
-def test_everything_in_a_messy_folder_is_told_at_80_columns_the_same_from_the_cache(messy: Path) -> None:
+def test_a_messy_folder_is_reported_at_80_columns_and_the_same_from_the_cache(messy: Path) -> None:
     for _ in range(2):
         told = wrapped("\n".join(lines(load(messy, skip_bad=True))), 80, further="  ")
         assert told.splitlines()[1:] == MESSY.splitlines()[1:]
@@ -91,13 +91,13 @@ def test_a_report_counts_what_it_finds_by_kind_and_the_images_by_split(messy: Pa
     assert report.parts == {"train": (4, 61, 23), "test": (2, 8, 5)}
 
 
-def test_a_streamed_folder_is_told_of_by_some_of_its_images(messy: Path) -> None:
+def test_the_report_on_a_streamed_folder_uses_a_sample(messy: Path) -> None:
     found = lines(load(messy, stream=True))
     assert any("in a sample of " in each for each in found)
     assert any("1 file with several pages" in each for each in found)
 
 
-def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_folder_are_reported_at_once(tmp_path: Path) -> None:
     folder = messy_folder(tmp_path / "photos")
     shutil.rmtree(folder / "Testing" / "bird")
     (folder / "Train" / "empty").mkdir()
@@ -117,7 +117,7 @@ def test_all_faults_of_a_folder_are_told_at_once(tmp_path: Path) -> None:
     assert "    'empty'" in text
 
 
-def test_a_class_whose_images_cannot_be_read_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_a_class_of_unsupported_images_is_reported_with_the_reason(tmp_path: Path) -> None:
     write_images(tmp_path, {"cat": 4, "dog": 4, "fox": 0})
     (tmp_path / "fox" / "a.heic").write_bytes(b"x")
     said: list[str] = []
@@ -126,7 +126,7 @@ def test_a_class_whose_images_cannot_be_read_is_told_with_the_reason(tmp_path: P
     assert "1 image in unsupported formats (.heic 1); convert them to PNG or JPEG: fox/a.heic" in "\n".join(said)
 
 
-def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
+def test_with_other_faults_broken_images_are_searched_for_at_most_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path / "train", {"cat": 4, "dog": 4})
@@ -148,13 +148,13 @@ def test_broken_images_are_looked_for_beside_other_faults_for_a_minute_at_most(
         load_dataset(where, progress=stop)
 
 
-def test_faults_come_whole_out_of_another_process() -> None:
+def test_faults_can_be_pickled() -> None:
     faults = [Finding.of("broken", "fault", "1 broken image", ["a"], remedy="fix it")]
     error = pickle.loads(pickle.dumps(FaultsError(faults, "here")))
     assert (error.what, error.where, error.remedy, error.faults) == ("1 broken image: a", "here", "fix it", tuple(faults))
 
 
-def test_a_link_to_a_folder_above_or_of_another_class_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_folder_or_another_class_is_not_followed(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 4, "dog": 6})
     alone = load(tmp_path / "a")
     os.symlink(tmp_path / "a", tmp_path / "a" / "cat" / "up")
@@ -192,7 +192,7 @@ def test_links_to_folders_elsewhere_are_classes(tmp_path: Path) -> None:
         ("Training Images", "Dev Images", "Evaluation"),
     ],
 )
-def test_folders_with_names_of_parts_in_any_spelling_are_parts(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_split_folders_may_have_any_usual_spelling(tmp_path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         write_images(tmp_path / name, {"cat": 4, "dog": 4})
     (tmp_path / "docs").mkdir()
@@ -202,20 +202,20 @@ def test_folders_with_names_of_parts_in_any_spelling_are_parts(tmp_path: Path, n
     assert f"{names[0]}/ is train" in line(data, "images")
 
 
-def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     write_images(tmp_path, {"Train": 4, "Bus": 4, "Car": 4})
     write_images(tmp_path / "Train", {"steam": 2})
     assert load(tmp_path).class_names == ("Bus", "Car", "Train")
 
 
 @pytest.mark.parametrize("names", [("Train", "Test"), ("train", "test"), ("training", "Validation", "testing")])
-def test_parts_without_folders_of_classes_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_splits_without_class_folders_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     write_images(tmp_path, dict.fromkeys(names, 4))
     with pytest.raises(UserError, match="has the name of a split, but images and no class folders"):
         load(tmp_path)
 
 
-def test_test_images_without_classes_are_no_class_beside_a_train_folder_of_classes(tmp_path: Path) -> None:
+def test_a_flat_test_folder_beside_train_is_not_a_class(tmp_path: Path) -> None:
     write_images(tmp_path, {"Test": 4})
     write_images(tmp_path / "Train", {"cat": 4, "dog": 4})
     with pytest.raises(UserError, match="Train/ has folders and Test/ has images"):
@@ -226,7 +226,7 @@ def test_test_images_without_classes_are_no_class_beside_a_train_folder_of_class
     assert "1 folder beside the splits: Test" in "\n".join(lines(data))
 
 
-def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("Train", "training", "Test"):
         write_images(tmp_path / name, {"cat": 2, "dog": 2})
     with pytest.raises(UserError, match="Train/ and training/ are the same split"):
@@ -247,27 +247,27 @@ def test_two_folders_of_one_part_are_refused(tmp_path: Path) -> None:
         ((48, 32), {"image_size": (16, 24)}, "downsampled to 16x24 (height x width)"),
     ],
 )
-def test_what_is_done_with_the_pixels_is_told(tmp_path: Path, size: tuple[int, int], config: Any, words: str) -> None:
+def test_the_report_says_how_images_are_resized(tmp_path: Path, size: tuple[int, int], config: Any, words: str) -> None:
     write_images(tmp_path, {"cat": 5, "dog": 5}, size=size)
     data = load(tmp_path, **config)
     assert line(data, "preprocessing") == words
     assert line(data, "sizes") == f"all {size[0]}x{size[1]}"
 
 
-def test_classes_of_like_size_are_no_warning_and_ten_to_one_is(tmp_path: Path) -> None:
+def test_a_class_imbalance_of_ten_to_one_is_a_warning(tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 2, "dog": 19})
     write_images(tmp_path / "b", {"cat": 2, "dog": 20})
     assert not any("class imbalance" in each for each in lines(load(tmp_path / "a")))
     assert any("class imbalance, 10 to 1" in each for each in lines(load(tmp_path / "b")))
 
 
-def test_sixteen_bits_that_are_used_are_no_warning(tmp_path: Path) -> None:
+def test_16_bit_images_that_use_their_range_are_no_warning(tmp_path: Path) -> None:
     write_images(tmp_path, {"cat": 3, "dog": 3})
     for value in (20_000, 65_535, 100):
         Image.fromarray(np.full((16, 16), value, dtype=np.uint16)).save(tmp_path / "cat" / f"{value}.png")
     assert not load(tmp_path).report.findings
 
 
-def test_a_named_data_set_is_told_of_in_a_line() -> None:
+def test_the_report_on_a_named_data_set_is_one_line() -> None:
     (told,) = lines(load_dataset(DataConfig(dataset="digits", image_size=(8, 8))))
     assert told.startswith("data: digits, 1,438 train, 359 test (stratified split); classes: 10, of 174")

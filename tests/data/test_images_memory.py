@@ -1,4 +1,4 @@
-"""What a packed data set takes of memory: its images stay on the disk, and what is kept of each is bounded."""
+"""Memory of a packed data set: images stay on the disk, and the metadata per image is bounded."""
 
 import json
 import tracemalloc
@@ -77,7 +77,7 @@ def peak_bytes(path: Path, val_fraction: float, config: AugmentConfig) -> int:
 
 @pytest.mark.parametrize("config", [AugmentConfig(), EVERYTHING])
 @pytest.mark.parametrize(("role", "val_fraction"), [("train", 0.0), ("train", 0.1), ("all", 0.1)])
-def test_a_packed_data_set_and_its_epoch_take_at_most_64_bytes_an_image(
+def test_a_packed_data_set_and_its_epoch_take_at_most_64_bytes_per_image(
     tmp_path: Path, role: str, val_fraction: float, config: AugmentConfig
 ) -> None:
     few, many = (write_packed(tmp_path / str(number), number, role, 0) for number in (50_000, 150_000))

@@ -1,4 +1,4 @@
-"""Batches are the same for any number of workers, any chunk and any starting step."""
+"""Batches do not depend on the number of workers, the chunk size and the starting step."""
 
 import multiprocessing
 import os
@@ -70,13 +70,13 @@ def test_chunks_and_workers_change_nothing(options: dict[str, int]) -> None:
     assert equal(batches(split, **options), expected)
 
 
-def test_starting_at_a_later_step_gives_the_later_batches() -> None:
+def test_starting_at_a_later_step_gives_the_same_batches_from_there() -> None:
     split = Images(200)
     assert equal(batches(split, start_step=3, chunk_images=64), batches(split)[3:])
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_ranks_that_begin_in_the_midst_of_an_epoch_see_together_what_one_sees_from_there(ranks: int) -> None:
+def test_ranks_that_resume_within_an_epoch_see_the_images_that_one_rank_sees(ranks: int) -> None:
     """A run of two goes on under one or three: the same images with the same augmentations, from that step on."""
     split, first = Images(200), 4
     expected = batches(split)[first:]
@@ -117,7 +117,7 @@ def stream_of(split: Any, workers: int) -> Iterator[Batch]:
     )
 
 
-def test_workers_read_ahead_of_the_steps_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_worker_processes_read_ahead_of_the_steps(tmp_path: Path) -> None:
     split = LoggedImages(320)
     split.log = str(tmp_path / "log")
     stream = stream_of(split, workers=2)
@@ -127,7 +127,7 @@ def test_workers_read_ahead_of_the_steps_in_processes_of_their_own(tmp_path: Pat
     stream.close()  # type: ignore[attr-defined]
 
 
-def test_an_epoch_that_is_broken_off_leaves_no_worker_behind() -> None:
+def test_an_interrupted_epoch_leaves_no_worker_process() -> None:
     stream = stream_of(Images(320), workers=2)
     next(stream)
     assert len(multiprocessing.active_children()) == 2

@@ -1,4 +1,4 @@
-"""MNIST's files: found compressed or not, checked, and read as the format says."""
+"""MNIST's files are found compressed or not, checked, and read."""
 
 import gzip
 import hashlib
@@ -51,9 +51,7 @@ def load(place: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_images_and_labels_arrive_as_they_were_written(
-    compressed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_and_labels_are_read_as_written(compressed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path, compressed=compressed)
     data = load(tmp_path)
     assert data.test is not None

@@ -1,4 +1,4 @@
-"""Images that are in two splits: found by their pixels alone, counted and named; and the list of those trained on."""
+"""Copies in two splits are found by their pixels, counted and named; the list of training images."""
 
 import struct
 from pathlib import Path
@@ -43,7 +43,7 @@ def load(folder: Path, **config: Any) -> Dataset:
     return load_dataset(DataConfig(dataset=str(folder), **config))
 
 
-def test_images_in_two_splits_are_found_whatever_their_class_and_format(cache: Path, parts: Path) -> None:
+def test_copies_in_two_splits_are_found_whatever_their_class_and_format(cache: Path, parts: Path) -> None:
     dataset = load(parts)
     assert dataset.test is not None
     found = overlap(dataset.test, dataset.train)
@@ -57,7 +57,7 @@ def test_images_in_two_splits_are_found_whatever_their_class_and_format(cache: P
     assert found.other_class.tolist() == [False, True, False]
 
 
-def test_before_training_they_are_counted_and_the_first_are_named(cache: Path, parts: Path) -> None:
+def test_the_notice_before_training_counts_copies_and_names_the_first(cache: Path, parts: Path) -> None:
     assert copies_notice(load(parts)) == (
         "3 of the 8 test images are in train too, 1 under another class: test/cat/0.bmp is train/cat/1.png, "
         "test/dog/1.bmp is train/cat/2.png, test/dog/2.bmp is train/dog/3.png\n"
@@ -65,19 +65,19 @@ def test_before_training_they_are_counted_and_the_first_are_named(cache: Path, p
     )
 
 
-def test_without_copies_nothing_is_said(cache: Path, tmp_path: Path) -> None:
+def test_without_copies_there_is_no_notice(cache: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 5, "dog": 5})
     assert copies_notice(load(tmp_path / "a")) is None
     assert copies_notice(load_dataset(DataConfig(dataset="digits", val_fraction=0.1))) is None
 
 
-def test_copies_that_a_split_has_kept_together_are_counted(cache: Path, tmp_path: Path) -> None:
+def test_copies_that_the_split_keeps_together_are_counted(cache: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 5, "dog": 5})
     Image.open(tmp_path / "a" / "cat" / "0.png").save(tmp_path / "a" / "cat" / "copy.bmp")
     assert copies_notice(load(tmp_path / "a")) == "1 of the 11 images is a copy of another; copies are kept in one split"
 
 
-def test_of_a_streamed_folder_and_an_older_packed_file_it_is_said_that_nothing_was_checked(cache: Path, parts: Path) -> None:
+def test_the_notice_says_if_copies_cannot_be_checked(cache: Path, parts: Path) -> None:
     streamed = load(parts, stream=True)
     unknown = "copies of images in several splits: not checked, because "
     assert copies_notice(streamed) == unknown + "a streamed folder is not read before training"
@@ -92,7 +92,7 @@ def test_of_a_streamed_folder_and_an_older_packed_file_it_is_said_that_nothing_w
         assert seen_file(dataset.train) is None
 
 
-def test_an_older_packed_file_is_split_as_it_was_and_refused_where_copies_have_to_be_known(cache: Path, tmp_path: Path) -> None:
+def test_an_older_packed_file_is_split_by_the_earlier_rule_only(cache: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "a", {"cat": 5, "dog": 5})
     pack_dataset(DataConfig(dataset=str(tmp_path / "a")), tmp_path / "packed.safetensors")
     packed = without_checksums(tmp_path / "packed.safetensors")
@@ -118,7 +118,7 @@ def test_the_accuracy_without_copies_is_that_of_the_other_images(cache: Path, pa
     assert copy_figures(copies, dataset.train, is_correct[:3])["top1_percent_without_copies"] is None
 
 
-def test_the_digest_is_of_shape_and_pixels_and_stays_what_it_is() -> None:
+def test_the_pixel_digest_covers_shape_and_pixels_and_never_changes() -> None:
     """By hand: the SHA-256 of `[2, 1]` and of six bytes begins with 8 bytes, read as a little-endian number."""
     import hashlib
 
@@ -129,7 +129,7 @@ def test_the_digest_is_of_shape_and_pixels_and_stays_what_it_is() -> None:
     assert pixel_digest(np.asfortranarray(pixels)) == expected
 
 
-def test_the_images_trained_on_are_listed_and_found_in_another_data_set(cache: Path, parts: Path, tmp_path: Path) -> None:
+def test_training_images_are_stored_and_found_in_another_data_set(cache: Path, parts: Path, tmp_path: Path) -> None:
     dataset = load(parts)
     text = seen_file(dataset.train)
     assert text is not None
@@ -145,7 +145,7 @@ def test_the_images_trained_on_are_listed_and_found_in_another_data_set(cache: P
     assert read_seen(tmp_path / "nothing.safetensors") is None
 
 
-def test_a_damaged_list_is_refused(cache: Path, parts: Path, tmp_path: Path) -> None:
+def test_a_damaged_list_of_training_images_is_refused(cache: Path, parts: Path, tmp_path: Path) -> None:
     text = seen_file(load(parts).train)
     assert text is not None
     path = tmp_path / "seen.safetensors"

@@ -1,4 +1,4 @@
-"""The packed file: whole or not there, mapped, recognised, and made anew when damaged."""
+"""The packed file is written atomically, memory-mapped, and packed again if damaged."""
 
 import errno
 import json
@@ -36,7 +36,7 @@ def load(folder: Path, **options: Any) -> Dataset:
     return load_dataset(DataConfig(dataset=str(folder)), **options)
 
 
-def test_the_second_start_reads_no_image(cache: Path, folder: Path) -> None:
+def test_the_second_load_reads_no_image(cache: Path, folder: Path) -> None:
     seen = []
     load(folder, progress=lambda what, *_: seen.append(what))
     assert "reading images" in seen
@@ -46,14 +46,14 @@ def test_the_second_start_reads_no_image(cache: Path, folder: Path) -> None:
     assert len(list(cache.iterdir())) == 1
 
 
-def test_a_changed_image_is_packed_anew(cache: Path, folder: Path) -> None:
+def test_a_changed_image_is_packed_again(cache: Path, folder: Path) -> None:
     before = load(folder).fingerprint
     Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(folder / "cat" / "0.png")
     assert load(folder).fingerprint != before
     assert len(list(cache.iterdir())) == 1
 
 
-def test_who_has_the_older_images_mapped_keeps_them(cache: Path, folder: Path) -> None:
+def test_a_process_that_has_the_older_images_mapped_keeps_them(cache: Path, folder: Path) -> None:
     data = load(folder)
     images, ids = data.train.take(np.arange(len(data.train))), data.train.ids()
     for i, path in enumerate(folder.rglob("*.png")):
@@ -72,7 +72,7 @@ def test_pixels_labels_and_ids_belong_together(cache: Path, folder: Path) -> Non
             assert data.class_names[split.labels[i]] == name.split("/")[0]
 
 
-def test_the_fingerprint_is_of_pixels_and_classes_not_of_names_order_or_size(cache: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_pixels_and_classes_only(cache: Path, folder: Path, tmp_path: Path) -> None:
     before = load(folder).fingerprint
     other = tmp_path / "other"
     for path in folder.rglob("*.png"):
@@ -86,7 +86,9 @@ def test_the_fingerprint_is_of_pixels_and_classes_not_of_names_order_or_size(cac
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_is_named_and_leaves_nothing(cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_file(
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -97,7 +99,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(cache: Path, folder: Path, monk
     assert list(cache.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_made_is_a_clear_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_cache_folder_is_an_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="cannot write"):
@@ -111,7 +113,7 @@ def test_a_class_with_too_few_images_to_split_is_named(cache: Path, tmp_path: Pa
         load_dataset(DataConfig(dataset=str(tmp_path / "few"), val_fraction=0.1))
 
 
-def test_a_packed_file_is_itself_a_data_set(cache: Path, folder: Path) -> None:
+def test_a_packed_file_can_be_used_as_a_data_set(cache: Path, folder: Path) -> None:
     data = load(folder)
     again = load_dataset(DataConfig(dataset=str(next(cache.iterdir()))))
     assert (again.fingerprint, again.class_names, again.test.ids()) == (data.fingerprint, data.class_names, data.test.ids())
@@ -119,7 +121,7 @@ def test_a_packed_file_is_itself_a_data_set(cache: Path, folder: Path) -> None:
         load_dataset(DataConfig(dataset=str(next(cache.iterdir())), image_size=(8, 8)))
 
 
-def test_a_file_of_another_program_is_none(cache: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_refused(cache: Path, tmp_path: Path) -> None:
     save_file({"x": np.zeros(3)}, tmp_path / "weights.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
     with pytest.raises(UserError, match="another program wrote it"):
@@ -155,9 +157,7 @@ def damage(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]]
         (lambda tensors: tensors.pop("skipped"), "skipped"),
     ],
 )
-def test_tensors_that_cannot_be_relied_on_are_refused(
-    cache: Path, folder: Path, change: Callable[[dict[str, Any]], None], words: str
-) -> None:
+def test_invalid_tensors_are_refused(cache: Path, folder: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:
     load(folder)
     path = next(cache.iterdir())
     with safe_open(path, framework="numpy") as file:
@@ -186,7 +186,7 @@ def test_tensors_that_cannot_be_relied_on_are_refused(
         {"resize_mode": []},
     ],
 )
-def test_a_header_that_cannot_be_relied_on_is_refused(cache: Path, folder: Path, change: dict[str, Any]) -> None:
+def test_an_invalid_header_is_refused(cache: Path, folder: Path, change: dict[str, Any]) -> None:
     load(folder)
     path = next(cache.iterdir())
     with safe_open(path, framework="numpy") as file:
@@ -198,7 +198,7 @@ def test_a_header_that_cannot_be_relied_on_is_refused(cache: Path, folder: Path,
     assert str(caught.value).isprintable()
 
 
-def test_images_are_mapped_not_read(cache: Path, folder: Path) -> None:
+def test_images_are_memory_mapped(cache: Path, folder: Path) -> None:
     data = load(folder)
     mapped = Path("/proc/self/maps")
     if not mapped.exists():
@@ -211,7 +211,9 @@ def test_images_are_mapped_not_read(cache: Path, folder: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(position=st.floats(0, 1), value=st.integers(1, 255), cut=st.booleans())
-def test_a_damaged_cache_never_crashes(cache: Path, folder: Path, position: float, value: int, cut: bool) -> None:
+def test_a_damaged_cached_file_is_an_error_never_a_crash(
+    cache: Path, folder: Path, position: float, value: int, cut: bool
+) -> None:
     load(folder)
     path = next(cache.glob("*.safetensors"))
     whole = path.read_bytes()
@@ -234,9 +236,7 @@ def test_a_damaged_cache_never_crashes(cache: Path, folder: Path, position: floa
     path.write_bytes(whole)
 
 
-def test_the_pages_of_the_images_that_are_taken_are_prefetched_and_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_pages_of_requested_images_are_prefetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path, {"cat": 9, "dog": 9})
     split = load_dataset(DataConfig(dataset=str(tmp_path), image_size=(48, 48))).train
     assert isinstance(split.store, Packed)
@@ -256,7 +256,7 @@ def test_the_pages_of_the_images_that_are_taken_are_prefetched_and_no_others(
 
 
 @pytest.mark.parametrize(("device", "rows"), [("meta", range(4)), ("cpu", range(0))])
-def test_nothing_is_prefetched_on_another_device_or_for_no_image(
+def test_nothing_is_prefetched_on_another_device_or_without_images(
     monkeypatch: pytest.MonkeyPatch, device: str, rows: range
 ) -> None:
     calls: list[tuple[int, int, int]] = []

@@ -1,4 +1,4 @@
-"""Packing uses all cores, can be stopped and killed at any time, and goes on where it stopped."""
+"""Packing can be stopped or killed at any time, and is resumed."""
 
 import os
 import signal
@@ -71,11 +71,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_what_is_stopped_goes_on_where_it_stopped(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
+def test_a_stopped_packing_is_resumed(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
     whole = pack(folder, tmp_path / "whole")
     read.clear()
     for number in (100, 300):
-        with pytest.raises(StoppedError, match=r"of 400 images are read, and the next start goes on"):
+        with pytest.raises(StoppedError, match=r"stopped after [0-9,]+ of 400 images; rerun"):
             pack(folder, tmp_path / "packed", progress=stop_at(number))
     assert pack(folder, tmp_path / "packed") == whole
     # Alone, 64 images at a time are written; the first is read once more to see its size.
@@ -83,7 +83,7 @@ def test_what_is_stopped_goes_on_where_it_stopped(folder: Path, tmp_path: Path, 
     assert names(tmp_path) == ["images", "packed", "whole"]
 
 
-def test_a_start_without_an_output_goes_on_too_and_leaves_the_cache_clean(
+def test_packing_into_the_cache_is_resumed_too_and_leaves_no_partial_file(
     folder: Path, cache: Path, read: list[str], often: None
 ) -> None:
     with pytest.raises(StoppedError):
@@ -95,7 +95,7 @@ def test_a_start_without_an_output_goes_on_too_and_leaves_the_cache_clean(
     assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
 
 
-def test_another_size_or_other_images_begin_anew(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
+def test_another_size_or_other_images_restart_the_packing(folder: Path, tmp_path: Path, read: list[str], often: None) -> None:
     for size in (4, 8):
         with pytest.raises(StoppedError):
             pack(folder, tmp_path / "packed", size=size, progress=stop_at(200))
@@ -105,7 +105,7 @@ def test_another_size_or_other_images_begin_anew(folder: Path, tmp_path: Path, r
     assert len(read) == 2 * 401
 
 
-def test_images_of_other_sizes_are_found_once(tmp_path: Path, read: list[str], often: None) -> None:
+def test_a_mix_of_sizes_is_detected_once(tmp_path: Path, read: list[str], often: None) -> None:
     """Small images of one size are packed as they are; where the last differs, what then begins is gone on with."""
     write_images(tmp_path / "images", {"cat": 200, "dog": 100}, size=(40, 40))
     Image.new("RGB", (41, 40)).save(tmp_path / "images" / "dog" / "99.png")
@@ -124,7 +124,7 @@ def test_images_of_other_sizes_are_found_once(tmp_path: Path, read: list[str], o
     assert load(tmp_path / "packed").stored_size == (80, 80)
 
 
-def test_broken_images_are_found_once(folder: Path, cache: Path, tmp_path: Path, read: list[str]) -> None:
+def test_broken_images_are_read_once(folder: Path, cache: Path, tmp_path: Path, read: list[str]) -> None:
     for name in ("cat/7.png", "dog/99.png"):
         (folder / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"2 broken images: cat/7\.png: not an image in a supported format"):
@@ -150,7 +150,7 @@ def test_broken_images_are_found_once(folder: Path, cache: Path, tmp_path: Path,
         lambda images, journal: images.unlink(),
     ],
 )
-def test_a_journal_cut_off_by_a_power_failure_does_no_harm(
+def test_packing_recovers_from_a_damaged_journal(
     folder: Path, tmp_path: Path, often: None, spoil: Callable[[Path, Path], Any]
 ) -> None:
     whole = pack(folder, tmp_path / "whole")
@@ -182,7 +182,7 @@ images.pack_dataset(DataConfig(dataset=sys.argv[1], image_size=(4, 4)), Path("pa
 """
 
 
-def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: Path, read: list[str]) -> None:
+def test_a_killed_packing_leaves_no_process_and_is_resumed(folder: Path, tmp_path: Path, read: list[str]) -> None:
     killed = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], cwd=tmp_path)
     journal = tmp_path / "packed.part.rows"
     until(lambda: killed.poll() is not None or (journal.exists() and journal.stat().st_size >= 64 + 100 * ROW.itemsize))
@@ -197,7 +197,7 @@ def test_a_killed_packing_leaves_no_process_and_goes_on(folder: Path, tmp_path: 
     until(lambda: not any(runs(reader) for reader in readers))
 
 
-def test_a_changed_byte_of_the_journal_is_found(folder: Path, tmp_path: Path, often: None) -> None:
+def test_a_changed_byte_of_the_journal_is_detected(folder: Path, tmp_path: Path, often: None) -> None:
     """What it says of an image goes into the packed file: a changed digest would make other images of the same pixels."""
     whole = pack(folder, tmp_path / "whole")
     journal = tmp_path / "packed.part.rows"
@@ -261,7 +261,7 @@ def test_a_packing_killed_at_its_start_never_mixes_changed_images_with_old_ones(
     assert names(tmp_path) == ["images", "packed", "whole"]
 
 
-def test_who_waits_for_another_start_is_told_so_and_then_has_the_lock_alone(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_another_says_so_and_then_holds_the_lock_alone(tmp_path: Path) -> None:
     said: list[str] = []
     inside = 0
 
@@ -280,7 +280,7 @@ def test_who_waits_for_another_start_is_told_so_and_then_has_the_lock_alone(tmp_
     assert names(tmp_path) == []
 
 
-def test_two_starts_at_once_read_the_images_once(folder: Path, cache: Path, read: list[str]) -> None:
+def test_two_processes_at_once_read_the_images_once(folder: Path, cache: Path, read: list[str]) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: load(folder), range(4)))
     assert len({data.fingerprint for data in found}) == 1
@@ -289,7 +289,7 @@ def test_two_starts_at_once_read_the_images_once(folder: Path, cache: Path, read
     assert len(list(cache.iterdir())) == 1
 
 
-def test_what_was_begun_a_week_ago_is_removed_from_the_cache(folder: Path, cache: Path) -> None:
+def test_partial_files_older_than_a_week_are_removed_from_the_cache(folder: Path, cache: Path) -> None:
     cache.mkdir(parents=True)
     for name in ("old", "young", "held"):
         for suffix in ("part", "part.rows"):

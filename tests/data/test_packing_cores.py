@@ -1,4 +1,4 @@
-"""Packing on several cores: in order, by processes that end, die or are stopped."""
+"""Packing on several cores keeps the order, whether processes end, die or are stopped."""
 
 import os
 import sys
@@ -66,7 +66,7 @@ def test_images_are_read_in_several_processes(folder: Path, tmp_path: Path, monk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-def test_a_reading_process_that_dies_is_out_of_a_resource_and_what_was_read_is_kept(
+def test_a_reading_process_that_dies_is_a_resource_error_and_packing_can_resume(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = os.getpid()

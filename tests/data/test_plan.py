@@ -29,7 +29,7 @@ def test_every_image_is_seen_once_and_every_epoch_in_another_order() -> None:
     assert not np.array_equal(first, draw(seed=1).order)
 
 
-def test_switching_mixup_on_changes_no_other_draw() -> None:
+def test_mixup_changes_no_other_draw() -> None:
     plain, mixed = draw(), draw(mixup=0.8, random_erase=0.25)
     for name in ("order", "policy", "coins", "signs", "box", "flip"):
         assert np.array_equal(getattr(plain, name), getattr(mixed, name)), name
@@ -97,7 +97,7 @@ def test_resized_crops_lie_inside_and_are_distributed_as_torchvisions() -> None:
     ("image_size", "expected"),
     [((96, 32), (26, 0, 43, 32)), ((32, 96), (0, 26, 32, 43))],  # 32 / (3 / 4) = 42.7, 32 x 4 / 3 = 42.7
 )
-def test_a_resized_crop_where_no_try_fits_is_torchvisions_central_one(
+def test_a_resized_crop_without_a_fitting_try_is_torchvisions_center_crop(
     image_size: tuple[int, int], expected: tuple[int, int, int, int]
 ) -> None:
     from torchvision.transforms import RandomResizedCrop
@@ -124,7 +124,7 @@ def test_mixing_draws_one_weight_per_batch() -> None:
     assert ((plan.lam >= 0) & (plan.lam <= 1)).all()
 
 
-def test_cutmix_weighs_by_the_area_it_really_takes() -> None:
+def test_cutmix_weighs_by_the_clipped_area() -> None:
     plan = draw(128 * 500, cutmix=1.0)
     area = plan.mix_box[:, 2].astype(int) * plan.mix_box[:, 3]
     np.testing.assert_allclose(plan.lam, 1 - area / 1024, rtol=1e-6)
@@ -147,12 +147,12 @@ def test_erasing_takes_its_share_of_the_images_and_of_their_area() -> None:
     assert (aspect.min(), aspect.max()) == (pytest.approx(0.3, rel=0.01), pytest.approx(3.3, rel=0.01))
 
 
-def test_where_mixup_and_cutmix_are_on_the_switch_is_the_share_of_cutmix() -> None:
+def test_mix_switch_prob_is_the_fraction_of_cutmix() -> None:
     boxes = draw(128 * 2000, mixup=0.8, cutmix=1.0, mix_switch_prob=0.2).mix.boxes
     assert (boxes[:, 2] > 0).mean() == pytest.approx(0.2, abs=0.03)  # of the boxes few are empty
 
 
-def test_a_selection_has_the_plan_of_its_positions() -> None:
+def test_a_selection_has_the_draws_of_its_positions() -> None:
     plan = draw(mixup=0.8)
     part = plan.at(np.arange(256, 384))
     assert len(part) == 128

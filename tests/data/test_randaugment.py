@@ -38,7 +38,7 @@ ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("name", "tenths", "negative", "expected"), ARGUMENTS)
-def test_the_arguments_are_timms(name: str, tenths: int, negative: bool, expected: float) -> None:
+def test_the_arguments_equal_timms(name: str, tenths: int, negative: bool, expected: float) -> None:
     operation = rand_operation(RAND_OPERATIONS.index(name), tenths, negative, (32, 20))
     assert operation.name == name
     assert operation.value == pytest.approx(expected)
@@ -65,7 +65,7 @@ def test_an_operation_is_applied_with_probability_one_half() -> None:
 
 
 @pytest.mark.parametrize(("level", "negative", "filled"), [(100, False, slice(0, 9)), (100, True, slice(11, 20))])
-def test_what_moves_in_has_the_fill_of_its_channel(level: int, negative: bool, filled: slice) -> None:
+def test_pixels_from_outside_have_the_fill_of_their_channel(level: int, negative: bool, filled: slice) -> None:
     images = torch.full((2, 3, 20, 20), 200, dtype=torch.uint8)
     plan = plan_of("TranslateX", level, negative, 2)  # by 0.45 of the width
     out = augment(images, plan=plan, mean=[10, 20, 30])
@@ -74,7 +74,7 @@ def test_what_moves_in_has_the_fill_of_its_channel(level: int, negative: bool, f
     assert torch.equal(out, expected)
 
 
-def test_auto_augment_moves_black_in_whatever_the_mean() -> None:
+def test_auto_augment_fills_with_black_whatever_the_mean() -> None:
     plan = EpochPlan(  # sub-policy 21: two translations
         order=np.arange(2),
         config=AugmentConfig(crop="none", flip=False),
@@ -95,7 +95,7 @@ def test_solarize_add_adds_below_128_only() -> None:
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 @pytest.mark.parametrize("name", RAND_OPERATIONS)
-def test_an_image_of_a_group_is_what_it_would_be_alone(name: str, interpolation: Any) -> None:
+def test_an_image_in_a_group_equals_the_image_alone(name: str, interpolation: Any) -> None:
     images = torch.randint(20, 230, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     how: Any = {"fill": [1, 2, 3], "interpolation": interpolation}
     operation = rand_operation(RAND_OPERATIONS.index(name), 93, True, (32, 32))
@@ -122,7 +122,7 @@ def torchvisions(images: torch.Tensor, name: str, value: float, **how: Any) -> t
 @pytest.mark.parametrize("fill", [None, 0, 128, 255])
 @pytest.mark.parametrize("interpolation", [None, "nearest", "bilinear"])
 @pytest.mark.parametrize("name", ["Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"])
-def test_fill_and_interpolation_are_torchvisions(name: str, interpolation: Any, fill: int | None) -> None:
+def test_fill_and_interpolation_equal_torchvisions(name: str, interpolation: Any, fill: int | None) -> None:
     images = torch.randint(0, 256, (4, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for level, negative in ((93, True), (100, False)):  # translations by 8.37 and by 9 pixels
         config = AugmentConfig(auto_augment="rand", crop="none", flip=False, aa_fill=fill, aa_interpolation=interpolation)

@@ -1,4 +1,4 @@
-"""DistContext divide a batch: every image once, none without its partner, and the mean of means is the mean."""
+"""Ranks divide a batch: every image once, together with its partner, and weights that give the global mean."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SIZES = [(size, ranks) for size in (1, 2, 3, 5, 8, 13, 64, 127, 128) for ranks i
 
 
 @pytest.mark.parametrize(("size", "ranks"), SIZES)
-def test_every_position_is_computed_once_and_counts_alike(size: int, ranks: int) -> None:
+def test_every_position_is_computed_once_with_equal_weight(size: int, ranks: int) -> None:
     shares = [share_of_batch(40, 40 + size, rank=rank, ranks=ranks) for rank in range(ranks)]
     real = [rows for rows, count in shares if count > 0]
     assert sorted(np.concatenate(real)) == list(range(40, 40 + size))

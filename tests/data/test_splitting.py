@@ -1,4 +1,4 @@
-"""The splits that are made here: as they always were without copies, and never with copies of an image on both sides."""
+"""Splits never part copies of an image, and equal those of earlier versions if there are none."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("seed", GOLDEN)
-def test_a_folder_without_copies_is_split_as_it_always_was(cache: Path, tmp_path: Path, seed: int) -> None:
+def test_a_folder_without_copies_is_split_as_in_earlier_versions(cache: Path, tmp_path: Path, seed: int) -> None:
     folder = tmp_path / "images"
     write_images(folder, {"cat": 9, "dog": 6, "owl": 14}, size=(8, 8))
     dataset = load_dataset(DataConfig(dataset=str(folder), split_seed=seed, val_fraction=0.25))
@@ -40,7 +40,7 @@ def test_a_folder_without_copies_is_split_as_it_always_was(cache: Path, tmp_path
     assert len(dataset.train) == 29 - 12
 
 
-def test_the_digits_are_split_as_they_always_were(cache: Path) -> None:
+def test_the_digits_are_split_as_in_earlier_versions(cache: Path) -> None:
     dataset = load_dataset(DataConfig(dataset="digits"))
     assert dataset.test is not None
     first = "digit/0002 digit/0008 digit/0012 digit/0015 digit/0020 digit/0026 digit/0034 digit/0038"
@@ -67,7 +67,7 @@ def straddles(dataset: Dataset) -> bool:
     return bool(train & val or train & test or val & test)
 
 
-def test_no_image_is_on_two_sides_and_by_the_earlier_rule_many_are(cache: Path, tmp_path: Path) -> None:
+def test_no_copies_straddle_the_split_unlike_by_the_earlier_rule(cache: Path, tmp_path: Path) -> None:
     folder = folder_with_copies(tmp_path / "images")
     for seed in range(5):
         config = DataConfig(dataset=str(folder), split_seed=seed, val_fraction=0.25)
@@ -77,7 +77,7 @@ def test_no_image_is_on_two_sides_and_by_the_earlier_rule_many_are(cache: Path, 
         assert straddles(load_dataset(config, split_rule=BY_FILE))
 
 
-def test_a_split_with_copies_is_of_pixels_not_of_names(cache: Path, tmp_path: Path) -> None:
+def test_a_split_with_copies_depends_on_pixels_not_on_names(cache: Path, tmp_path: Path) -> None:
     folder = folder_with_copies(tmp_path / "images")
     before = load_dataset(DataConfig(dataset=str(folder), val_fraction=0.25))
     for i, path in enumerate(sorted(folder.rglob("*.*"), reverse=True)):
@@ -117,7 +117,7 @@ def random_data(seed: int) -> Any:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.1, 0.5])
-def test_of_random_data_no_copies_part_and_every_class_is_on_both_sides_in_its_share(share: float) -> None:
+def test_random_data_is_split_without_straddling_copies_and_stratified(share: float) -> None:
     parted, off = 0, []
     for seed in range(100):
         data = random_data(seed)
@@ -153,7 +153,7 @@ def test_copies_in_one_class_change_nothing_for_the_others() -> None:
     assert after[labels == 1].sum() == 4
 
 
-def test_a_small_class_that_lies_within_a_large_one_is_on_both_sides() -> None:
+def test_a_small_class_of_copies_of_a_large_one_is_in_both_splits() -> None:
     """As where the large class, which is drawn last, decided, one time in three would leave the small one without a test."""
     pixels = [*range(100), *range(5)]
     data = data_of([0] * 100 + [1] * 5, pixels)
@@ -163,7 +163,7 @@ def test_a_small_class_that_lies_within_a_large_one_is_on_both_sides() -> None:
         assert second[:100].sum() == 20
 
 
-def test_a_class_of_which_others_have_decided_all_moves_what_they_can_spare() -> None:
+def test_a_class_whose_groups_are_all_decided_still_gets_an_image() -> None:
     """Classes of 4, 4 and 6 images; the last has 3 of each of the others."""
     data = data_of([0] * 4 + [1] * 4 + [2] * 6, [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 4, 5, 6])
     for seed in range(100):
@@ -173,7 +173,7 @@ def test_a_class_of_which_others_have_decided_all_moves_what_they_can_spare() ->
             assert 0 < second[data.labels == label].sum() < (data.labels == label).sum()
 
 
-def test_a_class_of_copies_alone_cannot_be_split_and_is_named(cache: Path, tmp_path: Path) -> None:
+def test_a_class_of_copies_only_is_an_error_that_names_it(cache: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "images", {"cat": 5, "dog": 5}, size=(8, 8))
     for path in (tmp_path / "images" / "dog").iterdir():
         Image.new("RGB", (8, 8), "red").save(path)
@@ -184,7 +184,7 @@ def test_a_class_of_copies_alone_cannot_be_split_and_is_named(cache: Path, tmp_p
 
 
 @pytest.mark.parametrize("rule", [0, 3, True, "2", None, 1.0])
-def test_a_rule_that_this_version_does_not_know_is_refused(rule: object) -> None:
+def test_an_unsupported_split_rule_is_refused(rule: object) -> None:
     with pytest.raises(UserError, match="rule"):
         rule_of({"split_rule": rule}, "here")
     assert (rule_of({}, "here"), rule_of({"split_rule": 2}, "here")) == (1, 2)

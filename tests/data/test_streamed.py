@@ -1,4 +1,4 @@
-"""A streamed folder: read when it is needed, and trained on as the packed one is."""
+"""A streamed folder is read on demand and trained on like a packed one."""
 
 import os
 import shutil
@@ -79,7 +79,7 @@ def equal(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     )
 
 
-def test_what_is_evaluated_are_the_pixels_that_packing_stores(folder: Path) -> None:
+def test_evaluation_reads_the_pixels_that_packing_stores(folder: Path) -> None:
     for mode in ("crop", "squash"):
         streamed, packed = load(folder, resize_mode=mode), load(folder, resize_mode=mode, stream=False)
         assert all(a.equal(b) for a, b in zip(everything(streamed), everything(packed), strict=True))
@@ -97,7 +97,7 @@ def test_without_a_resized_crop_the_batches_are_those_of_the_packed_folder(folde
 
 
 @pytest.mark.parametrize("shared_bytes", [2**25, 3 * 3 * 32 * 32 * 8])
-def test_workers_chunks_and_a_later_start_change_nothing(
+def test_workers_chunks_and_the_starting_step_change_nothing(
     folder: Path, shared_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a batch does not fit into the memory that is shared, and is read in parts."""
@@ -131,7 +131,7 @@ def test_a_resized_crop_is_taken_from_an_image_with_a_margin(folder: Path) -> No
         assert torch.allclose(images[i], (crop / 255 - 0.5) / 0.2, atol=1e-5)
 
 
-def test_a_smaller_share_of_the_area_may_be_cropped() -> None:
+def test_crop_scale_allows_smaller_crops() -> None:
     for scale in (0.08, 0.8):
         config = AugmentConfig(crop="resized", crop_scale=scale)
         plan = EpochPlan.draw(seed=0, epoch=0, num_images=4000, batch_size=8, image_size=(224, 224), config=config)
@@ -140,7 +140,7 @@ def test_a_smaller_share_of_the_area_may_be_cropped() -> None:
         assert share.min() == pytest.approx(scale, abs=0.01)
 
 
-def test_a_jpeg_is_decoded_no_larger_than_is_needed_and_no_smaller(tmp_path: Path) -> None:
+def test_a_jpeg_is_decoded_at_the_smallest_sufficient_size(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # lying on its side
@@ -151,7 +151,7 @@ def test_a_jpeg_is_decoded_no_larger_than_is_needed_and_no_smaller(tmp_path: Pat
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_image_is_named_when_it_is_read_as_packing_names_it(folder: Path, workers: int) -> None:
+def test_a_broken_image_is_named_when_read_as_in_packing(folder: Path, workers: int) -> None:
     broken = folder / "train" / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:300])
     dataset = load(folder)
@@ -163,7 +163,7 @@ def test_a_broken_image_is_named_when_it_is_read_as_packing_names_it(folder: Pat
     assert streamed.value.remedy is not None
 
 
-def test_the_fingerprint_is_of_names_and_lengths_wherever_the_folder_is(folder: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_covers_names_and_sizes_not_the_location(folder: Path, tmp_path: Path) -> None:
     before = load(folder).fingerprint
     copy = tmp_path / "elsewhere" / "photos"
     shutil.copytree(folder, copy)
@@ -178,7 +178,7 @@ def test_the_fingerprint_is_of_names_and_lengths_wherever_the_folder_is(folder: 
     assert load(folder).fingerprint != before
 
 
-def test_a_split_that_is_made_is_the_same_wherever_the_folder_is(folder: Path, tmp_path: Path) -> None:
+def test_the_split_does_not_depend_on_the_location(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere" / "photos"
     shutil.copytree(folder / "train", copy)
     first, second = load(folder / "train"), load(copy)
@@ -192,7 +192,7 @@ def test_a_split_that_is_made_is_the_same_wherever_the_folder_is(folder: Path, t
     assert other.test.ids() != first.test.ids()
 
 
-def test_only_a_folder_is_streamed_and_nothing_is_left_out(folder: Path, tmp_path: Path) -> None:
+def test_only_a_folder_can_be_streamed_and_not_with_skip_bad(folder: Path, tmp_path: Path) -> None:
     pack_dataset(DataConfig(dataset=str(folder)), tmp_path / "packed.safetensors")
     for name in ("digits", str(tmp_path / "packed.safetensors"), None):
         with pytest.raises(UserError, match="--stream"):
@@ -216,7 +216,7 @@ class StopAfter(api.SilentReporter):
             self.stop.signal_number = 15
 
 
-def test_a_streamed_run_is_the_same_with_any_workers_and_when_it_is_resumed(folder: Path, tmp_path: Path) -> None:
+def test_a_streamed_run_does_not_depend_on_workers_or_resuming(folder: Path, tmp_path: Path) -> None:
     flags = {
         "dataset": str(folder), "stream": True, "image_size": "28", "epochs": 2, "batch_size": 8, "crop": "resized",
         "device": "cpu",
@@ -236,7 +236,7 @@ def test_a_streamed_run_is_the_same_with_any_workers_and_when_it_is_resumed(fold
         assert (evaluated["loss"], evaluated["num_images"]) == (result["loss"], 6)
 
 
-def test_what_was_streamed_is_evaluated_on_the_images_that_training_held_out(folder: Path, tmp_path: Path) -> None:
+def test_a_streamed_run_is_evaluated_on_its_own_test_images(folder: Path, tmp_path: Path) -> None:
     """Packing would split by pixels, and evaluate on images of training."""
     place, run = str(folder / "train"), tmp_path / "run"
     result = api.fit(
