@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from cctkit.catalog.datasets import Channels
 from cctkit.config.size import Size
 from cctkit.data.copies import Digests
 from cctkit.data.epoch.loader import CHUNK_IMAGES
@@ -14,7 +15,6 @@ from cctkit.data.packed.read import Packed
 from cctkit.data.preprocess import Preprocess
 from cctkit.data.report.report import DataReport
 from cctkit.data.source import Labels
-from cctkit.data.splitting import Channels
 from cctkit.data.streamed import Streamed
 from cctkit.data.workers import available_cores
 from cctkit.digests import not_verified

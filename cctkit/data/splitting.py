@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cctkit.catalog.datasets import Channels
 from cctkit.data.copies import Groups
 from cctkit.data.packed.read import Packed
 from cctkit.data.source import Labels
@@ -16,7 +17,6 @@ from cctkit.errors import UserError
 from cctkit.text import safe_text
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
-Channels = tuple[float, float, float]
 
 BY_FILE, BY_PIXELS = 1, 2
 """Rules of a split: files are drawn independently (as in earlier versions), or copies of an image stay in one split."""

@@ -54,7 +54,7 @@ def test_json_describes_the_packed_file(folder: Path, tmp_path: Path, capsys: py
 def test_the_count_of_skipped_images_has_a_singular(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "train" / "cat" / "bad.png").write_bytes(b"")
     assert run(["pack", str(folder), "-o", str(tmp_path / "packed"), "--skip-bad"]) == 0
-    assert "1 broken image left out\n    train/cat/bad.png: " in capsys.readouterr().err
+    assert "1 broken image skipped\n    train/cat/bad.png: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

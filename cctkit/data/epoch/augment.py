@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cctkit.config.settings import AugmentConfig
 from cctkit.config.size import Size
-from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.epoch.policies import Array, Interpolation, apply, groups_by, operations_of, operators
+from cctkit.data.epoch.plan import Array, EpochPlan
+from cctkit.data.epoch.policies import Interpolation, apply, groups_by, operations_of, operators
 from cctkit.data.preprocess import Preprocess
 from cctkit.data.transfer import to_device
 

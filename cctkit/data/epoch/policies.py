@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from cctkit.config.size import Size
-from cctkit.data.epoch.plan import EpochPlan
+from cctkit.data.epoch.plan import Array, EpochPlan
 from cctkit.data.transfer import to_device
 
-Array = np.ndarray[Any, Any]
 Interpolation = Literal["nearest", "bilinear"]
 
 # AutoAugment's policy for CIFAR-10: (operation, probability, magnitude bin of 0 to 9), twice a sub-policy. Cubuk et al. 2019,
