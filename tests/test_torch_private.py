@@ -1,6 +1,8 @@
-"""Each private name of torch does what the package uses it for."""
+"""Each private name of torch does what the package uses it for, and only one module has any."""
 
+import ast
 import weakref
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -104,3 +106,18 @@ def test_the_profiler_tells_each_allocation_in_order() -> None:
         large = torch.empty(4096, dtype=torch.uint8)
         del small, large
     assert torch_private.allocations(profiler) == [1024, 4096, -1024, -4096]
+
+
+def test_no_other_module_uses_private_names_of_torch() -> None:
+    found = []
+    for path in sorted((Path(__file__).parents[1] / "cctkit").rglob("*.py")):
+        if path.name == "torch_private.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch"):
+                names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith(("torch.", "nn.", "Tensor.")):
+                names = [node.attr]
+            found += [f"{path.name}: {name}" for name in names if name.startswith("_") and not name.startswith("__")]
+    assert found == []

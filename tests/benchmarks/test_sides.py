@@ -20,7 +20,7 @@ TINY = Task(model="cct_2_3x2", device="cpu", batch_size=8, num_classes=7, image_
 
 
 @pytest.mark.parametrize("name", [*MODELS, "vit_s_16"])
-def test_the_plain_model_computes_what_ours_does_on_any_path(name: str) -> None:
+def test_the_plain_model_equals_ours_with_any_attention(name: str) -> None:
     task = Task(model=name, device="cpu", image_size=(16, 16), num_classes=10)
     plain, ours = plain_model(task.architecture()).eval(), build_model(task.architecture(), seed=0).eval()
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))

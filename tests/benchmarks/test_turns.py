@@ -122,13 +122,13 @@ def test_a_fresh_process_has_its_variables_and_keeps_stdout_free(capfd: pytest.C
     assert capfd.readouterr() == ("", "a library's words\n")
 
 
-def test_nothing_is_started_for_a_model_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_started_for_an_unknown_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "fresh_process", lambda: pytest.fail("started"))
     with pytest.raises(UserError, match="unknown model"):
         measure([*TASKS, Task(model="cct_2", device="auto")], effort=EFFORT)
 
 
-def test_the_process_that_waits_for_the_others_has_no_torch(tmp_path: Path) -> None:
+def test_the_process_that_waits_for_the_others_does_not_import_torch(tmp_path: Path) -> None:
     code = "import benchmarks.speed.turns, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -25,7 +25,7 @@ def qkv_of(batch: int, tokens: int, dtype: torch.dtype = torch.float64) -> Tenso
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("path", ["fused", "chunked"])
-def test_without_dropout_every_path_equals_the_plain_one(path: attention.AttentionImpl, dtype: torch.dtype) -> None:
+def test_without_dropout_every_implementation_equals_plain(path: attention.AttentionImpl, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = Attention(embed_dim=16, num_heads=2, attention_dropout=0.0, dropout=0.0).to(dtype).train()
     x = torch.randn(5, 17, 16, dtype=dtype, requires_grad=True)
@@ -40,7 +40,7 @@ def test_without_dropout_every_path_equals_the_plain_one(path: attention.Attenti
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("chunk_bytes", [1, 3000, 2**21])
-def test_with_dropout_the_chunked_path_equals_the_plain_one_on_the_same_mask(
+def test_with_dropout_chunked_equals_plain_on_the_same_mask(
     chunk_bytes: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_CHUNK_BYTES", chunk_bytes)
@@ -58,7 +58,7 @@ def test_with_dropout_the_chunked_path_equals_the_plain_one_on_the_same_mask(
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
-def test_the_chunked_paths_gradient_is_the_numeric_one(p: float) -> None:
+def test_the_gradient_of_chunked_is_the_numeric_one(p: float) -> None:
     qkv = torch.randn(2, 3, 3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
     def run(x: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def test_the_chunked_paths_gradient_is_the_numeric_one(p: float) -> None:
 @pytest.mark.parametrize(
     "shape", [(3, 4, 3, 1, 8), (1, 1, 3, 2, 8), (0, 4, 3, 2, 8)], ids=["one head", "one token", "no images"]
 )
-def test_the_chunked_path_leaves_what_it_is_given_as_it_was(shape: tuple[int, ...]) -> None:
+def test_chunked_does_not_change_its_input(shape: tuple[int, ...]) -> None:
     """Of these shapes the head's dimension moves without a copy."""
     qkv = torch.ones(shape).requires_grad_()
     out = chunked_attention(qkv * 1, p=0.5, scale=0.5, generator=torch.Generator().manual_seed(0))
@@ -79,7 +79,7 @@ def test_the_chunked_path_leaves_what_it_is_given_as_it_was(shape: tuple[int, ..
     assert (grad.shape, grad_out.unique().tolist()) == (shape, [1.0] * (shape[0] > 0))
 
 
-def test_dropout_leaves_the_expectation_of_the_chunked_path_unchanged() -> None:
+def test_dropout_preserves_the_expectation_of_chunked() -> None:
     qkv, rounds = qkv_of(2, 6).detach(), 3000
     many = qkv.repeat(rounds, 1, 1, 1, 1)
     draws = chunked_attention(many, p=0.2, scale=SCALE, generator=torch.Generator().manual_seed(0)).view(rounds, 2, 6, 16)
@@ -88,7 +88,7 @@ def test_dropout_leaves_the_expectation_of_the_chunked_path_unchanged() -> None:
     assert draws.std(dim=0).min().item() > 0
 
 
-def test_the_scale_of_the_chunked_paths_dropout_is_exact_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dropout_scale_of_chunked_is_exact_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing dropped all weights of one token are 1, so that what comes out, and its gradient, is v times the scale."""
     monkeypatch.setattr(attention, "_mark_dropped", lambda *_: None)
     qkv = torch.randn(500, 1, 3, 2, 64, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
@@ -112,12 +112,12 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(
     assert not torch.equal(first, other)
 
 
-def test_chunks_cover_the_batch_once_where_they_do_not_divide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_cover_the_batch_once_if_they_do_not_divide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_CHUNK_BYTES", 3 * 2 * 4 * 4 * 8)  # three images of two heads, four tokens, float64
     assert attention._chunks(torch.empty(7, 2, 4, 9, dtype=torch.float64)) == [(0, 3), (3, 6), (6, 7)]
 
 
-def test_dropped_weights_keep_their_size_and_marks_survive_zeros_and_subnormals() -> None:
+def test_dropped_weights_keep_their_magnitude_and_zeros_and_subnormals_are_marked() -> None:
     """A weight that underflowed to zero can be dropped too: its mark is the sign of the zero."""
     for value in (0.0, 1e-45, 1.0):
         weights = torch.full((1, 1, 8, 8), value)
@@ -127,7 +127,7 @@ def test_dropped_weights_keep_their_size_and_marks_survive_zeros_and_subnormals(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_every_lane_of_the_mask_drops_the_stated_share(dtype: torch.dtype) -> None:
+def test_every_byte_of_a_word_drops_the_stated_fraction(dtype: torch.dtype) -> None:
     ones = torch.ones(40, 1, 100, 100, dtype=dtype)
     attention._mark_dropped(ones, 0.1, torch.Generator().manual_seed(0))
     assert torch.equal(ones.abs(), torch.ones_like(ones))
@@ -136,13 +136,13 @@ def test_every_lane_of_the_mask_drops_the_stated_share(dtype: torch.dtype) -> No
     assert (lanes - 26 / 256).abs().max().item() < 5 * error
 
 
-def test_odd_numbers_of_weights_are_masked_to_the_last_one() -> None:
+def test_any_number_of_weights_is_masked_to_the_last_one() -> None:
     ones = torch.ones(1, 1, 3, 3)
     attention._mark_dropped(ones, 0.999, torch.Generator().manual_seed(0))
     assert (ones < 0).all()
 
 
-def test_evaluation_keeps_no_weights() -> None:
+def test_evaluation_saves_no_attention_weights() -> None:
     layer = Attention(embed_dim=16, num_heads=2, attention_dropout=0.5, dropout=0.0).eval()
     layer.attention_impl = "chunked"
     x = torch.randn(3, 5, 16)

@@ -10,7 +10,7 @@ from cctkit.models.build import build_model, build_without_data
 
 
 @pytest.mark.parametrize("name", ["cct_2_3x2", "vit_lite_6_4", "vit_s_16"])
-def test_a_model_without_data_is_the_model_but_for_its_data(name: str) -> None:
+def test_a_model_without_data_has_the_modules_and_shapes_of_the_model(name: str) -> None:
     config = named_config(name)
     empty, real = build_without_data(config).state_dict(), build_model(config, seed=0).state_dict()
     assert {key: (each.shape, each.dtype) for key, each in empty.items()} == {

@@ -54,7 +54,7 @@ def torchvision_vit() -> nn.Module:
 
 
 @pytest.mark.parametrize("changes", [{}, {"qkv_bias": False}])
-def test_timms_vit_gives_its_logits_and_features(changes: dict[str, Any]) -> None:
+def test_converted_timm_weights_give_timms_logits_and_features(changes: dict[str, Any]) -> None:
     theirs = timm_vit(**changes)
     ours, conversion = taken(theirs.state_dict(), vit())
     torch.testing.assert_close(ours(images()), theirs(images()), rtol=0, atol=1e-5)
@@ -63,7 +63,7 @@ def test_timms_vit_gives_its_logits_and_features(changes: dict[str, Any]) -> Non
     torch.testing.assert_close(features, theirs.forward_features(images()), rtol=0, atol=1e-5)
 
 
-def test_timms_positions_at_another_size_are_those_that_timm_interpolates() -> None:
+def test_positions_of_timm_are_interpolated_as_timm_does() -> None:
     theirs, larger = timm_vit(), timm_vit(img_size=(24, 32))
     from timm.models.vision_transformer import checkpoint_filter_fn
 
@@ -75,12 +75,12 @@ def test_timms_positions_at_another_size_are_those_that_timm_interpolates() -> N
 
 
 @pytest.mark.parametrize("changes", [{"init_values": 0.1}, {"reg_tokens": 2}, {"qk_norm": True}, {"global_pool": "avg"}])
-def test_a_vit_of_timm_that_computes_something_else_is_refused(changes: dict[str, Any]) -> None:
+def test_a_timm_vit_that_is_not_plain_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="plain ViT"):
         taken(timm_vit(**changes).state_dict(), vit())
 
 
-def test_torchvisions_vit_gives_its_logits_by_its_new_names_and_its_old() -> None:
+def test_torchvision_weights_give_its_logits_with_new_and_old_names() -> None:
     theirs = torchvision_vit()
     state = theirs.state_dict()
     old = {name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): value for name, value in state.items()}
@@ -92,7 +92,7 @@ def test_torchvisions_vit_gives_its_logits_by_its_new_names_and_its_old() -> Non
 
 
 @pytest.mark.parametrize("name", ["cct_2_3x2", "cvt_2_4_none", "vit_lite_2_4", "cct_2_3x1_sine"])
-def test_a_compact_transformers_weights_are_taken_as_they_are(name: str) -> None:
+def test_weights_of_a_compact_transformer_are_not_changed(name: str) -> None:
     theirs = build_model(named_config(name), seed=3).eval()
     ours, conversion = taken(theirs.state_dict(), named_config(name))
     assert torch.equal(ours(images(32)), theirs(images(32)))
@@ -127,7 +127,7 @@ def test_interpolation_keeps_constants_and_follows_slopes(mode: Any) -> None:
     torch.testing.assert_close(grid[8, 4:-4, 2], ((torch.arange(12) + 0.5) / 1.5 - 0.5)[4:-4], rtol=0, atol=0.02)
 
 
-def test_a_file_of_known_grid_is_interpolated_even_where_the_number_of_tokens_is_the_same() -> None:
+def test_a_file_of_known_grid_is_interpolated_even_for_the_same_number_of_tokens() -> None:
     wide = randomised(build_model(named_config("vit_lite_2_4", image_size=(16, 64)), seed=3)).state_dict()
     config = named_config("vit_lite_2_4", image_size=32)
     _, conversion = taken(wide, config, grid=(4, 16))
@@ -136,7 +136,7 @@ def test_a_file_of_known_grid_is_interpolated_even_where_the_number_of_tokens_is
         taken(wide, config, grid=(3, 16))
 
 
-def test_positions_that_make_no_square_are_taken_where_they_are_as_many() -> None:
+def test_positions_that_are_not_a_square_are_taken_if_their_number_is_equal() -> None:
     wide = randomised(build_model(named_config("cvt_2_4", image_size=(16, 48)), seed=3)).state_dict()
     _, conversion = taken(wide, named_config("cvt_2_4", image_size=(16, 48)))
     assert conversion.resized == ()
@@ -157,7 +157,7 @@ def test_positions_that_make_no_square_are_taken_where_they_are_as_many() -> Non
         (lambda: timm_vit(num_classes=0).state_dict(), vit(), None),
     ],
 )
-def test_the_head_is_replaced_where_the_classes_differ(state: Any, config: ModelConfig, left: str | None) -> None:
+def test_the_head_is_replaced_if_the_number_of_classes_differs(state: Any, config: ModelConfig, left: str | None) -> None:
     fresh = build_model(config, seed=1).state_dict()
     model, conversion = taken(state(), config)
     head = "classifier.fc" if config.family == "cct" else "heads.head"
@@ -167,13 +167,13 @@ def test_the_head_is_replaced_where_the_classes_differ(state: Any, config: Model
     assert set(conversion.taken) | set(conversion.missing) == fresh.keys()
 
 
-def test_the_head_is_replaced_where_the_classes_are_as_many_but_others() -> None:
+def test_the_head_is_replaced_if_the_classes_differ_but_not_their_number() -> None:
     state = build_model(named_config("cct_2_3x2"), seed=5).state_dict()
     _, conversion = taken(state, named_config("cct_2_3x2"), keep_head=False)
     assert conversion.left == conversion.missing == ("classifier.fc.weight", "classifier.fc.bias")
 
 
-def test_a_layer_before_the_logits_is_left_with_the_head_that_needs_it() -> None:
+def test_a_pre_logits_layer_is_dropped_together_with_the_head() -> None:
     sizes = {"image_size": 16, "patch_size": 4, "num_layers": 3, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 128}
     state = VisionTransformer(num_classes=7, representation_size=32, **sizes).state_dict()
     _, conversion = taken(state, vit())
@@ -194,20 +194,20 @@ def test_a_layer_before_the_logits_is_left_with_the_head_that_needs_it() -> None
         ("cct_2_3x2", "cct_2_3x2_sine", "positions of the weights are learned"),
     ],
 )
-def test_another_models_weights_are_refused_with_what_differs(source: str, target: str, words: str) -> None:
+def test_weights_of_another_model_are_an_error_that_names_the_difference(source: str, target: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         taken(build_model(named_config(source), seed=0).state_dict(), named_config(target))
     assert caught.value.where == "FILE"
 
 
-def test_a_vits_weights_are_refused_by_a_compact_model_and_strangers_by_all() -> None:
+def test_vit_weights_for_a_compact_model_and_unknown_layouts_are_errors() -> None:
     with pytest.raises(UserError, match="a ViT of torchvision"):
         taken(torchvision_vit().state_dict(), named_config("cct_2_3x2"))
     with pytest.raises(UserError, match=r"layout of the weights is unknown; the first names are conv1\.weight"):
         taken({"conv1.weight": torch.zeros(1)}, named_config("cct_2_3x2"))
 
 
-def test_sine_positions_stay_the_formula_at_another_size() -> None:
+def test_sine_positions_are_recomputed_at_another_size() -> None:
     state = build_model(named_config("cvt_2_4_sine"), seed=0).state_dict()
     config = named_config("cvt_2_4_sine", image_size=48)
     model, conversion = taken(state, config)
@@ -215,7 +215,7 @@ def test_sine_positions_stay_the_formula_at_another_size() -> None:
     assert conversion.resized == ()
 
 
-def test_half_precision_is_taken_as_float32() -> None:
+def test_half_precision_is_converted_to_float32() -> None:
     state = {name: value.half() for name, value in build_model(named_config("cct_2_3x2"), seed=0).state_dict().items()}
     _, conversion = taken(state, named_config("cct_2_3x2"))
     assert {tensor.dtype for tensor in conversion.tensors.values()} == {torch.float32}

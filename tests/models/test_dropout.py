@@ -49,7 +49,7 @@ def test_every_byte_of_a_draw_is_uniform() -> None:
     assert (means - 127.5).abs().max().item() < 5 * 73.9 / 10_000**0.5  # five standard errors
 
 
-def test_dropout_keeps_the_expectation_and_drops_the_stated_share() -> None:
+def test_dropout_preserves_the_expectation_and_drops_the_stated_fraction() -> None:
     layer = Dropout(0.1).train()
     use_generator(layer, torch.Generator().manual_seed(0))
     out = layer(torch.ones(1000, 1000))
@@ -83,7 +83,7 @@ def beside(x: torch.Tensor, layer: DropPath) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_scale_of_what_is_kept_is_exact_in_every_format(dtype: torch.dtype) -> None:
+def test_the_scale_of_kept_elements_is_exact_in_every_dtype(dtype: torch.dtype) -> None:
     """Rounded to bf16 it was 1.1094 in place of 1.1130 for dropout of 26/256, an expectation of 0.9967."""
 
     def branch(skips: bool) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -98,7 +98,7 @@ def test_the_scale_of_what_is_kept_is_exact_in_every_format(dtype: torch.dtype) 
     assert scaled(dtype, branch(True)) == pytest.approx([1 / 0.9] * 2, rel=2e-4)
 
 
-def test_where_all_samples_are_kept_the_scale_is_exact_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scale_is_exact_if_all_samples_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = DropPath(0.1).train()
     layer.skips = True
     monkeypatch.setattr(layer, "kept", lambda x: torch.arange(len(x)))
@@ -129,13 +129,13 @@ def test_dropouts_gradient_is_its_mask(p: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_dropout_keeps_the_dtype_and_takes_odd_sizes(dtype: torch.dtype) -> None:
+def test_dropout_keeps_the_dtype_and_accepts_any_size(dtype: torch.dtype) -> None:
     out = Dropout(0.5).train()(torch.ones(3, 7, dtype=dtype))
     assert out.dtype == dtype
     assert out.shape == (3, 7)
 
 
-def test_a_given_generator_leaves_torchs_own_alone() -> None:
+def test_a_given_generator_does_not_change_the_default_one() -> None:
     layers = torch.nn.Sequential(Dropout(0.5), DropPath(0.5)).train()
     use_generator(layers, torch.Generator().manual_seed(0))
     before = torch.get_rng_state()

@@ -86,7 +86,7 @@ def exploits(mark: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", exploits(Path("x")))
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
-def test_a_file_that_would_run_code_is_refused_and_inert(tmp_path: Path, name: str, form: str) -> None:
+def test_a_file_that_would_run_code_is_an_error_and_runs_nothing(tmp_path: Path, name: str, form: str) -> None:
     mark = tmp_path / "mark"
     payload, path = exploits(mark)[name], tmp_path / "w.pth"
     if form == "bare pickle":
@@ -130,7 +130,7 @@ def test_a_compressed_file_is_refused_before_it_grows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x02}q\x00.", b"PK\x03\x04", b"(lp0\n."])
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_what_is_no_weights_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_without_weights_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError):
@@ -146,7 +146,7 @@ def test_a_missing_file_and_one_without_tensors_are_clear_errors(tmp_path: Path)
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_damaged_file_is_an_error_or_reads_whole(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_damaged_file_is_an_error_or_reads_completely(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = saved(tmp_path_factory.mktemp("w") / "w.pth", WEIGHTS)
     content = bytearray(path.read_bytes())
     if data.draw(st.booleans()):

@@ -22,7 +22,7 @@ def head_of(model: nn.Module) -> nn.Linear:
 
 @pytest.mark.parametrize("path", ATTENTION_IMPLS)
 @pytest.mark.parametrize("name", NAMES)
-def test_under_autocast_the_logits_are_the_heads_in_float32_and_tie_no_more(name: str, path: str) -> None:
+def test_under_autocast_the_logits_are_float32_without_ties(name: str, path: str) -> None:
     """In bf16 one row in a hundred had two equal largest logits, and the lower class number won."""
     torch.manual_seed(0)
     model = model_of(name).eval()
@@ -43,7 +43,7 @@ def test_under_autocast_the_logits_are_the_heads_in_float32_and_tie_no_more(name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_gradient_reaches_head_and_backbone_through_the_formats(name: str) -> None:
+def test_gradients_reach_head_and_backbone_through_the_dtypes(name: str) -> None:
     model = model_of(name).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(torch.randn(4, 3, 16, 16))
@@ -54,7 +54,7 @@ def test_a_gradient_reaches_head_and_backbone_through_the_formats(name: str) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_without_autocast_a_model_computes_in_the_format_of_its_weights(dtype: torch.dtype) -> None:
+def test_without_autocast_a_model_computes_in_the_dtype_of_its_weights(dtype: torch.dtype) -> None:
     head = nn.Linear(8, 3).to(dtype)
     x = torch.randn(2, 8, dtype=dtype)
     assert torch.equal(float32_logits(head, x), head(x))

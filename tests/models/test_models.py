@@ -51,12 +51,12 @@ def test_convolutions_take_any_size_from_eight_pixels_on(name: str, size: tuple[
 
 @pytest.mark.parametrize("size", [(48, 32), (8, 8), (8, 200)])
 @pytest.mark.parametrize("name", ["cvt_2_4", "vit_lite_2_4", "cvt_2_8"])
-def test_patches_take_any_size_that_they_divide(name: str, size: tuple[int, int]) -> None:
+def test_patches_take_any_size_that_is_a_multiple_of_theirs(name: str, size: tuple[int, int]) -> None:
     model = create_model(name, num_classes=7, image_size=size)
     assert gradients_are_finite(model, torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)))
 
 
-def test_a_model_of_another_image_size_refuses_the_images() -> None:
+def test_images_of_another_size_than_the_models_are_an_error() -> None:
     for name in ("cct_2_3x2", "vit_lite_2_4", "tct_1_1x2", "vit_s_16"):
         model = create_model(name, image_size=(48, 32))
         with pytest.raises(UserError, match="48x32 pixels, got 32x48"):
@@ -134,7 +134,7 @@ def test_sine_positions_follow_the_formula_and_do_not_learn(name: str, tokens: i
     np.testing.assert_allclose(position[0].numpy(), expected, rtol=0, atol=1e-6)
 
 
-def test_none_has_no_positions_at_all() -> None:
+def test_none_has_no_positional_embedding() -> None:
     model = create_model("cct_2_3x2_none").eval()
     assert not any("positional" in name for name in model.state_dict())
     assert model.classifier.positional_emb is None
@@ -195,7 +195,7 @@ def test_the_second_convolution_is_kaiming_normal_too() -> None:
     assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.02)
 
 
-def test_a_seed_gives_the_same_weights_and_leaves_torchs_generators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_gives_the_same_weights_and_does_not_change_torchs_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_rng_state()
     seeded: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)

@@ -71,7 +71,7 @@ def test_skipping_equals_masking_on_the_same_draws(
 
 
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
-def test_a_block_without_any_kept_sample_is_its_norm_and_its_gradients_are_zeros(attention_dropout: float) -> None:
+def test_a_block_without_kept_samples_is_its_norm_and_has_zero_gradients(attention_dropout: float) -> None:
     block = block_of(0.999)
     block.self_attn.attention_impl, block.self_attn.attn_drop.p = "chunked", attention_dropout
     x = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
@@ -95,7 +95,7 @@ def test_in_bf16_the_results_have_the_masks_dtypes_and_equal_it_within_the_round
 @pytest.mark.parametrize(
     ("change", "skips"), [({}, True), ({"compile": True}, False), ({"device": "meta"}, False)], ids=["cpu", "compiled", "meta"]
 )
-def test_dropped_samples_are_left_out_on_the_cpu_alone_and_never_compiled(change: dict[str, Any], skips: bool) -> None:
+def test_dropped_samples_are_skipped_only_on_the_cpu_and_never_compiled(change: dict[str, Any], skips: bool) -> None:
     policy = replace(POLICY, **change)
     block = policy.prepare(block_of(0.999)).train()
     counts: list[int] = []
@@ -104,7 +104,7 @@ def test_dropped_samples_are_left_out_on_the_cpu_alone_and_never_compiled(change
     assert counts == [0 if skips else 3]
 
 
-def test_evaluation_leaves_nothing_out() -> None:
+def test_evaluation_skips_no_sample() -> None:
     block = POLICY.prepare(block_of(0.999)).eval()
     x = torch.randn(3, 5, 16)
     torch.testing.assert_close(block(x), block_of(0.0).eval()(x))

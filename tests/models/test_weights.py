@@ -71,7 +71,7 @@ def test_the_digest_is_of_the_tensors_their_entries_and_the_header(tmp_path: Pat
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_single_flipped_bit_is_taken_for_right(tmp_path: Path, every: int) -> None:
+def test_every_single_flipped_bit_is_an_error(tmp_path: Path, every: int) -> None:
     """In each of the bytes one; 138 of 400 such files passed before there was a digest."""
     written(tmp_path)
     path, whole = tmp_path / "whole", (tmp_path / "whole").read_bytes()
@@ -83,15 +83,13 @@ def test_no_single_flipped_bit_is_taken_for_right(tmp_path: Path, every: int) ->
         assert caught.value.where == str(path)
 
 
-def test_a_file_without_a_digest_is_read_and_known_to_be_unverified(tmp_path: Path) -> None:
+def test_a_file_without_a_digest_is_read_as_not_verified(tmp_path: Path) -> None:
     tensors, found = read_weights(without_digest(tmp_path))
     assert (found, found.digest) == (info(), None)
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_weights_that_a_run_replaces_while_they_are_read_are_those_that_the_header_tells_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_replaced_while_they_are_read_match_their_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     infos = [info(trained=Trained(epoch=epoch, planned_epochs=9, chosen_by="last epoch")) for epoch in (1, 2)]
     for tensor, each in zip((torch.zeros(2), torch.ones(2)), infos, strict=True):
@@ -111,7 +109,7 @@ def test_weights_that_a_run_replaces_while_they_are_read_are_those_that_the_head
     assert (tensors["weight"].tolist(), found.trained) == ([1, 1], infos[1].trained)
 
 
-def test_wrappers_leave_no_trace_in_the_names(tmp_path: Path) -> None:
+def test_prefixes_of_ddp_and_compile_are_removed_from_the_names(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, tensors={"_orig_mod.module.fc.weight": torch.ones(1)}, info=info())
     assert list(read_weights(path)[0]) == ["fc.weight"]
@@ -138,7 +136,7 @@ def test_tied_weights_are_written_and_come_back(tmp_path: Path) -> None:
         {"kernel_size": 2**31},
     ],
 )
-def test_a_header_that_lies_about_the_models_size_is_refused_without_its_memory(tmp_path: Path, lie: dict[str, int]) -> None:
+def test_a_header_with_a_false_model_size_is_an_error_and_takes_no_memory(tmp_path: Path, lie: dict[str, int]) -> None:
     config = named_config("cct_2_3x2", num_classes=2)
     tensors = build_model(config).state_dict()
     save_weights(tmp_path / "w", tensors=tensors, info=info())
@@ -148,7 +146,7 @@ def test_a_header_that_lies_about_the_models_size_is_refused_without_its_memory(
         check_tensors(*read_weights(tmp_path / "w"), tmp_path / "w")
 
 
-def test_another_programs_file_is_named_as_such(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_an_error_that_says_so(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file(TENSORS, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match="not from cctkit"):
@@ -171,7 +169,7 @@ def test_another_programs_file_is_named_as_such(tmp_path: Path) -> None:
         {"upsampling": "bilinear"},
     ],
 )
-def test_a_header_that_does_not_hold_together_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_an_inconsistent_header_is_an_error(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, tensors=TENSORS, info=info())
     with safe_open(path, framework="pt") as file:
@@ -216,7 +214,7 @@ def read_mutant(path: Path, content: bytes) -> None:
 
 @given(data=st.data())
 @MANY
-def test_a_mutant_is_refused_or_read_whole(data: st.DataObject, tmp_path: Path) -> None:
+def test_a_mutated_file_is_an_error_or_reads_completely(data: st.DataObject, tmp_path: Path) -> None:
     header, rest = parts_of(without_digest(tmp_path))  # else the digest alone would refuse them all
     kind = data.draw(st.sampled_from(["bytes", "tensors", "info"]))
     if kind == "bytes":

@@ -47,7 +47,7 @@ def test_the_prediction_is_within_ten_percent_of_a_real_step(name: str, attentio
     assert predicted.peak_bytes == pytest.approx(real, rel=0.1)
 
 
-def test_the_samples_that_drop_path_leaves_out_are_not_predicted() -> None:
+def test_samples_that_drop_path_skips_take_no_memory() -> None:
     """Of six blocks whose rates grow from 0 to 0.9 a real step keeps about half of what is kept without drop path."""
     policy, config = policy_of(attention="chunked"), named_config("vit_lite_6_4", num_classes=100, drop_path=0.9)
     real = training_peak_bytes(config, TrainConfig(), policy, batch_size=64)
@@ -56,7 +56,7 @@ def test_the_samples_that_drop_path_leaves_out_are_not_predicted() -> None:
     assert memory.peak_bytes == pytest.approx(real, rel=0.1)
 
 
-def test_on_cuda_drop_path_leaves_nothing_out() -> None:
+def test_on_cuda_drop_path_skips_nothing() -> None:
     def activations(drop_path: float) -> int:
         config = named_config("vit_lite_6_4", num_classes=100, drop_path=drop_path)
         memory = summarize(config, policy=policy_of(attention="fused", device="cuda"), batch_size=64).memory
@@ -66,7 +66,7 @@ def test_on_cuda_drop_path_leaves_nothing_out() -> None:
     assert activations(0.9) >= activations(0.0)
 
 
-def test_the_parts_of_a_linear_model_are_those_of_a_hand() -> None:
+def test_the_parts_of_a_linear_model_are_those_computed_by_hand() -> None:
     """8 x 48 floats through a bias-free 48 -> 10: nothing is kept but the images, labels and logits."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10, bias=False))
     memory = predict_memory(model, image_size=(4, 4), batch_size=8, policy=policy_of())
@@ -81,7 +81,7 @@ def test_the_parts_of_a_linear_model_are_those_of_a_hand() -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_step_can_be_predicted_where_gradients_are_off(mode: type) -> None:
+def test_a_step_can_be_predicted_with_gradients_disabled(mode: type) -> None:
     config = named_config("cct_2_3x2", num_classes=100)
     expected = summarize(config, policy=policy_of()).memory
     with mode():
@@ -89,7 +89,7 @@ def test_a_step_can_be_predicted_where_gradients_are_off(mode: type) -> None:
 
 
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
-def test_without_a_policy_nothing_is_measured_written_or_set_and_what_is_assumed_is_said(
+def test_without_a_policy_nothing_is_measured_written_or_set_and_the_assumption_is_noted(
     attention_dropout: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CCTKIT_CACHE", str(tmp_path))
@@ -125,7 +125,7 @@ class _Named(nn.Module):
         return self.head(self.path(x))  # type: ignore[no-any-return]
 
 
-def test_a_module_called_path_is_the_users_own() -> None:
+def test_a_users_module_named_path_is_not_changed() -> None:
     summary = summarize(_Named(), image_size=8, policy=policy_of(attention="chunked"))
     assert (summary.params, summary.layers[0].path) == (3 * 4 * 9 + 4 + 4 * 10 + 10, "path.0")
     assert summary.memory is not None
@@ -180,24 +180,24 @@ def test_a_batch_that_fits_does_and_one_more_image_does_not() -> None:
     assert peak(summary.fitting_batch) <= limit < peak(summary.fitting_batch + 1)
 
 
-def test_a_device_need_not_be_there() -> None:
+def test_a_device_that_this_machine_lacks_can_be_predicted() -> None:
     policy = memory_policy(device="cuda")
     assert (policy.device, policy.precision, policy.attention) == ("cuda", "bf16", "fused")
     assert memory_policy(device="cpu", dtype="bf16", attention="plain").attention == "plain"
 
 
-def test_of_a_cuda_device_without_bf16_fp16_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp16_is_predicted_for_a_cuda_device_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert memory_policy(device="cuda").precision == "fp16"
 
 
 @pytest.mark.parametrize("wish", [{"device": "tpu"}, {"dtype": "int8"}, {"attention": "flash"}])
-def test_a_wish_that_is_no_choice_is_an_error(wish: dict[str, str]) -> None:
+def test_an_invalid_choice_is_an_error(wish: dict[str, str]) -> None:
     with pytest.raises(UserError, match="is not one of auto"):
         memory_policy(**wish)
 
 
-def test_a_model_that_is_no_classifier_is_an_error() -> None:
+def test_a_model_that_is_not_a_classifier_is_an_error() -> None:
     with pytest.raises(UserError, match="memory of this model cannot be predicted"):
         summarize(nn.Conv2d(3, 3, 1), image_size=8, policy=policy_of())

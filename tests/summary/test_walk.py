@@ -82,7 +82,7 @@ def test_the_walk_equals_the_installed_torchsummary(name: str, capsys: pytest.Ca
     assert [*(f"{count:,}" for count in counts), *(f"{size:.2f}" for size in sizes)] == numbers
 
 
-def test_where_torchsummary_raises_its_block_is_null() -> None:
+def test_the_block_is_none_if_torchsummary_raises() -> None:
     from torchsummary import summary as theirs
 
     model = create_model("vit", image_size=16, patch_size=8, embed_dim=32, num_layers=2, num_heads=2, num_classes=7)
@@ -107,7 +107,7 @@ class Shared(nn.Module):
         return self.linear(self.linear(self.inside(x.mean((2, 3)))))
 
 
-def test_a_shared_module_has_a_row_a_call_and_its_weights_once() -> None:
+def test_a_shared_module_has_a_row_per_call_and_its_parameters_once() -> None:
     summary = summarize(Shared(), image_size=4, memory=False)
     rows = [(layer.layer, layer.params) for layer in summary.layers]
     assert rows == [("Linear-1", 12), ("BatchNorm1d-2", 6), ("Linear-3", 0), ("Linear-4", 0)]
@@ -118,7 +118,7 @@ def test_a_shared_module_has_a_row_a_call_and_its_weights_once() -> None:
     assert summary.torchsummary.total_params == 3 * 12 + 6  # as torchsummary: every call again
 
 
-def test_the_model_stays_as_it_was() -> None:
+def test_the_model_is_not_changed() -> None:
     model = Shared()
     model.unused.eval()
     seen: list[object] = []
@@ -175,7 +175,7 @@ def test_macs_of_a_resnet_are_torchvisions() -> None:
     assert summary.num_classes == 1000
 
 
-def test_folded_rows_hold_the_weights_inside_of_them() -> None:
+def test_folded_rows_include_the_parameters_nested_in_them() -> None:
     layers = summary_of("cct_6_3x1").layers
     folded = fold(layers, 1)
     assert [(layer.layer, layer.params) for layer in folded] == [("Tokenizer-5", 6912), ("TransformerClassifier-94", 3184485)]
