@@ -107,19 +107,8 @@ def _add_legend(axes: "Axes", points: Sequence[Point], groups: Sequence[str]) ->
         for name in families
     ]
     if len(groups) > 1:
-        others = ", ".join(legend_name(group) for group in groups[:-1])
-        keys.append(
-            Line2D(
-                [],
-                [],
-                color=GREY,
-                marker="o",
-                markerfacecolor="white",
-                linestyle="",
-                markersize=7,
-                label=f"open markers: {others}",
-            )
-        )
+        others = f"open markers: {', '.join(map(legend_name, groups[:-1]))}"
+        keys.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", markersize=7, label=others))
     if any(point.own for point in points):
         keys.append(Line2D([], [], color=GREY, marker="*", linestyle="", markersize=13, label="own run"))
     axes.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], loc="best")
