@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 _DATASETS = ("cifar100", "flowers102", "imagenet1k")
+_PUBLISHED_KEYS = ("dataset", "top1_percent", "training", "epochs", "source")
 _FOLDED = 17  # characters at which accuracies wrap on a narrow terminal
 
 
@@ -95,15 +96,8 @@ def _published(name: str) -> list[dict[str, Any]]:
     for result in RESULTS:
         if result.name != name or result.kind == "final result" or result.dataset not in _DATASETS:
             continue
-        entry = {
-            "dataset": result.dataset,
-            "top1_percent": result.top1_percent,
-            "training": result.training,
-            "epochs": result.epochs,
-            "source": result.source,
-        }
         if result.epochs == 200 or result.dataset not in found:
-            found[result.dataset] = entry
+            found[result.dataset] = {key: getattr(result, key) for key in _PUBLISHED_KEYS}
     if name in PRETRAINED:
         row = PRETRAINED[name]
         found["imagenet1k"] = {
