@@ -1,4 +1,4 @@
-"""How deep a weight lies in its model, for layer-wise learning rates and for freezing."""
+"""The depth of a parameter in its model, for layer-wise learning-rate decay and freezing."""
 
 import re
 
@@ -16,7 +16,7 @@ _EMBEDDINGS = {"positional_emb", "class_emb", "pos_embedding", "class_token"}
 
 
 def is_head(name: str) -> bool:
-    """Whether the weight belongs to the head, which `--init` leaves newly initialised for other classes."""
+    """Whether the parameter belongs to the head, which `--init` initializes anew for other classes."""
     return name.rpartition(".")[0] in HEAD.values()
 
 
@@ -28,8 +28,7 @@ def is_embedding(name: str) -> bool:
 def depth_of(name: str, config: ModelConfig) -> int:
     """0 for tokenizer, positions and class token, i + 1 for block i, num_layers + 1 for sequence pooling and head.
 
-    The last norm counts with the last block, as in timm (`vision_transformer.py`, `group_matcher`); in BEiT's it does with
-    the head.
+    The last norm belongs to the last block, as in timm (`vision_transformer.py`, `group_matcher`); in BEiT to the head.
     """
     if block := _BLOCK.match(name):
         return int(block[1]) + 1
@@ -44,15 +43,14 @@ def is_in_block(name: str) -> bool:
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks, the first one first; none of a model that is none of ours."""
+    """The transformer blocks in order; empty for a model that is not ours."""
     return [module for name, module in model.named_modules() if _BLOCK.fullmatch(f"{name}.")]
 
 
 def freeze_backbone(model: nn.Module) -> None:
-    """Train only the head, the last linear layer; norms, sequence pooling and class token belong to the backbone.
+    """Train only the head, the last linear layer. Norms, sequence pooling and class token belong to the backbone.
 
-    The backbone's dropout and drop path are taken away too, in training as in evaluation: they would only blur features
-    that nothing adapts to.
+    Dropout and drop path of the backbone are switched off: they would only add noise to features that do not train.
     """
     for name, weight in model.named_parameters():
         weight.requires_grad_(is_head(name))
