@@ -7,7 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["TrainConfig", "UserError", "__version__", "create_model", "evaluate", "fit", "load", "summarize"]
+__all__ = [
+    "Classifier",
+    "Prediction",
+    "TrainConfig",
+    "UserError",
+    "__version__",
+    "create_model",
+    "evaluate",
+    "fit",
+    "load",
+    "summarize",
+]
 
 if TYPE_CHECKING:
     from cctkit.api import evaluate, fit
@@ -15,9 +26,12 @@ if TYPE_CHECKING:
     from cctkit.errors import UserError
     from cctkit.evaluation.load import load
     from cctkit.models.build import create_model
+    from cctkit.prediction.classifier import Classifier, Prediction
     from cctkit.summary.summary import summarize
 
 _HOME = {
+    "Classifier": "cctkit.prediction.classifier",
+    "Prediction": "cctkit.prediction.classifier",
     "TrainConfig": "cctkit.config.settings",
     "UserError": "cctkit.errors",
     "create_model": "cctkit.models.build",

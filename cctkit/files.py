@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from cctkit.errors import DiskError, UserError
 from cctkit.text import safe_text
@@ -27,11 +28,30 @@ def write_atomic(path: Path, data: bytes) -> None:
 
     Raises: DiskError if the disk is full or failing; the file is then unchanged.
     """
+    with new_file(path) as file, full_disk_named(path):
+        file.write(data)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which gets its name at the end, if nothing is raised; see `write_atomic`.
+
+    Raises: DiskError where the disk is full or failing, in opening and finishing; `full_disk_named` says it of a write.
+    """
     beside = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
     try:
         with full_disk_named(path):
             _remove_stale(path.parent)
-            write_synced(beside, data)
+            file = open(beside, "wb")  # noqa: SIM115
+        try:
+            yield file
+            with full_disk_named(path):
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            with contextlib.suppress(OSError):  # of what could not be written, as was said before
+                file.close()
+        with full_disk_named(path):
             os.replace(beside, path)
             sync_directory(path.parent)
     finally:

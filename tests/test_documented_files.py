@@ -122,3 +122,16 @@ def test_the_headers_and_tensors_of_weights_and_predictions_are_those_listed(fol
     with safe_open(folder / "run" / "predictions.safetensors", "numpy") as file:
         found = set(file.keys()) | json.loads(file.metadata()["cctkit"]).keys()
     assert found <= named(SECTIONS["`predictions.safetensors`"])
+
+
+def test_the_keys_and_columns_of_predict_are_those_listed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(folder / "images" / "dark" / "0.png")
+    common = [image, "--model", str(folder / "run"), "--quiet", "--top", "2", "--heatmap"]
+    found = printed(capsys, "predict", *common, tmp_path / "maps")
+    keys, columns = SECTIONS["Predictions"].split("`--csv` has")
+    assert list(found) == re.findall(r"^\| `(\w+)` \|", keys, re.MULTILINE)
+    assert found["top"][0].keys() == {"class", "probability"} <= named(keys)
+    assert run(["predict", *common, str(tmp_path / "more"), "--csv", str(tmp_path / "rows.csv")]) == 0
+    assert set((tmp_path / "rows.csv").read_text().splitlines()[0].split(",")) == named(columns)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cctkit import load
+from cctkit import fit
 from cctkit.errors import StoppedError
 from cctkit.runs.predictions import read_predictions
 from tests.conftest import write_images
@@ -29,17 +29,22 @@ def test_training_from_python_classifies_an_image_of_a_class_that_it_learned(
     assert "8 test images" in capsys.readouterr().out
 
 
-def test_the_example_classifies_an_image_as_the_evaluation_does(tmp_path: Path) -> None:
+def test_images_are_classified_as_the_evaluation_does_also_through_a_data_loader(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_images(tmp_path / "images", {"dark": 10, "light": 10}, size=(20, 12))  # neither square nor of the model's size
-    example = runpy.run_path(str(EXAMPLES / "train_from_python.py"))
     settings = {"image_size": 16, "batch_size": 8, "epochs": 1, "precision": "float32"}
-    example["main"](tmp_path / "images", tmp_path / "images" / "dark" / "0.png", tmp_path / "run", **settings)
-    predictions = read_predictions(tmp_path / "run" / "predictions.safetensors")
-    model, info = load(tmp_path / "run")
-    for name, logits in zip(predictions.ids, torch.from_numpy(predictions.logits), strict=True):
-        found, probability = example["classify"](model, info, tmp_path / "images" / name)
-        assert found == info.class_names[int(logits.argmax())]
-        assert probability == pytest.approx(float(logits.softmax(0).max()), abs=1e-6)
+    fit(dataset=str(tmp_path / "images"), output=tmp_path / "run", **settings)
+    main = runpy.run_path(str(EXAMPLES / "classify.py"))["main"]
+    found, logits = main(tmp_path / "run", tmp_path / "images")
+    assert len(found) == len(logits) == 20
+    expected = read_predictions(tmp_path / "run" / "predictions.safetensors")
+    lines = capsys.readouterr().out.splitlines()
+    rows = {Path(line.split("  ")[0]).relative_to(tmp_path / "images").as_posix(): i for i, line in enumerate(lines)}
+    for name, row in zip(expected.ids, expected.logits, strict=True):
+        assert found[rows[name]].class_name == expected.class_names[row.argmax()]
+        for each in (found[rows[name]].logits, logits[rows[name]].numpy()):
+            assert each == pytest.approx(row, rel=0, abs=1e-5)
 
 
 def test_a_model_of_ones_own_trains_and_resumes_to_the_weights_of_an_unbroken_run(

@@ -20,7 +20,7 @@ FLOORS = (
     {"models", "data"},
     {"engine"},
     {"evaluation"},
-    {"training", "hub"},
+    {"training", "prediction", "hub"},
     {"summary", "bench", "api"},
     {"cli"},
     {"__main__"},

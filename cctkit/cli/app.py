@@ -20,6 +20,7 @@ from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
 from cctkit.cli.pack import pack
 from cctkit.cli.plot_lr import plot_lr
+from cctkit.cli.predict import predict
 from cctkit.cli.recipes import recipes
 from cctkit.cli.summarize import summarize
 from cctkit.cli.tables import print_text
@@ -44,6 +45,7 @@ app = typer.Typer(
 _COMMANDS: Mapping[str, Callable[..., None]] = {
     "train": train,
     "eval": evaluate,
+    "predict": predict,
     "summarize": summarize,
     "compare": compare,
     "plot-lr": plot_lr,

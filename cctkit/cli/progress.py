@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DataProgress = Callable[[str, int, int], None]
 _SLOW_RUN_S = 3600
+_LEAST_S = 1.0  # of work, before its end is estimated
 _BAR = 24  # width of the bar in characters; half of it on a narrow terminal
 _NARROW = 100
 
@@ -86,6 +87,7 @@ class _Reporter:
     """Estimates the time left, and gives advice once if a run will take over an hour."""
 
     advised = False
+    doing, started_s, done_before = "", 0.0, 0
 
     def notice(self, text: str) -> None:
         raise NotImplementedError
@@ -103,6 +105,14 @@ class _Reporter:
         self.advised = True
         return left_s
 
+    def work_left_s(self, what: str, done: int, total: int) -> float | None:
+        """The time left of work other than training; None if it is not known yet. total: 0 if it is not known."""
+        now = time.monotonic()
+        if what != self.doing:
+            self.doing, self.started_s, self.done_before = what, now, done
+        elapsed_s, count = now - self.started_s, done - self.done_before
+        return elapsed_s / count * (total - done) if count > 0 and total and elapsed_s >= _LEAST_S else None
+
 
 class PlainReporter(_Reporter):
     """One line per epoch, and every 30 s within a long one; no control characters."""
@@ -111,7 +121,7 @@ class PlainReporter(_Reporter):
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self.quiet, self.stream = quiet, cast(TextIO, _UntilClosed(stream or sys.stderr))
-        self.doing, self.told_s = "", 0.0
+        self.told_s = 0.0
 
     def notice(self, text: str) -> None:
         print_text(text, stream=self.stream)
@@ -132,12 +142,14 @@ class PlainReporter(_Reporter):
             self.notice(epoch_line(record, epochs))
 
     def data(self, what: str, done: int, total: int) -> None:
+        is_new, left_s = what != self.doing, self.work_left_s(what, done, total)
         now = time.monotonic()
-        if what != self.doing:
-            self.doing, self.told_s = what, now
+        if is_new:
+            self.told_s = now
         elif now - self.told_s >= self.log_every_s and not self.quiet:
             self.told_s = now
-            self.notice(f"{what}: {done:,} of {total:,}")
+            left = "" if left_s is None else f", {duration(left_s)} left"
+            self.notice(f"{what}: {done:,}{f' of {total:,}' if total else ''}{left}")
 
     def close(self) -> None:
         pass
@@ -179,15 +191,16 @@ class LiveReporter(_Reporter):
         self.notice(epoch_line(record, epochs))
 
     def data(self, what: str, done: int, total: int) -> None:
-        self._show(what, done, total)
+        left_s = self.work_left_s(what, done, total)
+        self._show(what, done, total, "" if left_s is None else f"{duration(left_s)} left")
 
     def close(self) -> None:
         self.bar.stop()
 
     def _show(self, description: str, done: int, total: int, more: str = "") -> None:
         room = self.console.width - len(description) - self.bar_width - 2
-        shown = fitting_parts(f"{done:,}/{total:,}", more, room)
-        self.bar.update(self.task, description=description, completed=done, total=total, more=shown)
+        shown = fitting_parts(f"{done:,}/{total:,}" if total else f"{done:,}", more, room)
+        self.bar.update(self.task, description=description, completed=done, total=total or None, more=shown)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,17 @@ class Preprocess:
         least_side = max(self.stored_size) if self.reduce_jpeg else None
         return self.resize(decode(path, least_side=least_side, max_pixels=self.max_pixels).pixels)
 
+    def load_image(self, image: Image.Image) -> Pixels:
+        """Convert and resize an image that Pillow has opened, as `load` does a file; the image is not changed.
+
+        Raises: BadImageError.
+        """
+        return self.resize(_pixels(ImageOps.exif_transpose(image))[0])
+
+    def seen_box(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """The part of an image that is kept, before resizing: left, top, right, bottom."""
+        return _centre(height, width, self.stored_size) if self.resize_mode == "crop" else (0.0, 0.0, width, height)
+
     def resize(self, pixels: Pixels) -> Pixels:
         """uint8 (height, width, 3) -> uint8 (3, H, W) of `stored_size`, bilinear with antialiasing."""
         height, width = self.stored_size
@@ -197,15 +208,20 @@ def _decoded(image: Image.Image, path: str) -> DecodedImage:
     if kind == "PNG" and lacks_rows(image, path):
         raise BadImageError("image file is truncated (it ends before its last row)")
     ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F":
-        raise BadImageError("floating-point pixels of unknown range")
-    pixels, peak = _of_deep_grey(image) if image.mode.startswith("I") else (_rgb(image), None)
+    pixels, peak = _pixels(image)
     if has_16_bits and peak is None:  # Pillow keeps the upper byte of colours alone
         peak = int(pixels.max()) * 256 + 255
     more = False
     with contextlib.suppress(Exception):  # what is wrong behind the first frame concerns nobody
         more = kind in _WITH_PAGES and bool(getattr(image, "is_animated", False))
     return DecodedImage(pixels, peak, more)
+
+
+def _pixels(image: Image.Image) -> tuple[Pixels, int | None]:
+    """An image of any mode as RGB, uint8 (height, width, 3); and its largest value if it is 16-bit gray."""
+    if image.mode == "F":
+        raise BadImageError("floating-point pixels of unknown range")
+    return _of_deep_grey(image) if image.mode.startswith("I") else (_rgb(image), None)
 
 
 def _has_16_bits(image: Image.Image) -> bool:

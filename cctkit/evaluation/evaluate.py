@@ -96,9 +96,7 @@ def logits_of(
     sharded = is_sharded(model)
 
     def forward(images: Tensor) -> Tensor:
-        images = to_device(images, policy.device)
-        images = preprocess.to_input(images, channels_last=policy.channels_last)
-        return model(images).float()  # type: ignore[no-any-return]
+        return forward_pass(model, images, preprocess=preprocess, policy=policy)
 
     stream = read_ahead(split.take, mine, workers=workers, most=most)
     with policy.evaluating(model, keeps_weights=not sharded), contextlib.closing(stream):
@@ -109,6 +107,12 @@ def logits_of(
                 forward(split.take(np.arange(1)))  # to send this rank's shard of the weights to the others
             on_batch(min(stop, total), total)  # equally often on every rank, because it may use collectives
     return context.joined(parts)
+
+
+def forward_pass(model: nn.Module, images: Tensor, *, preprocess: Preprocess, policy: DevicePolicy) -> Tensor:
+    """The logits, float32 (B, K) on the device, of uint8 images (B, 3, H, W); inside of `policy.evaluating(model)`."""
+    images = preprocess.to_input(to_device(images, policy.device), channels_last=policy.channels_last)
+    return model(images).float()  # type: ignore[no-any-return]
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -72,13 +72,13 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     write_atomic(path, save(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)}))
 
 
-def check_new(path: Path) -> None:
-    """Check that a new predictions file can be written, before any work is done.
+def check_new(path: Path, flag: str = "--save-predictions") -> None:
+    """Check that a new file can be written, before any work is done. flag: the option that names it.
 
     Raises: UserError.
     """
     if path.exists() or path.is_symlink():
-        raise UserError("the output exists, and nothing is overwritten", safe_text(path), "choose another --save-predictions")
+        raise UserError("the output exists, and nothing is overwritten", safe_text(path), f"choose another {flag}")
     if not path.parent.is_dir():
         raise UserError(f"there is no directory {safe_text(path.parent)}", safe_text(path), "create it, or choose another")
 
