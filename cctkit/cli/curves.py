@@ -10,7 +10,7 @@ import typer
 from cctkit.cli.options import PicturePath
 from cctkit.cli.tables import print_text
 from cctkit.errors import UserError
-from cctkit.runs.paths import RunPaths
+from cctkit.runs.paths import DEFAULT_ROOT, RunPaths, newest_run
 from cctkit.runs.runfiles import read_metrics
 from cctkit.text import safe_text
 
@@ -18,13 +18,19 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def curves(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run directories, finished or not", show_default=False)],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="run directories, finished or not (default: the newest run)", show_default=False),
+    ] = None,
     output: PicturePath = None,
 ) -> None:
     """Plot loss and top-1 per epoch of one or several runs, and mark where the train loss falls below the held-out loss.
 
     Held-out images are the test images if the run evaluated them every epoch (--test-every-epoch), otherwise val.
     """
+    if not runs:
+        runs = [newest_run(DEFAULT_ROOT)]
+        print_text(f"using the newest run, {safe_text(runs[0])}", stream=sys.stderr)
     records = {name: read_records(path) for name, path in _named(runs).items()}
     from cctkit.plots import check_picture, draw_curves
 

@@ -1,6 +1,7 @@
 """`cctkit curves`: plots of one and several runs, what they say in figures, and malformed metrics."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ def test_a_run_is_shown_with_its_crossing(tmp_path: Path) -> None:
     # 4 - i / 10 < 3.5 - i / 20 from i = 11 on
     fact = "run: epoch 20, top-1 train 80.00%, test 60.00%; from epoch 11 on, the loss with label smoothing is lower on train"
     assert f"{fact} than on test\n" in output
+
+
+def test_without_a_name_the_newest_run_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="found no run"):
+        run()
+    for age, name in enumerate(("new", "old")):
+        folder = make_metrics(tmp_path / "runs" / name, 20)
+        for file in ("config.json", "weights.safetensors"):
+            (folder / file).touch()
+            os.utime(folder / file, (1000 - age, 1000 - age))
+    result = run()
+    assert "new: epoch 20" in result.stdout
+    assert "using the newest run, runs/new" in result.stderr
 
 
 def test_several_runs_are_shown_by_name(tmp_path: Path) -> None:
