@@ -22,7 +22,7 @@ from cctkit.prediction.inputs import ImageFile
 from cctkit.text import safe_text
 
 _LEAST_SIDE, _MOST_SIDE = 256, 512  # of the pictures, in pixels
-_OPACITY, _BRIGHTEST = 0.6, 4.0
+_MOST_OPAQUE = 0.7
 Weights = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -96,23 +96,26 @@ class HeatmapFolder:
 
 
 def overlay(pixels: Pixels, weights: Weights, preprocess: Preprocess) -> Image.Image:
-    """An image (height, width, 3) with the weights (rows, columns) over the part that the model sees; the rest is darkened.
+    """An image (height, width, 3) in grey, with the weights (rows, columns) in colour over the part that the model sees.
 
-    Coloured is what has more than the mean weight: from black over red to yellow, which is at least `_BRIGHTEST` times the
-    mean, so that a colour means the same in every picture.
+    The rest of the image is darkened. Colour and opacity grow with log(1 + weight / mean weight), up to all weight on one
+    token: from blue over green to red. So a colour means the same in all pictures of a model.
     """
     from matplotlib import colormaps
 
     height, width = pixels.shape[:2]
     scale = _scale(height, width)
-    size = round(width * scale), round(height * scale)
-    picture = Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    grey = Image.fromarray(pixels).convert("L")
+    picture = grey.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR).convert("RGB")
     left, top, right, bottom = (round(edge * scale) for edge in preprocess.seen_box(height, width))
-    relative = Image.fromarray(weights * weights.size).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
-    strength = (np.asarray(relative) / _BRIGHTEST).clip(0, 1)  # (h, w)
-    colours = 255 * colormaps["hot"](strength)[:, :, :3]
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+    right, bottom = max(right, left + 1), max(bottom, top + 1)  # of an image of 1 x 10,000 pixels little is left
+    tokens = Image.fromarray(np.log1p(weights * weights.size) / np.log1p(weights.size))
+    strength = np.asarray(tokens.resize((right - left, bottom - top), Image.Resampling.BILINEAR))  # (h, w), 0 to 1
     seen = np.asarray(picture.crop((left, top, right, bottom)), dtype=np.float64)
-    opacity = _OPACITY * (strength[:, :, None] * _BRIGHTEST).clip(0, 1)
+    colours = 255 * colormaps["turbo"](strength)[:, :, :3]
+    opacity = np.minimum(_MOST_OPAQUE, 1.5 * strength)[:, :, None]
     drawn = (1 - opacity) * seen + opacity * colours
     picture = picture.point(lambda value: value // 3)
     picture.paste(Image.fromarray(drawn.round().astype(np.uint8)), (left, top))

@@ -45,9 +45,8 @@ def test_what_has_weight_is_coloured_the_rest_of_the_crop_stays_and_what_is_cut_
     assert drawn[:, :50].max() == drawn[:, 350:].max() == 30
     assert (drawn[200:, 60:340] == 90).all()
     red, green, blue = drawn[20, 330].tolist()
-    assert red > 180
-    assert green > 180
-    assert blue > 150
+    assert red > 100
+    assert max(green, blue) < 40
 
 
 def test_equal_weights_have_one_colour_whatever_the_picture() -> None:
@@ -57,7 +56,14 @@ def test_equal_weights_have_one_colour_whatever_the_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((8, 8), (256, 256)), ((16, 10), (256, 160)), ((2000, 1000), (512, 256)), ((300, 400), (300, 400))]
+    ("size", "expected"),
+    [
+        ((8, 8), (256, 256)),
+        ((16, 10), (256, 160)),
+        ((2000, 1000), (512, 256)),
+        ((300, 400), (300, 400)),
+        ((1, 10_000), (1, 512)),
+    ],
 )
 def test_small_images_are_enlarged_and_large_ones_reduced(size: tuple[int, int], expected: tuple[int, int]) -> None:
     weights = np.full((2, 2), 0.25, dtype=np.float32)
