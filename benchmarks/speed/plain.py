@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.models.build import build_model, set_attention_impl
 from cctkit.models.dropout import Dropout, DropPath

@@ -5,7 +5,8 @@ from typing import Any
 
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import resolve
-from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import TrainConfig
 from cctkit.config.size import Size
 
 MODELS = ("cct_2_3x2", "cct_4_3x2", "cct_6_3x2", "cct_6_3x1", "cvt_6_4", "vit_lite_6_4")

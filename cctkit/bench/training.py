@@ -7,7 +7,8 @@ import torch
 from cctkit.bench.clock import peak_bytes
 from cctkit.bench.images import MEAN, STD, SyntheticImages, epoch_images
 from cctkit.bench.task import Task
-from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import TrainConfig
 from cctkit.data.epoch.augment import Batch
 from cctkit.data.epoch.loader import CHUNK_IMAGES, ImageSource, train_batches
 from cctkit.data.epoch.plan import EpochPlan

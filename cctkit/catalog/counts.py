@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 
 CCT_PLANES = 64

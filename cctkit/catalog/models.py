@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cctkit.config.fields import flag_name
-from cctkit.config.settings import ModelConfig, ModelOptions
+from cctkit.config.model import ModelConfig, ModelOptions
 from cctkit.config.size import Size, parse_size
 from cctkit.errors import UserError
 from cctkit.text import did_you_mean, safe_text

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TypeGuard
 
 from cctkit.catalog.models import named_config
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 

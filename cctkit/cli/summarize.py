@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cctkit.cli import completion
 from cctkit.cli.options import Json, classes_option, flag, option, with_settings
 from cctkit.cli.tables import print_json, print_text, print_wide
-from cctkit.config.fields import flag_name
-from cctkit.config.settings import MODEL, PRECISION_ALIASES, ModelConfig
+from cctkit.config.fields import MODEL, flag_name
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import PRECISION_ALIASES
 from cctkit.config.size import Size, parse_size
 from cctkit.digests import not_verified
 from cctkit.errors import UserError

@@ -11,7 +11,7 @@ import typer
 from cctkit.cli import completion
 from cctkit.cli.early import check_early
 from cctkit.cli.options import config_option, flag, recipe_option, with_settings
-from cctkit.config.settings import MACHINE, MAIN, RUN
+from cctkit.config.fields import MACHINE, MAIN, RUN
 from cctkit.errors import ElsewhereError, UserError
 from cctkit.runs.paths import check_run
 from cctkit.runs.runfiles import read_config

@@ -11,6 +11,9 @@ from cctkit.config.size import parse_size
 from cctkit.errors import UserError
 from cctkit.text import safe_text
 
+# The sections of the help.
+MODEL, DATA, AUGMENT, OPTIMIZER, RUN, MACHINE = "Model", "Data", "Augmentation", "Optimizer and schedule", "Run", "Machine"
+MAIN = "Main options"
 _LARGEST = 2**63 - 1
 
 _HOLDS = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cctkit.catalog.models import MODELS, named_config
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.errors import UserError
 from cctkit.models.attention import AttentionImpl, HasAttentionImpl

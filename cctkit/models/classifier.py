@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cctkit.catalog.counts import grid_size, has_class_token
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.models.attention import Attention
 from cctkit.models.dropout import Dropout, DropPath, add_branch, drop_path_rates
 from cctkit.models.head import float32_logits

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cctkit.catalog.counts import grid_size, has_class_token
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.errors import UserError
 from cctkit.models.classifier import sinusoidal_embedding

@@ -4,7 +4,7 @@ import re
 
 from torch import nn
 
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.models.convert import HEAD
 from cctkit.models.dropout import Dropout, DropPath
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 
 
 def byte_threshold(p: float) -> int:

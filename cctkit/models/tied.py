@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cctkit.catalog.counts import conv_sides, gated_hidden
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.models.attention import Attention
 from cctkit.models.dropout import Dropout, DropPath, add_branch

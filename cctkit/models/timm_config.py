@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.catalog.pretrained import Channels
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.errors import UserError
 from cctkit.text import counted, safe_text
 

@@ -5,7 +5,7 @@ import itertools
 from torch import Tensor, nn
 
 from cctkit.catalog.counts import conv_planes
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.attention import HasAttentionImpl
 

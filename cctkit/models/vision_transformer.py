@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import vision_transformer as torchvision_vit
 
 from cctkit.catalog.counts import grid_size
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.models.attention import HasAttentionImpl, attend
 from cctkit.models.dropout import Dropout, DropPath, drop_path_rates
 from cctkit.models.head import float32_logits

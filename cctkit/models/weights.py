@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError

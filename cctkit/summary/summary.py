@@ -4,7 +4,7 @@ import math
 
 from torch import nn
 
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.engine.device import DevicePolicy, assumed_policy
 from cctkit.errors import UserError

@@ -11,7 +11,7 @@ from cctkit.catalog.classes import CLASS_NAMES
 from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.models import named_config
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD, Channels
-from cctkit.config.settings import ModelConfig, Positional
+from cctkit.config.model import ModelConfig, Positional
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.convert import HEAD, POSITIONS, Conversion, convert, is_sine, layout_of

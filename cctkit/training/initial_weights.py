@@ -10,7 +10,7 @@ from torch import nn
 
 from cctkit.catalog.counts import grid_size
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD, PRETRAINED, Channels, check_pretrained, is_pretrained
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.data.sources.download import download
 from cctkit.data.sources.places import cache_folder
 from cctkit.digests import not_verified

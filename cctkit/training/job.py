@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import TrainConfig
 from cctkit.data.splits import Dataset
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import ALONE, DistContext

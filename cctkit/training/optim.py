@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import TrainConfig
 from cctkit.models.depth import depth_of, is_embedding, is_in_block
 
 _Kind = Literal["decayed", "plain", "muon"]

@@ -9,7 +9,8 @@ from torch import nn
 
 from cctkit.catalog.models import model_config
 from cctkit.catalog.recipes import Resolved, default_recipe
-from cctkit.config.settings import ModelConfig, TrainConfig
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import TrainConfig
 from cctkit.data.dataset import split_images
 from cctkit.data.images import DEFAULT_SIZE
 from cctkit.data.overlap import copies_notice

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cctkit.config.settings import ModelConfig, TrainConfig, check_settings, settings
+from cctkit.config.model import ModelConfig
+from cctkit.config.settings import TrainConfig, check_settings, settings
 from cctkit.data.splits import Dataset
 from cctkit.data.splitting import rule_of
 from cctkit.engine.device import DevicePolicy

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cctkit.catalog.recipes import RECIPES, Resolved, describe, possible_settings, resolve
-from cctkit.config.settings import AUGMENT, MAIN, OPTIMIZER, TrainConfig, settings
+from cctkit.config.fields import AUGMENT, MAIN, OPTIMIZER
+from cctkit.config.settings import TrainConfig, settings
 from cctkit.errors import UserError
 
 

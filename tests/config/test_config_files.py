@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from cctkit.catalog.recipes import resolve
 from cctkit.config.fields import base_type
-from cctkit.config.settings import MIX_SETTINGS, POLICY_SETTINGS, AugmentConfig, DataConfig, ModelOptions, TrainConfig, settings
+from cctkit.config.model import ModelOptions
+from cctkit.config.settings import MIX_SETTINGS, POLICY_SETTINGS, AugmentConfig, DataConfig, TrainConfig, settings
 from cctkit.config.size import parse_size
 from cctkit.config.toml import read_toml
 from cctkit.errors import UserError

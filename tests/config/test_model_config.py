@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.errors import UserError
 
 VIT: dict[str, Any] = {"name": "vit_lite_6_4", "family": "vit_lite", "patch_size": 4}

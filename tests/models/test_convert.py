@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from cctkit.catalog.models import named_config
-from cctkit.config.settings import ModelConfig
+from cctkit.config.model import ModelConfig
 from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.convert import Conversion, convert, is_sine, resize_positions
