@@ -20,7 +20,7 @@ FLOORS = (
     {"models", "data"},
     {"engine"},
     {"evaluation"},
-    {"training", "prediction", "hub"},
+    {"training", "prediction", "hub", "export"},
     {"summary", "bench", "api"},
     {"cli"},
     {"__main__"},

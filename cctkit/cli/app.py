@@ -15,6 +15,7 @@ from cctkit.cli.card import card
 from cctkit.cli.compare import compare
 from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
+from cctkit.cli.export import export
 from cctkit.cli.help import HelpCommand, HelpGroup
 from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
@@ -54,6 +55,7 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "recipes": recipes,
     "pack": pack,
     "import": import_weights,
+    "export": export,
     "card": card,
     "bench": bench,
 }

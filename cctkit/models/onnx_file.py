@@ -19,9 +19,11 @@ CLASSES_KEY, CONTRACT_KEY, WEIGHTS_KEY, VERIFICATION_KEY = (
     f"{HEADER_KEY}.{name}" for name in ("classes", "preprocessing", "weights_digest", "verification")
 )
 # The file ends with an entry of `ModelProto.metadata_props` (field 14; StringStringEntryProto has key 1 and value 2), whose
-# value is the SHA-256 of all bytes before it: so it is checked without parsing the file, and other programs read on.
-_DIGEST_START = b"\x72\x58" + b"\x0a\x0d" + f"{HEADER_KEY}.digest".encode() + b"\x12\x47" + b"sha256:"
-_DIGEST_BYTES = len(_DIGEST_START) + 64
+# value is the SHA-256 of all bytes before it and their number in ten digits. So it is checked without parsing the file, and
+# other programs read the file as any other.
+_DIGEST_START = b"\x72\x63" + b"\x0a\x0d" + f"{HEADER_KEY}.digest".encode() + b"\x12\x52" + b"sha256:"
+_HEX, _DIGITS = 64, 10
+_DIGEST_BYTES = len(_DIGEST_START) + _HEX + 1 + _DIGITS
 
 
 class OnnxModel(nn.Module):
@@ -59,7 +61,11 @@ class OnnxFile:
 
 def sealed_onnx(data: bytes) -> bytes:
     """A serialized model with the digest of its bytes appended, as one more entry of its metadata."""
-    return data + _DIGEST_START + hashlib.sha256(data).hexdigest().encode()
+    return data + _digest_of(memoryview(data))
+
+
+def _digest_of(data: memoryview) -> bytes:
+    return _DIGEST_START + f"{hashlib.sha256(data).hexdigest()}:{len(data):0{_DIGITS}}".encode()
 
 
 def read_onnx(path: Path, *, threads: int | None = None) -> OnnxFile:
@@ -77,7 +83,10 @@ def read_onnx(path: Path, *, threads: int | None = None) -> OnnxFile:
         raise UserError(f"the ONNX file cannot be read: {safe_text(error.strerror)}", safe_text(path)) from error
     is_intact = _check_digest(data, path)
     session = open_session(data, path, threads=threads)
-    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        metadata = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise UserError("the metadata of the ONNX file are damaged", safe_text(path), "export it again") from error
     if HEADER_KEY not in metadata:
         raise UserError(
             "this ONNX file is not cctkit's: it says nothing about the model", safe_text(path), "cctkit export writes one"
@@ -112,11 +121,16 @@ def open_session(data: bytes, path: Path, *, threads: int | None = None) -> Any:
 
 
 def _check_digest(data: bytes, path: Path) -> bool:
-    """Whether the file ends with a digest. Raises: UserError if that is of other bytes."""
-    tail = data[-_DIGEST_BYTES:]
-    if not tail.startswith(_DIGEST_START):
+    """Whether the file ends with the digest of as many bytes as it has.
+
+    A program that reads the file and writes it anew may keep the digest; the number of bytes tells.
+
+    Raises: UserError if the digest is of other bytes.
+    """
+    body, tail = memoryview(data)[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if not tail.startswith(_DIGEST_START) or tail[-_DIGITS:] != f"{len(body):0{_DIGITS}}".encode():
         return False
-    if hashlib.sha256(memoryview(data)[:-_DIGEST_BYTES]).hexdigest().encode() != tail[len(_DIGEST_START) :]:
+    if tail != _digest_of(body):
         raise UserError(
             "the ONNX file is damaged: some of its bytes are not those that were written", safe_text(path), "export it again"
         )

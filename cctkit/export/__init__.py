@@ -1,0 +1,1 @@
+"""Exports a trained model to ONNX and compares the file with torch."""
