@@ -118,7 +118,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except _ClickException as error:
         _print_error(error.format_message(), None, None)
         return UserError.exit_code
-    except BrokenPipeError:  # stdout was closed, as by `head`
+    except (BrokenPipeError, SystemExit) as error:  # stdout was closed, as by `head`: Typer then exits with 1
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
     except (MemoryError, RuntimeError) as error:

@@ -231,6 +231,23 @@ def test_a_model_with_a_class_token_has_no_heat_map_and_it_is_said_why(
     assert not (tmp_path / "maps").exists()
 
 
+class Closed(io.StringIO):
+    """stdout whose reader has gone, as `head` does."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_reader_that_has_enough_is_no_error(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Closed())
+        assert run(["predict", str(trained / "images"), "--model", str(trained / "run")]) == 0
+        sys.stdout.close()  # the null device, in its place
+    assert capsys.readouterr().err == ""
+
+
 def test_files_are_looked_for_only_as_far_ahead_as_they_are_decoded(trained: Path) -> None:
     """So memory does not grow with their number, and a list on stdin may be as long as it likes."""
     image, given = str(trained / "images" / "dark" / "0.png"), 0
