@@ -53,7 +53,7 @@ def evaluate(
     device: str = "auto",
     include_seen: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a run directory or a weights file; return what `cctkit eval --json` prints.
+    """Evaluate a run directory, a weights file or an ONNX file; return what `cctkit eval --json` prints.
 
     dataset: None: the data set of the run.
     split: test, val, train or all; None: test, or all images of another folder without a test part.

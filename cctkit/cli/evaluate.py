@@ -13,7 +13,9 @@ def evaluate(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS", help="a run directory or a weights file (default: the newest run)", show_default=False
+            metavar="RUN_OR_WEIGHTS",
+            help="a run directory, a weights file or an ONNX file (default: the newest run)",
+            show_default=False,
         ),
     ] = None,
     dataset: Annotated[
@@ -39,7 +41,7 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a run or a weights file: accuracy with a confidence interval, loss, calibration error, confused classes."""
+    """Evaluate a run, weights file or ONNX file: accuracy with its interval, loss, calibration error, confused classes."""
     from cctkit.config.settings import DataConfig
     from cctkit.data.sources.places import check_place
 

@@ -88,7 +88,13 @@ def classes_option(default: object) -> Any:
 Json = Annotated[bool, flag("--json", text="print JSON")]
 Quiet = Annotated[bool, flag("--quiet", "-q", text="no progress")]
 TrainedModel = Annotated[
-    str | None, flag("--model", "-m", text="a run directory or a weights file", default="the newest run in runs/")
+    str | None,
+    flag(
+        "--model",
+        "-m",
+        text="a run directory or a weights file; predict takes an ONNX file too",
+        default="the newest run in runs/",
+    ),
 ]
 PicturePath = Annotated[Path | None, flag("--output", "-o", text="save the plot as a .png, .svg or .pdf file")]
 

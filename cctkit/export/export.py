@@ -86,7 +86,7 @@ def export_onnx(
         notify(loaded.notice)
     images = _images(loaded, config, found, notify, progress) if config.verify else None
     policy = choose_policy(device="cpu", precision="float32", threads=config.threads)
-    notify(f"exporting {safe_text(loaded.info.model.name)}")
+    progress(f"exporting {safe_text(loaded.info.model.name)}", 0, 1)
     proto = onnx_graph(loaded)
     metadata = _metadata(loaded)
     verification: dict[str, Any] = {"verified": False}

@@ -37,7 +37,7 @@ class _Deployed(nn.Module):
 def onnx_graph(loaded: LoadedModel) -> Any:
     """The model as an `onnx.ModelProto` without names of this machine's files.
 
-    Raises: UserError if the weights do not fit into one file.
+    Raises: UserError if the weights do not fit into one file, or if onnxscript is too old for torch.
     """
     size = sum(4 * weight.numel() for weight in loaded.model.state_dict().values())
     if size > _MOST_BYTES:
@@ -83,6 +83,12 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except ImportError as error:  # torch imports what a later onnxscript has
+        raise UserError(
+            f"onnxscript does not fit torch {torch.__version__}: {safe_text(error)}",
+            "cctkit export",
+            "pip install --upgrade onnx onnxscript onnxruntime",
+        ) from error
     finally:
         logger.setLevel(before)
 

@@ -97,7 +97,7 @@ class Classifier:
         notify: Any = None,
     ) -> None:
         """
-        source: a run directory or a weights file; None: the newest run in `runs/`.
+        source: a run directory, a weights file or an ONNX file; None: the newest run in `runs/`.
         device: auto, cpu, cuda or mps.
         precision: float32, bf16 or fp16; None: that of the run, or what is fastest here.
         threads: of torch on the CPU.

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,12 @@ def test_the_command_prints_what_the_comparison_found(
         "(batch, 16, 20, 3)",
     ):
         assert line in printed
+    (tmp_path / "m.onnx").rename(tmp_path / "first.onnx")
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {key: found[key] for key in ("model", "bytes", "verification", "weights_digest")} == {
+        key: exported.printed[key] for key in ("model", "bytes", "verification", "weights_digest")
+    }
     assert run(words) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
 
@@ -239,6 +246,11 @@ def test_missing_packages_are_named_with_the_extra(tmp_path: Path, monkeypatch: 
         lambda: export_onnx(tmp_path / "w", tmp_path / "m.onnx", config, notify=lambda _: None, progress=lambda *_: None)
     )
     assert message == 'not installed: onnxscript; cctkit export; pip install "cctkit[onnx]"'
+
+
+def test_without_onnxruntime_the_file_names_the_extra(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert error_of(lambda: read_onnx(exported.onnx)).startswith("onnxruntime is not installed")
 
 
 @pytest.mark.parametrize(
