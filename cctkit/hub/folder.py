@@ -13,6 +13,7 @@ from cctkit.errors import UserError
 from cctkit.evaluation.trained import find_trained
 from cctkit.files import full_disk_named, sync_directory, write_synced
 from cctkit.hub.card import Finished, card_text
+from cctkit.models.onnx_file import read_onnx
 from cctkit.models.weights import WeightsInfo, read_weights
 from cctkit.runs.paths import HUB_WEIGHTS, RunPaths
 from cctkit.runs.runfiles import Shape, read_metrics, read_object
@@ -27,7 +28,9 @@ def write_hub_folder(source: Path | None, output: Path, *, onnx: Path | None, no
     source: the run; None: the newest.
     onnx: a file of `cctkit export`, which becomes `model.onnx`.
 
-    Returns: the files written. Raises: UserError if the run is not finished or `output` is not empty.
+    Returns: the files written.
+
+    Raises: UserError if the run is not finished, `output` is not empty, or the ONNX file is of other weights.
     """
     check_output(output)
     found = find_trained(source, notify=notify)
@@ -52,7 +55,7 @@ def write_hub_folder(source: Path | None, output: Path, *, onnx: Path | None, no
         "README.md": card_text(finished, name=output.name, onnx=onnx is not None).encode(),
     }
     if onnx is not None:
-        files["model.onnx"] = _read(onnx)
+        files["model.onnx"] = _exported(onnx, info, notify)
     _write_folder(output, files)
     return [output / name for name in files]
 
@@ -83,11 +86,16 @@ def hub_config(info: WeightsInfo) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the ONNX file: {error.strerror}", safe_text(path), "write one: cctkit export") from error
+def _exported(path: Path, info: WeightsInfo, notify: Callable[[str], None]) -> bytes:
+    """The ONNX file, if it was exported from these weights."""
+    found = read_onnx(path)
+    if found.info.digest != info.digest:
+        raise UserError(
+            "the ONNX file is not of the weights of this run", safe_text(path), "cctkit export --model RUN writes one"
+        )
+    if found.notice:
+        notify(found.notice)
+    return path.read_bytes()
 
 
 def _write_folder(output: Path, files: dict[str, bytes]) -> None:

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx.parser
 import pytest
 
 import cctkit
@@ -12,6 +14,8 @@ from cctkit.cli.app import run
 from cctkit.errors import UserError
 from cctkit.hub.card import escaped
 from cctkit.hub.folder import write_hub_folder
+from cctkit.models.onnx_file import VERIFICATION_KEY, sealed_onnx
+from cctkit.models.weights import HEADER_KEY, header_of
 from tests.conftest import write_images
 
 NAMES = {"cat": 12, "dog | *x*": 12, "=fish": 12}
@@ -29,6 +33,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def written(trained: tuple[Path, Path], output: Path, **options: Any) -> Path:
     write_hub_folder(trained[1], output, onnx=options.get("onnx"), notify=lambda _: None)
     return output
+
+
+def write_onnx(path: Path, of: Path, **header: Any) -> None:
+    """A small graph with the metadata of an export of the run `of`; `header`: other values in it."""
+    _, info = cctkit.load(of)
+    classes = len(info.class_names)
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 18]>
+        graph (uint8[batch, 8, 8, 3] images) => (float[batch, {classes}] logits, float[batch, {classes}] probabilities) {{
+            pixels = Cast <to = 1> (images)
+            shape = Constant <value_ints = [-1, 192]> ()
+            flat = Reshape (pixels, shape)
+            parts = Constant <value_ints = [{classes}, {192 - classes}]> ()
+            logits, rest = Split <axis = 1> (flat, parts)
+            probabilities = Softmax (logits)
+        }}""")
+    onnx.helper.set_model_props(
+        model,
+        {
+            HEADER_KEY: json.dumps({**header_of(info), "digest": info.digest, **header}),
+            VERIFICATION_KEY: json.dumps({"verified": True}),
+        },
+    )
+    path.write_bytes(sealed_onnx(model.SerializeToString()))
 
 
 def front_matter(card: str) -> dict[str, Any]:
@@ -132,11 +160,11 @@ def test_a_card_folder_is_not_taken_for_a_run(trained: tuple[Path, Path], tmp_pa
 def test_the_command_says_how_to_share_and_sends_nothing(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "m.onnx").write_bytes(b"onnx")
+    write_onnx(tmp_path / "m.onnx", trained[1])
     words = ["card", str(trained[1]), "-o", str(tmp_path / "m"), "--onnx", str(tmp_path / "m.onnx")]
     assert run(words) == 0
     assert f"hf upload USER/NAME {tmp_path / 'm'}" in capsys.readouterr().out
-    assert (tmp_path / "m" / "model.onnx").read_bytes() == b"onnx"
+    assert (tmp_path / "m" / "model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
     assert run(words) == 2
     assert run(["card", str(trained[1]), "-o", str(tmp_path / "j"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -144,6 +172,15 @@ def test_the_command_says_how_to_share_and_sends_nothing(
         "output": str(tmp_path / "j"),
         "files": ["config.json", "model.safetensors", "README.md"],
     }
+
+
+def test_an_onnx_file_of_other_weights_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_onnx(tmp_path / "m.onnx", trained[1], digest="sha256:0")
+    assert run(["card", str(trained[1]), "-o", str(tmp_path / "m"), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert "not of the weights of this run" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
