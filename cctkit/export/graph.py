@@ -87,7 +87,7 @@ def _quiet() -> Iterator[None]:
         raise UserError(
             f"onnxscript does not fit torch {torch.__version__}: {safe_text(error)}",
             "cctkit export",
-            "pip install --upgrade onnx onnxscript onnxruntime",
+            "pip install -U onnx onnxscript onnxruntime",
         ) from error
     finally:
         logger.setLevel(before)

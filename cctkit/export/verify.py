@@ -113,7 +113,7 @@ def verify(
             f"the exported model is not the same: onnxruntime and torch differ in the class of {counted(changed, 'image')} of "
             f"{len(split):,}, and by up to {max_difference:.3g} in a logit; no file was written",
             safe_text(loaded.info.model.name),
-            "another version of the exporter: pip install --upgrade onnx onnxscript onnxruntime",
+            "another version of the exporter: pip install -U onnx onnxscript onnxruntime",
         )
     verification = Verification(
         dataset=dataset.name,
