@@ -5,6 +5,7 @@ import pytest
 from cctkit.catalog.models import named_config
 from cctkit.catalog.results import NOTES, RESULTS, PublishedResult
 from cctkit.runs.comparison import published_row
+from tests.catalog.test_counts import PUBLISHED
 
 # The report's score table: model, training, top-1 in percent, size in millions.
 REPORT = [
@@ -20,20 +21,6 @@ REPORT = [
     ("CCT-7/3x1", "from scratch", 77.05, 3.76),
     ("CCT-7/3x2", "from scratch", 74.92, 3.853),
 ]
-# Published for 100 classes in closed form: parameters, without embeddings, multiply-adds in billions.
-TRUE = {
-    "vit_lite_6_4": (3213668, 3196772, 0.218),
-    "vit_lite_7_4": (3740004, 3723108, 0.254),
-    "CvT-6/4": (3213413, 3197029, 0.215),
-    "CvT-7/4": (3739749, 3723365, 0.250),
-    "cct_2_3x2": (295333, 287141, 0.035),
-    "CCT 4/3x2": (493733, 485541, 0.050),
-    "CCT 6/3x2": (3350053, 3333669, 0.253),
-    "CCT-7/3x2": (3876389, 3860005, 0.289),
-    "CCT 6/3x1": (3256933, 3191397, 1.014),
-    "CCT-7/3x1": (3783269, 3717733, 1.182),
-    "cct_7_3x1_sine": (3783269, 3717733, 1.182),
-}
 IDS = [f"{row.model}-{row.dataset}-{row.epochs}-{row.top1_percent}" for row in RESULTS]
 
 
@@ -60,15 +47,15 @@ def test_no_row_is_duplicated() -> None:
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("model", TRUE)
-def test_true_counts_are_given_beside_published_ones(model: str) -> None:
-    rows = [published_row(row) for row in RESULTS if row.model == model and row.dataset == "cifar100"]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_true_counts_are_given_beside_published_ones(name: str) -> None:
+    rows = [published_row(row) for row in RESULTS if row.name == name and row.dataset == "cifar100"]
     assert rows
     for row in rows:
-        params, without_embeddings, billions = TRUE[model]
+        params, without_embeddings, billions = PUBLISHED[name]
         assert (row.true_params, row.params_without_embeddings) == (params, without_embeddings)
         assert row.macs is not None
-        assert abs(row.macs / 1e9 - billions) < 0.00051  # the reference has three decimals
+        assert abs(row.macs / 1e9 - billions) < 0.00051  # the table has three decimals
 
 
 def test_the_published_sizes_of_large_models_are_those_of_a_thousand_classes() -> None:
