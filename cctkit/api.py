@@ -1,6 +1,5 @@
 """Training and evaluation from Python."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +7,14 @@ from cctkit.config.settings import DataConfig
 from cctkit.engine.distributed import connected
 from cctkit.engine.signals import StopRequest
 from cctkit.evaluation.source import EvalConfig, evaluate_source
-from cctkit.training.job import Progress
+from cctkit.training.job import SilentReporter
 from cctkit.training.request import Request
 from cctkit.training.run import start_run
 
 
-class SilentReporter:
-    """Shows nothing."""
-
-    log_every_s = 30.0
-
-    def notice(self, text: str) -> None: ...
-    def progress(self, now: Progress) -> None: ...
-    def evaluating(self, split: str, done: int, total: int) -> None: ...
-    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
-    def data(self, what: str, done: int, total: int) -> None: ...
-
-
-def fit(*, output: str | Path | None = None, recipe: str | None = None, **settings: Any) -> dict[str, Any]:
+def fit(
+    *, output: str | Path | None = None, recipe: str | None = None, time: str | None = None, **settings: Any
+) -> dict[str, Any]:
     """Train a model; return the contents of `result.json`.
 
     `fit(model="cct_2_3x2", dataset="folder/of/images", epochs=10, output="runs/mine")`
@@ -34,13 +23,14 @@ def fit(*, output: str | Path | None = None, recipe: str | None = None, **settin
 
     output: run directory; None: `runs/DATASET-MODEL-TIME`.
     recipe: None: the default one for the data set and device.
+    time: how long it may take, such as "30m" or "1h30m", in place of `epochs`.
     settings: named as the flags of `cctkit train`.
 
     Raises: UserError and its subclasses.
     """
     with connected() as context:
         with context.sync_errors():
-            request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None)
+            request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None, time=time)
         _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), context=context)
     return result
 

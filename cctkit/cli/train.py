@@ -28,6 +28,9 @@ def train(
     ] = None,
     recipe: Annotated[str | None, recipe_option(panel=MAIN)] = None,
     config: Annotated[Path | None, config_option(panel=MAIN)] = None,
+    time: Annotated[
+        str | None, flag("--time", text="how long the run may take, such as 30m or 1h30m, in place of --epochs", panel=MAIN)
+    ] = None,
     output: Annotated[
         Path | None, flag("--output", "-o", text="run directory", default="runs/DATASET-MODEL-TIME", panel=MAIN)
     ] = None,
@@ -42,11 +45,13 @@ def train(
     with _errors_of_first_process():
         flags = _with_images(flags, images)
         if resume is not None:
-            _check_alone({"--recipe": recipe, "--config": config, "--output": output})
+            _check_alone({"--recipe": recipe, "--config": config, "--time": time, "--output": output})
             check_run(resume)
         else:
             file_values, recipe = read_config(config, recipe=recipe)
-            request = Request(flags=flags, file_values=file_values, file_name=str(config or ""), recipe=recipe, output=output)
+            request = Request(
+                flags=flags, file_values=file_values, file_name=str(config or ""), recipe=recipe, output=output, time=time
+            )
             check_early(request)
 
     from cctkit.engine.allocator import keep_memory

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,12 @@ from cctkit.runs.runfiles import read_metrics
 from cctkit.text import counted, json_text, safe_text
 
 _LOCK = ".cctkit.lock"
+TIMING = ".timing"
+"""A directory for what is written while the time of an epoch is measured."""
 # What a start that was killed before its first step can leave beside its lock; `config.json` is written last.
-_UNBEGUN = re.compile(r"env\.json|seen\.safetensors|\.((env|config)\.json|seen\.safetensors)\.([0-9a-f]{8}-)?[0-9]+\.tmp")
+_UNBEGUN = re.compile(
+    r"\.timing|env\.json|seen\.safetensors|\.((env|config)\.json|seen\.safetensors)\.([0-9a-f]{8}-)?[0-9]+\.tmp"
+)
 
 
 class RunDir(RunPaths):
@@ -78,7 +83,10 @@ class RunDir(RunPaths):
         if self._lock is None:
             return
         for file in (*self._written, self.path / _LOCK):
-            file.unlink(missing_ok=True)
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                file.unlink(missing_ok=True)
         _remove_directories(self._made)
         self.close()
 

@@ -1,7 +1,7 @@
 """A training run: settings, data, model, run directory and reporter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import nn
@@ -35,6 +35,18 @@ class Reporter(Protocol):
     """Shows the progress of training."""
 
     log_every_s: float
+
+    def notice(self, text: str) -> None: ...
+    def progress(self, now: Progress) -> None: ...
+    def evaluating(self, split: str, done: int, total: int) -> None: ...
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
+    def data(self, what: str, done: int, total: int) -> None: ...
+
+
+class SilentReporter:
+    """Shows nothing."""
+
+    log_every_s = 30.0
 
     def notice(self, text: str) -> None: ...
     def progress(self, now: Progress) -> None: ...
@@ -93,3 +105,8 @@ class Job:
     @property
     def schedule(self) -> Schedule:
         return schedule_of(self.config, self.steps)
+
+    def held(self) -> "Job":
+        """The same job with its images as training reads them, on the device if they fit."""
+        job = replace(self, dataset=self.dataset.for_training(self.config.augment.crop))
+        return replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))

@@ -1,12 +1,13 @@
 """The training loop: epochs of training steps, evaluation and checkpoints."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from cctkit.data.epoch.augment import Batch
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.splits import Split
@@ -118,6 +119,37 @@ def _stops_early(job: Job, history: History) -> bool:
     return patience is not None and history.epochs_done - history.improved_epoch >= patience and history.best_epoch > 0
 
 
+def draw_plan(job: Job, epoch: int) -> EpochPlan:
+    """The random draws of an epoch, counted from 0."""
+    config, dataset = job.config, job.dataset
+    return EpochPlan.draw(
+        seed=config.seed,
+        epoch=epoch,
+        num_images=len(dataset.train),
+        batch_size=config.batch_size,
+        image_size=dataset.stored_size,
+        config=config.augment_in(epoch),
+        read_size=dataset.train.image_size,
+    )
+
+
+def epoch_batches(job: Job, plan: EpochPlan, *, start_step: int = 0) -> Iterator[Batch]:
+    """This rank's batches of the training images in the order of `plan`, from `start_step` on."""
+    dataset = job.dataset
+    return train_batches(
+        dataset.train,
+        plan=plan,
+        preprocess=dataset.preprocess,
+        device=job.policy.device,
+        channels_last=job.policy.channels_last,
+        start_step=start_step,
+        workers=job.workers,
+        chunk_images=dataset.chunk_images,
+        rank=job.context.rank,
+        ranks=job.context.world_size,
+    )
+
+
 def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, float]:
     """Train the remaining steps of the current epoch; return its speed. Stop requests are raised between two steps."""
     config, dataset, steps = job.config, job.dataset, job.steps
@@ -127,27 +159,7 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     waited, images = 0.0, 0
     if first == steps:  # the run was stopped during evaluation
         return {}
-    plan = EpochPlan.draw(
-        seed=config.seed,
-        epoch=epoch,
-        num_images=len(dataset.train),
-        batch_size=config.batch_size,
-        image_size=dataset.stored_size,
-        config=config.augment_in(epoch),
-        read_size=dataset.train.image_size,
-    )
-    batches = train_batches(
-        dataset.train,
-        plan=plan,
-        preprocess=dataset.preprocess,
-        device=job.policy.device,
-        channels_last=job.policy.channels_last,
-        start_step=first,
-        workers=job.workers,
-        chunk_images=dataset.chunk_images,
-        rank=job.context.rank,
-        ranks=job.context.world_size,
-    )
+    batches = epoch_batches(job, draw_plan(job, epoch), start_step=first)
     for step in range(first, steps):
         asked = time.perf_counter()
         batch = next(batches)

@@ -172,14 +172,16 @@ def check_ranks(config: TrainConfig, policy: DevicePolicy, context: DistContext)
         raise UserError("fp16 is not supported with --shard", "--precision", "use bf16 or float32")
 
 
-def first_line(config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, context: DistContext) -> str:
-    """Model, data set, recipe, device and processes, in one line."""
+def first_line(
+    config: TrainConfig, recipe_name: str, dataset: Dataset, policy: DevicePolicy, context: DistContext, length: str
+) -> str:
+    """Model, data set, recipe, length, device and processes, in one line."""
     height, width = dataset.image_size
     stored_height, stored_width = dataset.stored_size
     how = f" from {stored_height}x{stored_width}" if dataset.is_enlarged else ", streamed" if dataset.is_streamed else ""
     return (
         f"{config.model.model} on {dataset.name} ({counted(len(dataset.train), 'image')}, {len(dataset.class_names)} classes, "
-        f"{height}x{width}{how}), recipe {recipe_name}, {counted(config.epochs, 'epoch')}, {policy.device} {policy.precision}"
+        f"{height}x{width}{how}), recipe {recipe_name}, {length}, {policy.device} {policy.precision}"
         + (f", {context.world_size} processes" if context.world_size > 1 else "")
         + (f", {'sharded' if uses_fsdp(config, context) else 'not sharded: there is only one process'}" if config.shard else "")
     )

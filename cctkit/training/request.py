@@ -10,6 +10,7 @@ from cctkit.catalog.pretrained import check_pretrained, is_pretrained
 from cctkit.catalog.recipes import Resolved, possible_settings
 from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
+from cctkit.training.budget import Budget, without_epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,8 @@ class Request:
     """Settings from the command line and a config file, the recipe, and where the run goes.
 
     recipe: None: the default one, which depends on the data set and the device.
+    time: how long the run may take from now on, such as `30m`, in place of the epochs.
+    budget: the same, begun now.
     by_recipe: the settings with each recipe that the run may get, or why they contradict it.
 
     Raises: UserError if a name is unknown, a value is out of range, or the settings contradict every possible recipe.
@@ -27,11 +30,15 @@ class Request:
     file_name: str = ""
     recipe: str | None = None
     output: Path | None = None
+    time: str | None = None
+    budget: Budget | None = field(init=False)
     by_recipe: Mapping[str, Resolved | UserError] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", None if self.time is None else Budget.begin(self.time))
+        flags = self.flags if self.time is None else without_epochs(self.flags)
         settings = possible_settings(
-            recipe_name=self.recipe, file_values=self.file_values, file_name=self.file_name, flags=self.flags
+            recipe_name=self.recipe, file_values=self.file_values, file_name=self.file_name, flags=flags
         )
         object.__setattr__(self, "by_recipe", settings)
         init, model = self.early.init, self.early.model

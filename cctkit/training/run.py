@@ -19,10 +19,11 @@ from cctkit.errors import DamagedError, DiskError, DivergedError, ElsewhereError
 from cctkit.models.build import build_model
 from cctkit.runs.paths import default_name
 from cctkit.runs.rundir import RunDir
-from cctkit.text import safe_text
+from cctkit.text import counted, safe_text
+from cctkit.training.budget import with_epochs
 from cctkit.training.collective import open_once, policy_for_all
 from cctkit.training.job import Job, Reporter, Session
-from cctkit.training.loop import evaluate, fit
+from cctkit.training.loop import Keep, evaluate, fit
 from cctkit.training.prepare import (
     check_against_data,
     first_line,
@@ -36,6 +37,7 @@ from cctkit.training.request import Request
 from cctkit.training.result import dataset_info, keep_weights, write_result
 from cctkit.training.state import result_tensors
 from cctkit.training.stored import check_same_data, read_stored, restarted_run
+from cctkit.training.timing import epochs_in
 
 
 def start_run(
@@ -83,7 +85,8 @@ def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> 
     context = context.on(policy)
     architecture = check_against_data(config, dataset, policy, context)
     run = run or _claim(lambda: _run_by_default_name(dataset.name, config.model.model), context, undo)
-    reporter.notice("\n".join([first_line(config, recipe, dataset, policy, context), *dataset.report.lines()]))
+    length = request.time or counted(config.epochs, "epoch")
+    reporter.notice("\n".join([first_line(config, recipe, dataset, policy, context, length), *dataset.report.lines()]))
     reporter.notice(describe(recipe))
     model, report = initial_model(config, architecture, dataset, session)
     job = Job(
@@ -98,6 +101,11 @@ def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> 
         model=model,
         context=context,
     )
+    if request.budget is not None:
+        epochs, epoch_s = epochs_in(request.budget, job, _keep)
+        with context.sync_errors():
+            resolved = with_epochs(resolved, epochs, budget=request.budget, recipe_name=recipe, epoch_s=epoch_s)
+        job = replace(job, config=resolved.config)
     _write_settings(job, resolved, report)
     return job
 
@@ -196,11 +204,14 @@ def _resumable(run: RunDir, context: DistContext) -> Iterator[None]:
         raise DamagedError(error.what, error.where, f"{remedy}: {again}", dropped=error.dropped) from error
 
 
+def _keep(job: Job) -> Keep:
+    return lambda state, history: keep_weights(job, state=state, history=history)
+
+
 def _train(job: Job, *, resume: bool) -> dict[str, Any]:
     """Train to the end, evaluate on the test images, and write the result."""
-    job = replace(job, dataset=job.dataset.for_training(job.config.augment.crop))
-    job = replace(job, dataset=job.policy.hold(job.dataset, workers=job.workers))
-    state, history = fit(job, resume=resume, keep=lambda state, history: keep_weights(job, state=state, history=history))
+    job = job.held()
+    state, history = fit(job, resume=resume, keep=_keep(job))
     test = job.dataset.test
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")
