@@ -1,7 +1,7 @@
 """`Classifier`: a trained model that takes image files, PIL images or arrays, and returns classes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -80,11 +80,27 @@ class Transform:
 class Classifier:
     """A trained model that classifies images as `cctkit eval` does: with the same pixels, device policy and batches.
 
-    model: an nn.Module in evaluation mode, on the device: what `transform` returns, in a batch, -> logits (B, K).
-    transform: PIL image -> the model's input (3, H, W); can be pickled, so that a DataLoader's workers can use it.
+    source: a run directory or a weights file, as `cctkit predict --model`; None: the newest run in `runs/`.
+    device: auto, cpu, cuda or mps.
+    precision: float32, bf16 or fp16; None: that of the run, or what is fastest here.
+    threads: of torch on the CPU; None: torch's default.
+    max_pixels: a larger image is an error; None: as for the run.
+    notify: called with each notice, such as which run is the newest.
+
+    Attributes:
+
+    model: an `nn.Module` in evaluation mode, on the device: a batch of what `transform` returns -> logits (B, K).
+    transform: PIL image -> the model's input (3, H, W). It can be pickled, for the workers of a DataLoader.
     classes: the names of the K classes, in the order of the logits.
-    info: what the weights file says: data set, metrics, epoch, normalization and so on.
+    info: what the weights file says: classes, data set, metrics, epoch, normalization.
+
+    Raises: UserError.
     """
+
+    model: nn.Module
+    transform: Transform
+    classes: tuple[str, ...]
+    info: WeightsInfo
 
     def __init__(
         self,
@@ -94,29 +110,18 @@ class Classifier:
         precision: str | None = None,
         threads: int | None = None,
         max_pixels: int | None = None,
-        notify: Any = None,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """
-        source: a run directory, a weights file or an ONNX file; None: the newest run in `runs/`.
-        device: auto, cpu, cuda or mps.
-        precision: float32, bf16 or fp16; None: that of the run, or what is fastest here.
-        threads: of torch on the CPU.
-        max_pixels: a larger image is an error; None: as the run was trained.
-        notify: called with each notice, such as a weights file without checksums.
-
-        Raises: UserError.
-        """
-        notify = notify or (lambda _: None)
         found = find_trained(source, notify=notify)
         loaded = load_trained(found.weights, threads=threads)
         if loaded.notice:
             notify(loaded.notice)
         self.policy = found.choose_policy(device=device, precision=precision, threads=threads)
-        self.info: WeightsInfo = loaded.info
-        self.classes: tuple[str, ...] = loaded.info.class_names
+        self.info = loaded.info
+        self.classes = loaded.info.class_names
         self.preprocess = replace(loaded.preprocess, max_pixels=max_pixels or found.data.max_pixels)
         self.transform = Transform(self.preprocess)
-        self.model: nn.Module = self.policy.prepare(loaded.model).eval()
+        self.model = self.policy.prepare(loaded.model).eval()
 
     def predict(self, images: ImageLike | Iterable[ImageLike], *, top: int = 1) -> list[Prediction]:
         """Classify one or more images, in batches of 250; `images` may be a generator.

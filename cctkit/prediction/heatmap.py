@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -23,7 +23,7 @@ from cctkit.text import safe_text
 
 _LEAST_SIDE, _MOST_SIDE = 256, 512  # of the pictures, in pixels
 _MOST_OPAQUE = 0.7
-Weights = np.ndarray[Any, np.dtype[np.float32]]
+Weights: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from cctkit.data.source import BadImageError, Pixels
 from cctkit.data.workers import available_cores
 from cctkit.evaluation.evaluate import BATCH_SIZE
 from cctkit.prediction.classifier import Classifier, Prediction
-from cctkit.prediction.heatmap import HeatmapFolder, pooling_weights
+from cctkit.prediction.heatmap import HeatmapFolder, Weights, pooling_weights
 from cctkit.prediction.inputs import ImageFile
 
 _CHUNK = 25  # images a thread decodes at a time; divides BATCH_SIZE
@@ -78,19 +78,23 @@ def _classified(
     errors = [error for chunk in batch for error in chunk.errors]
     images = torch.from_numpy(np.concatenate([chunk.pixels for chunk in batch]))
     found: Iterator[Prediction | None] = iter(())
-    maps: Iterator[np.ndarray] = iter(())
+    maps: Iterator[Weights] = iter(())
     if len(images):
         with pooling_weights(classifier.model, wanted=heatmaps is not None) as weights:
             found = iter(classifier.predictions(classifier.logits(images), top=top))
         maps = iter(weights)
     rows = []
     for file, error in zip(files, errors, strict=True):
-        prediction = None if error else next(found)
-        heatmap = None
-        if heatmaps is not None and not error:
-            heatmap = heatmaps.save(file, next(maps))
-        if prediction is None and not error:
-            error = "the model's output is not finite"
+        prediction = heatmap = None
+        if error is None:
+            prediction, tokens = next(found), next(maps, None)
+            if prediction is None:
+                error = "the model's output is not finite"
+            elif heatmaps is not None and tokens is not None:
+                try:
+                    heatmap = heatmaps.save(file, tokens)
+                except BadImageError as reason:  # the file was changed since its pixels were read
+                    prediction, error = None, str(reason)
         rows.append(FilePrediction(path=file.path, prediction=prediction, error=error, heatmap=heatmap))
     return rows
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from cctkit.catalog.models import named_config
 from cctkit.data.preprocess import Preprocess
+from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.models.classifier import CompactTransformer
-from cctkit.prediction.heatmap import HeatmapFolder, overlay, pooling_weights
+from cctkit.prediction.heatmap import HeatmapFolder, check_pools, overlay, pooling_weights
 from cctkit.prediction.inputs import ImageFile
 from tests.prediction.weights import info_of
 
@@ -31,6 +32,11 @@ def test_the_weights_are_those_with_which_the_tokens_are_pooled_and_the_logits_s
         assert [each.shape for each in weights] == [(tokens,)] * 2
         pooled = torch.stack([torch.from_numpy(each) @ x for each, x in zip(weights, states[0], strict=True)])
         torch.testing.assert_close(model.classifier.fc(pooled), expected)
+
+
+def test_a_model_that_is_not_of_torch_has_no_heat_map() -> None:
+    with pytest.raises(UserError, match="an ONNX file gives logits only, no heat maps"):
+        check_pools(torch.nn.Identity(), info_of("cct_2_3x2"))
 
 
 SQUARE = Preprocess(stored_size=(32, 32))

@@ -14,6 +14,8 @@ from PIL import Image
 
 from cctkit import Classifier
 from cctkit.cli.app import run
+from cctkit.prediction import heatmap
+from cctkit.prediction.heatmap import HeatmapFolder
 from cctkit.prediction.inputs import ImageFile
 from cctkit.prediction.stream import predict_files
 from cctkit.runs.predictions import read_predictions
@@ -269,6 +271,27 @@ def test_a_batch_without_a_good_image_is_all_errors(trained: Path) -> None:
     files = [ImageFile("gone.png", "gone.png"), ImageFile("x", "x", "known before")]
     (batch,) = predict_files(Classifier(trained / "run"), files)
     assert [row.error for row in batch] == ["No such file or directory", "known before"]
+
+
+def test_a_file_that_is_gone_before_its_heat_map_is_drawn_is_an_error_of_its_own(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [str(trained / "images" / "dark" / f"{i}.png") for i in (0, 1)]
+    decode = heatmap.decode
+    monkeypatch.setattr(heatmap, "decode", lambda path, **options: decode(path.replace("0.png", "gone.png"), **options))
+    classifier = Classifier(trained / "run")
+    maps = HeatmapFolder(tmp_path / "maps", info=classifier.info, preprocess=classifier.preprocess)
+    (batch,) = predict_files(classifier, [ImageFile(path, Path(path).name) for path in paths], heatmaps=maps)
+    assert [row.error for row in batch] == ["No such file or directory", None]
+    assert [row.heatmap for row in batch] == [None, str(tmp_path / "maps" / "1.png")]
+
+
+def test_an_output_that_is_not_finite_is_an_error_of_the_image(trained: Path, tmp_path: Path) -> None:
+    classifier = Classifier(trained / "run")
+    next(classifier.model.parameters()).data.fill_(float("nan"))
+    maps = HeatmapFolder(tmp_path / "maps", info=classifier.info, preprocess=classifier.preprocess)
+    (batch,) = predict_files(classifier, [ImageFile(str(trained / "images" / "dark" / "0.png"), "0.png")], heatmaps=maps)
+    assert [(row.prediction, row.error, row.heatmap) for row in batch] == [(None, "the model's output is not finite", None)]
 
 
 def test_the_check_is_called_while_images_are_read_and_may_stop(trained: Path) -> None:
