@@ -51,7 +51,7 @@ def check_installed() -> None:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"not installed: {', '.join(missing)}", "cctkit export", 'pip install "cctkit[onnx]"')
+        raise UserError(f"not installed: {', '.join(missing)}", "cctkit export", f"pip install {' '.join(_PACKAGES)}")
 
 
 def check_output(path: Path) -> None:

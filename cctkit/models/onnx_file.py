@@ -110,7 +110,7 @@ def open_session(data: bytes, path: Path, *, threads: int | None = None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError("onnxruntime is not installed", safe_text(path), 'pip install "cctkit[onnx]"') from error
+        raise UserError("onnxruntime is not installed", safe_text(path), "pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3

@@ -245,7 +245,7 @@ def test_missing_packages_are_named_with_the_extra(tmp_path: Path, monkeypatch: 
     message = error_of(
         lambda: export_onnx(tmp_path / "w", tmp_path / "m.onnx", config, notify=lambda _: None, progress=lambda *_: None)
     )
-    assert message == 'not installed: onnxscript; cctkit export; pip install "cctkit[onnx]"'
+    assert message == "not installed: onnxscript; cctkit export; pip install onnx onnxscript onnxruntime"
 
 
 def test_without_onnxruntime_the_file_names_the_extra(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
