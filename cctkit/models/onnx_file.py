@@ -37,9 +37,17 @@ class OnnxModel(nn.Module):
         return self.outputs(images)[0].to(images.device)
 
     def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities, each float32 (B, K), on the CPU."""
+        """Logits and probabilities, each float32 (B, K), on the CPU.
+
+        Raises: UserError if onnxruntime cannot run the graph on them.
+        """
         pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (B, H, W, 3)
-        logits, probabilities = self.session.run([LOGITS, PROBABILITIES], {IMAGES: pixels})
+        try:
+            logits, probabilities = self.session.run([LOGITS, PROBABILITIES], {IMAGES: pixels})
+        except Exception as error:  # each kind of fault has its own exception, all of them private
+            raise UserError(
+                f"onnxruntime cannot run this graph: {safe_text(error)}", "the ONNX file", "export it again"
+            ) from error
         return torch.from_numpy(logits), torch.from_numpy(probabilities)
 
 
@@ -116,7 +124,7 @@ def open_session(data: bytes, path: Path, *, threads: int | None = None) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each kind of fault has its own exception, all of them private
+    except Exception as error:  # as above
         raise UserError(f"onnxruntime cannot open this file: {safe_text(error)}", safe_text(path)) from error
 
 

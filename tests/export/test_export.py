@@ -166,6 +166,15 @@ def test_a_graph_that_decides_otherwise_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_graph_for_one_size_of_batch_is_not_written(exported: Exported, graph_made: GraphMade, tmp_path: Path) -> None:
+    def fix(proto: Any) -> None:
+        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 80  # all of the test images at once
+
+    graph_made(fix)
+    assert "onnxruntime cannot run this graph" in error_of(lambda: exported_again(exported, tmp_path / "m.onnx"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stopped_export_leaves_nothing(exported: Exported, graph_made: GraphMade, tmp_path: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if what == "writing":
