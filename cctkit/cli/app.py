@@ -19,6 +19,7 @@ from cctkit.cli.export import export
 from cctkit.cli.help import HelpCommand, HelpGroup
 from cctkit.cli.import_weights import import_weights
 from cctkit.cli.models import models
+from cctkit.cli.options import with_lone_flags
 from cctkit.cli.pack import pack
 from cctkit.cli.plot_lr import plot_lr
 from cctkit.cli.predict import predict
@@ -90,7 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     0: success; 2: usage or input; 3: diverged; 4: memory or disk; 5: run in use; 128 + signal.
     """
-    words = _without_no_color(sys.argv[1:] if arguments is None else arguments)
+    words = with_lone_flags(_without_no_color(sys.argv[1:] if arguments is None else arguments))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # characters that the encoding of a terminal or pipe lacks

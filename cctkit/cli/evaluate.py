@@ -37,11 +37,21 @@ def evaluate(
         Path | None,
         flag("--save-predictions", text="write image ids, labels and logits to this new file (CSV if it ends in .csv)"),
     ] = None,
+    csv: Annotated[
+        Path | None, flag("--csv", text="write precision, recall, F1 and number of images of each class to this new CSV file")
+    ] = None,
+    confusion: Annotated[
+        list[Path] | None,
+        flag(
+            "--confusion",
+            text="write the confusion matrix to this new file: .png, .svg, .pdf, or .csv for the counts; can be repeated",
+        ),
+    ] = None,
     download: Annotated[bool, option("download", default="on")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a run, weights file or ONNX file: accuracy with its interval, loss, calibration error, confused classes."""
+    """Evaluate a run, weights file or ONNX file: accuracy and F1 with intervals, loss, calibration, confused classes."""
     from cctkit.config.settings import DataConfig
     from cctkit.data.sources.places import check_place
 
@@ -63,6 +73,8 @@ def evaluate(
         precision=precision,
         threads=threads,
         save_predictions=save_predictions,
+        csv=csv,
+        confusion=tuple(confusion or ()),
         include_seen=include_seen,
     )
     with StopRequest() as stop:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,6 +135,25 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
+def with_lone_flags(words: Sequence[str]) -> list[str]:
+    """The words of a command line, where a flag that may stand without its number (`--class-weights`) gets it."""
+    lone = {flag_name(item.name): item.metadata["alone"] for item, _ in settings() if item.metadata["alone"] is not None}
+    end = words.index("--") if "--" in words else len(words)
+    filled = [
+        f"{word}={lone[word]}" if word in lone and not _is_number(after) else word
+        for word, after in itertools.pairwise([*words[:end], ""])
+    ]
+    return [*filled, *words[end:]]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Parameter]:
     """The option of a setting, and its `--no-` form if the setting has an off value."""
     metadata, name = item.metadata, flag_name(item.name)
@@ -146,6 +166,7 @@ def _parameters(item: dataclasses.Field[Any], hint: Any) -> list[inspect.Paramet
         *_spellings(item, hint),
         text=metadata["help"],
         default=", ".join(parts) or None,
+        metavar=None if metadata["alone"] is None else "[POWER]",
         panel=metadata["panel"],
         complete=_COMPLETIONS.get(item.name),
     )

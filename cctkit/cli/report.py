@@ -42,6 +42,8 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
         "data": f"{safe_text(result['dataset'])}, {safe_text(result['split'])}, {result['num_images']:,} images",
         "epoch": _epoch(result),
         "top-1": f"{result['top1_percent']:.2f}%   95% interval {low:.2f} to {high:.2f}",
+        "balanced accuracy": _with_interval(result, "balanced_accuracy"),
+        "macro F1": _with_interval(result, "macro_f1"),
         "without copies": _without_copies(result),
         "top-5": _text(result["top5_percent"], "{:.2f}%"),
         "loss": _text(result["loss"], "{:.4f} nats"),
@@ -50,6 +52,13 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
         "speed": _text(result["images_per_s"], "{:,.0f} images/s"),
         "score": _text(result.get("score"), "{:.3f}   100 * (top-1 - 70) / millions of parameters"),
     }
+
+
+def _with_interval(result: Mapping[str, Any], name: str) -> str:
+    """A figure and its interval, null where it is unknown; "" for the result of a version that did not compute it."""
+    value, interval = result.get(f"{name}_percent"), result.get(f"{name}_interval_percent")
+    shown = "   95% interval {:.2f} to {:.2f}".format(*interval) if interval else ""
+    return "" if value is None else f"{value:.2f}%{shown}"
 
 
 def _without_copies(result: Mapping[str, Any]) -> str:

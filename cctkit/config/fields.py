@@ -42,6 +42,7 @@ def setting(
     aliases: Mapping[str, str] = types.MappingProxyType({}),
     off: object = None,
     may_change: bool = False,
+    alone: float | None = None,
 ) -> Any:
     """A field of a `Validated` dataclass.
 
@@ -51,9 +52,11 @@ def setting(
     aliases: other spellings of a choice, with the choice that is stored.
     off: the value that `--no-NAME` stands for.
     may_change: whether a resumed run accepts another value.
+    alone: the value that the flag stands for if no number follows it.
     """
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     metadata = {"help": text, "panel": panel, "flags": flags, "aliases": aliases, "off": off, "may_change": may_change}
+    metadata |= {"alone": alone}
     return dataclasses.field(
         default=default, metadata=metadata | {"bounds": {name: bound for name, bound in bounds.items() if bound is not None}}
     )

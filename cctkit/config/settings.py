@@ -169,6 +169,23 @@ class TrainConfig(Validated):
         0.0, "epochs at the end with the learning rate at its minimum", panel=OPTIMIZER, at_least=0
     )
     label_smoothing: float = setting(0.1, "label smoothing", panel=OPTIMIZER, flags=("--smoothing",), at_least=0, below=1)
+    class_weights: float | None = setting(
+        None,
+        "divide the loss of an image by the number of training images of its class, to the power of POWER (1 if none is given)",
+        panel=OPTIMIZER,
+        above=0,
+        at_most=1,
+        alone=1.0,
+    )
+    balanced_sampling: float | None = setting(
+        None,
+        "draw images of small classes more often: a class of m images in proportion to m^(1 - POWER) (1 if none is given: all "
+        "classes equally often)",
+        panel=DATA,
+        above=0,
+        at_most=1,
+        alone=1.0,
+    )
     clip_grad: float | None = setting(None, "maximum norm of the gradient (clipping)", panel=OPTIMIZER, above=0)
     accumulate: int = setting(1, "gradient accumulation steps", panel=OPTIMIZER, flags=("--grad-accum-steps",), at_least=1)
     ema: float | None = setting(
@@ -186,8 +203,16 @@ class TrainConfig(Validated):
         above=0,
         at_most=1,
     )
+    choose_by: Literal["top1", "balanced", "loss"] = setting(
+        "top1",
+        "what the best epoch and early stopping go by on the validation images: top1, balanced (balanced accuracy) or loss",
+        panel=OPTIMIZER,
+    )
     early_stopping: int | None = setting(
-        None, "stop after this many epochs without a better validation top-1", panel=OPTIMIZER, at_least=1
+        None,
+        "stop after this many epochs without a better validation top-1, or what --choose-by says",
+        panel=OPTIMIZER,
+        at_least=1,
     )
     seed: int = setting(0, "random seed", panel=RUN, at_least=0)
     test_every_epoch: bool = setting(
@@ -223,6 +248,12 @@ class TrainConfig(Validated):
             )
         if self.shard and self.optimizer == "muon":
             raise UserError("Muon cannot be combined with --shard: it needs whole matrices", "--shard", "add --optimizer adamw")
+        if self.class_weights is not None and self.balanced_sampling is not None:
+            raise UserError(
+                "--class-weights and --balanced-sampling together correct the imbalance twice",
+                "--class-weights, --balanced-sampling",
+                "leave one of them out",
+            )
         if self.freeze != "none" and self.init is None:
             raise UserError(
                 "--freeze backbone needs --init",

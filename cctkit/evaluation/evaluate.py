@@ -18,6 +18,7 @@ from cctkit.data.transfer import to_device
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import ALONE, DistContext
 from cctkit.engine.parallel import is_sharded
+from cctkit.evaluation.class_metrics import ClassMetrics, balanced_accuracy_interval, macro_f1_interval, predicted_classes
 from cctkit.evaluation.metrics import Metrics, compute_metrics, is_correct
 from cctkit.models.depth import is_embedding
 
@@ -38,6 +39,11 @@ class Evaluation:
     def is_correct(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Whether each image is classified correctly (n,)."""
         return is_correct(self.logits, self.labels).numpy()
+
+    @property
+    def found(self) -> Tensor:
+        """See `predicted_classes`."""
+        return predicted_classes(self.logits)
 
 
 def evaluate_split(
@@ -127,6 +133,7 @@ def result_of(
 ) -> dict[str, Any]:
     """The keys of `eval --json` and `result.json`, schema version 1, which stay; others may be added."""
     metrics = evaluation.metrics
+    interval = macro_f1_interval(evaluation.labels, evaluation.found, len(class_names))
     worst = sorted(
         (each for each in metrics.per_class if each.n), key=lambda each: (each.correct / max(each.n, 1), each.index)
     )[:10]
@@ -138,6 +145,10 @@ def result_of(
         "num_images": metrics.num_images,
         "top1_percent": metrics.top1_percent,
         "top1_interval_percent": list(metrics.top1_interval_percent),
+        "balanced_accuracy_percent": metrics.balanced_accuracy_percent,
+        "balanced_accuracy_interval_percent": [100 * limit for limit in balanced_accuracy_interval(metrics.per_class)],
+        "macro_f1_percent": metrics.macro_f1_percent,
+        "macro_f1_interval_percent": interval and [100 * limit for limit in interval],
         "top5_percent": metrics.top5_percent,
         "loss": metrics.loss,
         "ece": metrics.ece,
@@ -151,4 +162,11 @@ def result_of(
             {"class": class_names[true], "predicted": class_names[found], "count": count}
             for true, found, count in metrics.confusions
         ],
+        "per_class": [_class_row(each, class_names[each.index]) for each in metrics.per_class],
     }
+
+
+def _class_row(metrics: ClassMetrics, name: str) -> dict[str, Any]:
+    shares = {"precision": metrics.precision, "recall": metrics.recall, "f1": metrics.f1}
+    percents = {f"{key}_percent": None if value is None else 100 * value for key, value in shares.items()}
+    return {"class": name, "num_images": metrics.n, "num_predicted": metrics.predicted, **percents}

@@ -7,21 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cctkit.evaluation.class_metrics import ClassMetrics, balanced_accuracy, class_metrics, macro_f1, predicted_classes
+from cctkit.evaluation.intervals import wilson_interval
 from cctkit.evaluation.losses import cross_entropy, smoothed
 
-_Z95 = 1.959963984540054  # the normal distribution's 97.5% quantile
 _BINS = 15
 _TOP = 5
 _CONFUSIONS = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassMetrics:
-    """Number of images of one class, and how many of them are classified correctly."""
-
-    index: int
-    n: int
-    correct: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +21,8 @@ class Metrics:
     """Metrics of one split; None if not finite.
 
     top1_interval_percent: 95% confidence interval.
+    balanced_accuracy_percent: mean recall of the classes that have images.
+    macro_f1_percent: mean F1 of the classes that have images or predictions.
     top5_percent: None for five classes or fewer.
     loss: cross entropy, nats per image.
     loss_smoothed: cross entropy with label smoothing.
@@ -40,6 +34,8 @@ class Metrics:
     num_images: int
     top1_percent: float
     top1_interval_percent: tuple[float, float]
+    balanced_accuracy_percent: float
+    macro_f1_percent: float
     top5_percent: float | None
     loss: float | None
     loss_smoothed: float | None
@@ -56,7 +52,7 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
     logits, labels = logits.detach().cpu().double(), labels.cpu()
     classes = logits.shape[1]
     usable = logits.isfinite().all(dim=1)
-    found = logits.argmax(dim=1)
+    found = predicted_classes(logits)
     correct = is_correct(logits, labels)
     log_p = logits.log_softmax(dim=1)  # (N, K)
     loss = cross_entropy(log_p, labels).mean()
@@ -64,15 +60,18 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
     number, hits = len(labels), int(correct.sum())
     in_top = int((_in_top(logits, labels) & usable).sum())
     low, high = wilson_interval(hits, number)
+    per_class = class_metrics(labels, found, classes)
     return Metrics(
         num_images=number,
         top1_percent=100 * hits / number,
         top1_interval_percent=(100 * low, 100 * high),
+        balanced_accuracy_percent=100 * balanced_accuracy(per_class),
+        macro_f1_percent=100 * macro_f1(per_class),
         top5_percent=100 * in_top / number if classes > _TOP else None,
         loss=_finite(loss),
         loss_smoothed=_finite(loss_smoothed),
         ece=_finite(_calibration_error(log_p.exp().amax(dim=1), correct)),
-        per_class=_per_class(labels, correct, classes),
+        per_class=per_class,
         confusions=_confusions(labels[usable], found[usable], classes),
     )
 
@@ -80,15 +79,6 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
 def is_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Whether each row of `logits` (N, K) is largest at its label, and finite: bool (N,)."""
     return (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
-
-
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """The 95% score interval of a proportion, as fractions (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212)."""
-    share, z2 = correct / total, _Z95**2
-    centre = share + z2 / (2 * total)
-    spread = _Z95 * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    low, high = ((centre + side * spread) / (1 + z2 / total) for side in (-1, 1))
-    return 0.0 if correct == 0 else low, 1.0 if correct == total else high  # exactly, without rounding error
 
 
 def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
@@ -103,12 +93,6 @@ def _calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
     bins = (confidence * _BINS).ceil().sub(1).clamp(0, _BINS - 1).nan_to_num().long()
     gap = torch.zeros(_BINS, dtype=torch.float64).index_add(0, bins, confidence - correct.double())
     return gap.abs().sum() / len(confidence)
-
-
-def _per_class(labels: Tensor, correct: Tensor, classes: int) -> tuple[ClassMetrics, ...]:
-    totals = labels.bincount(minlength=classes).tolist()
-    hits = labels[correct].bincount(minlength=classes).tolist()
-    return tuple(ClassMetrics(index=i, n=n, correct=hit) for i, (n, hit) in enumerate(zip(totals, hits, strict=True)))
 
 
 def _confusions(labels: Tensor, found: Tensor, classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -1,6 +1,6 @@
 """Evaluates a run, a weights file or an ONNX file, on the images that it was made for or on others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,17 @@ from cctkit.config.settings import DataConfig
 from cctkit.data.overlap import copy_figures, read_seen
 from cctkit.data.splits import Dataset, Split
 from cctkit.errors import UserError
+from cctkit.evaluation.class_metrics import confusion_matrix
 from cctkit.evaluation.evaluate import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.evaluation.images import class_order, default_split, leave_out_seen, listed, load_images, split_named
 from cctkit.evaluation.load import load_trained
 from cctkit.evaluation.trained import TrainedSource, find_trained
 from cctkit.models.build import build_without_data
 from cctkit.models.weights import WeightsInfo
+from cctkit.plots import check_picture, draw_confusion
+from cctkit.runs.class_tables import write_class_table, write_confusion_table
 from cctkit.runs.predictions import Predictions, check_new, write_csv, write_predictions
+from cctkit.text import safe_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,8 @@ class EvalConfig:
     split: None: the test images, or all images of a folder without a test part that the model was not trained with.
     precision: None: as the run was trained.
     save_predictions: the file to write image ids, labels and logits to.
+    csv: the file to write the metrics of each class to.
+    confusion: the files to write the confusion matrix to: pictures, or CSV if they end in .csv.
     include_seen: on another data set, keep the images that the run was trained on.
     """
 
@@ -34,6 +40,8 @@ class EvalConfig:
     precision: str | None = None
     threads: int | None = None
     save_predictions: Path | None = None
+    csv: Path | None = None
+    confusion: tuple[Path, ...] = ()
     include_seen: bool = False
 
 
@@ -44,8 +52,7 @@ def evaluate_source(
 
     Raises: UserError.
     """
-    if config.save_predictions is not None:
-        check_new(config.save_predictions)
+    check_outputs(config)
     found = find_trained(source, notify=notify)
     loaded = load_trained(found.weights, threads=config.threads)
     info = loaded.info
@@ -84,8 +91,41 @@ def evaluate_source(
         params=count_parameters(build_without_data(info.model)),
         class_names=info.class_names,
     )
+    _write_class_files(config, evaluation, result, info.class_names)
     trained = dict.fromkeys(("epoch", "planned_epochs", "chosen_by")) if info.trained is None else asdict(info.trained)
     return result | {"missing_classes": missing, **trained, "finished": found.is_finished}
+
+
+def check_outputs(config: EvalConfig) -> None:
+    """Check that the files of an evaluation can be written, before any work is done.
+
+    Raises: UserError.
+    """
+    named = [("--save-predictions", config.save_predictions), ("--csv", config.csv)]
+    outputs = [(flag, path) for flag, path in (*named, *(("--confusion", path) for path in config.confusion)) if path]
+    for i, (flag, path) in enumerate(outputs):
+        if path.absolute() in (other.absolute() for _, other in outputs[:i]):
+            raise UserError(f"{safe_text(path)} is named twice", flag, "choose another file")
+        if flag == "--confusion" and path.suffix.lower() != ".csv":
+            check_picture(path)
+        check_new(path, flag)
+
+
+def _write_class_files(
+    config: EvalConfig, evaluation: Evaluation, result: Mapping[str, Any], class_names: Sequence[str]
+) -> None:
+    """Write the files with the metrics of each class and the confusion matrix that the user asked for."""
+    if config.csv is not None:
+        write_class_table(config.csv, result["per_class"])
+    if not config.confusion:
+        return
+    matrix = confusion_matrix(evaluation.labels, evaluation.found, len(class_names))
+    title = f"{result['model']} on {result['dataset']}, {result['split']}: {result['num_images']:,} images"
+    for path in config.confusion:
+        if path.suffix.lower() == ".csv":
+            write_confusion_table(path, matrix, class_names)
+        else:
+            draw_confusion(matrix, class_names, path, title=title)
 
 
 def _predictions_path(config: EvalConfig, found: TrainedSource) -> Path | None:

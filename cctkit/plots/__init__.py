@@ -1,5 +1,6 @@
 """Plots as picture files, through matplotlib's object interface: no display and no global state."""
 
+from cctkit.plots.confusion import draw_confusion
 from cctkit.plots.curves import crossing_epoch, draw_curves, held_out_split, loss_ending, loss_name
 from cctkit.plots.frame import check_picture
 from cctkit.plots.pareto import Point, draw_pareto
@@ -10,6 +11,7 @@ __all__ = [
     "Point",
     "check_picture",
     "crossing_epoch",
+    "draw_confusion",
     "draw_curves",
     "draw_pareto",
     "draw_schedule",

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cctkit.config.model import ModelConfig
 from cctkit.config.settings import TrainConfig
+from cctkit.data.epoch.balance import class_weights
 from cctkit.data.splits import Dataset
 from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import ALONE, DistContext
@@ -101,6 +103,14 @@ class Job:
     def workers(self) -> int:
         """Number of worker processes that read images."""
         return self.dataset.workers(self.config.data.workers, processes=self.context.local_world_size)
+
+    def class_weights(self) -> Tensor | None:
+        """The weights of the loss, (K,) on the device; None without `--class-weights`."""
+        if self.config.class_weights is None:
+            return None
+        classes = len(self.dataset.class_names)
+        weights = class_weights(self.dataset.train.labels, classes=classes, power=self.config.class_weights)
+        return torch.from_numpy(weights).to(self.policy.device)
 
     @property
     def schedule(self) -> Schedule:

@@ -62,7 +62,7 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
                 raise
             raise _out_of_memory(job) from error
         job.context.run_on_rank0(lambda record=record: job.run.append_metrics(record))  # type: ignore[misc]
-        history.add(record, state.result)
+        history.add(record, state.result, choose_by=job.config.choose_by)
         keep(state, history)
         state.sums.zero_()
         save(job, state, history)
@@ -130,6 +130,8 @@ def draw_plan(job: Job, epoch: int) -> EpochPlan:
         image_size=dataset.stored_size,
         config=config.augment_in(epoch),
         read_size=dataset.train.image_size,
+        labels=dataset.train.labels,
+        balanced_sampling=config.balanced_sampling,
     )
 
 
@@ -160,12 +162,13 @@ def _train_epoch(job: Job, state: TrainState, history: History) -> dict[str, flo
     if first == steps:  # the run was stopped during evaluation
         return {}
     batches = epoch_batches(job, draw_plan(job, epoch), start_step=first)
+    weights = job.class_weights()
     for step in range(first, steps):
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
         factor = lr_factor(state.step, job.schedule)
-        train_step(state, batch, config=config, policy=job.policy, lr_factor=factor)
+        train_step(state, batch, config=config, policy=job.policy, lr_factor=factor, class_weights=weights)
         images += min((step + 1) * config.batch_size, len(dataset.train)) - step * config.batch_size
         now = time.perf_counter()
         warm = now if step == first else warm
@@ -234,6 +237,7 @@ def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float])
             record[f"{name}_loss"] = metrics.loss
             record[f"{name}_loss_smoothed"] = metrics.loss_smoothed
             record[f"{name}_top1_percent"] = metrics.top1_percent
+            record[f"{name}_balanced_accuracy_percent"] = metrics.balanced_accuracy_percent
     return record | dict(speed)
 
 

@@ -146,6 +146,8 @@ def check_against_data(config: TrainConfig, dataset: Dataset, policy: DevicePoli
             raise UserError(f"{dataset.name} has no test images", "--dataset", "add a folder test/ beside train/")
         if config.early_stopping is not None and dataset.val is None:
             raise UserError("early stopping needs validation images", "--early-stopping", "add --val-fraction 0.1")
+        if config.choose_by != "top1" and dataset.val is None:
+            raise UserError("--choose-by needs validation images", "--choose-by", "add --val-fraction 0.1")
         return architecture_of(config, dataset)
 
 

@@ -19,27 +19,38 @@ _VALUES: dict[str, Shape] = {
     "step": int,
     "epochs_done": int,
     "best_epoch": int,
-    "best_top1_percent": NUMBER,
     "scaler": dict,
 }
-_LATER_VALUES: dict[str, Shape] = {"best_loss": (NUMBER, None), "improved_epoch": int}
-"""Missing in older checkpoints."""
-_HISTORY = ("epochs_done", "best_epoch", "best_top1_percent", "best_loss", "improved_epoch")
+_LATER_VALUES: dict[str, Shape] = {
+    "best_loss": (NUMBER, None),
+    "improved_epoch": int,
+    "best_score": NUMBER,
+    "best_top1_percent": NUMBER,
+}
+"""Missing in older checkpoints, which have `best_top1_percent` in place of `best_score`."""
+_HISTORY = ("epochs_done", "best_epoch", "best_score", "best_loss", "improved_epoch")
+_SCORES: dict[str, tuple[str, int]] = {
+    "top1": ("val_top1_percent", 1),
+    "balanced": ("val_balanced_accuracy_percent", 1),
+    "loss": ("val_loss", -1),
+}
+"""By `choose_by`: the figure of an epoch, and 1 if higher is better, otherwise -1."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class History:
-    """Epochs done so far, and the best one by validation top-1, ties by validation loss.
+    """Epochs done so far, and the best one by a figure of the validation images, ties by validation loss.
 
     best_epoch: 0 if there are no validation images.
+    best_score: the figure of the best epoch, negative if lower is better.
     best_loss: None if unknown.
-    improved_epoch: the last epoch that raised the top-1, from which early stopping counts.
+    improved_epoch: the last epoch that raised the score, from which early stopping counts.
     best: weights of the best epoch.
     """
 
     epochs_done: int = 0
     best_epoch: int = 0
-    best_top1_percent: float = -1.0
+    best_score: float = -1.0
     best_loss: float | None = None
     improved_epoch: int = 0
     best: dict[str, Tensor] | None = None
@@ -49,17 +60,24 @@ class History:
         """Whether to keep the newest epoch: always without validation images."""
         return self.best_epoch in (0, self.epochs_done)
 
-    def add(self, record: Mapping[str, Any], model: nn.Module) -> None:
-        """Add the epoch of `record`; keep the weights of `model` if they are the best so far."""
+    def add(self, record: Mapping[str, Any], model: nn.Module, *, choose_by: str = "top1") -> None:
+        """Add the epoch of `record`; keep the weights of `model` if they are the best so far.
+
+        choose_by: top1, balanced or loss.
+        """
         self.epochs_done = record["epoch"]
-        top1, loss = record.get("val_top1_percent"), record.get("val_loss")
-        if top1 is None or top1 < self.best_top1_percent:
+        key, sign = _SCORES[choose_by]
+        value, loss = record.get(key), record.get("val_loss")
+        if value is None:
             return
-        if top1 > self.best_top1_percent:
+        score, is_first = sign * value, self.best_epoch == 0
+        if score < self.best_score and not is_first:
+            return
+        if score > self.best_score or is_first:
             self.improved_epoch = self.epochs_done
         elif loss is None or self.best_loss is None or loss >= self.best_loss:
             return
-        self.best_epoch, self.best_top1_percent, self.best_loss = self.epochs_done, top1, loss
+        self.best_epoch, self.best_score, self.best_loss = self.epochs_done, score, loss
         self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -110,7 +128,8 @@ def _unpack(checkpoint: Checkpoint, state: TrainState, steps: int) -> History:
     state.sums.copy_(tensors["progress"]["sums"])
     state.scaler.load_state_dict(values["scaler"])
     state.step = values["step"]
-    history = {"improved_epoch": values["best_epoch"]} | {name: values[name] for name in _HISTORY if name in values}
+    older = {"improved_epoch": values["best_epoch"], "best_score": values.get("best_top1_percent", -1.0)}
+    history = older | {name: values[name] for name in _HISTORY if name in values}
     return History(**history, best=_shard_like(tensors["best"], state.result) if "best" in tensors else None)
 
 

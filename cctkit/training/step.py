@@ -94,13 +94,22 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
 
 
-def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: DevicePolicy, lr_factor: float) -> None:
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    config: TrainConfig,
+    policy: DevicePolicy,
+    lr_factor: float,
+    class_weights: Tensor | None = None,
+) -> None:
     """Update `state` once from `batch`.
 
     If the loss or a gradient is not finite, or the gradient norm exceeds 1000 times its running median, skip the update and
     set `state.diverged`.
 
     lr_factor: learning rate as a fraction of its peak.
+    class_weights: (K,), on the device; see `losses`.
     """
     size = len(batch.labels)
     part = -(-size // config.accumulate)
@@ -113,7 +122,8 @@ def train_step(state: TrainState, batch: Batch, *, config: TrainConfig, policy: 
     sums, loss_is_finite = torch.zeros_like(state.sums), torch.ones_like(state.diverged)
     for start in range(0, size, part):
         with unsynced(state.parallel) if start + part < size else nullcontext():
-            found = _backward(state, batch, slice(start, min(start + part, size)), config=config, policy=policy)
+            rows = slice(start, min(start + part, size))
+            found = _backward(state, batch, rows, config=config, policy=policy, class_weights=class_weights)
         sums += found if batch.rank_weight else 0
         loss_is_finite &= EpochSums(*found).smoothed_loss.isfinite()
     sums, loss_is_finite = state.context.summed(sums, loss_is_finite)
@@ -142,7 +152,15 @@ def _seed_masks(state: TrainState, seed: int, policy: DevicePolicy) -> None:
         getattr(torch, policy.device).manual_seed(seed)
 
 
-def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConfig, policy: DevicePolicy) -> Tensor:
+def _backward(
+    state: TrainState,
+    batch: Batch,
+    part: slice,
+    *,
+    config: TrainConfig,
+    policy: DevicePolicy,
+    class_weights: Tensor | None,
+) -> Tensor:
     """Accumulate the gradients of a part of the batch; return its `EpochSums` as a tensor."""
     with policy.autocast():
         logits = state.forward(batch.images[part])
@@ -150,9 +168,11 @@ def _backward(state: TrainState, batch: Batch, part: slice, *, config: TrainConf
     partner = None if batch.partner_labels is None else batch.partner_labels[part]
     weight = None if batch.lam is None else batch.lam[part]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss, smoothed, correct = losses(logits, labels, partner, weight, label_smoothing=config.label_smoothing)
+    loss, smoothed, correct, objective = losses(
+        logits, labels, partner, weight, label_smoothing=config.label_smoothing, class_weights=class_weights
+    )
     share = batch.rank_weight * len(labels) / len(batch.labels)
-    state.scaler.scale(smoothed.mean() * share).backward()  # type: ignore[no-untyped-call]
+    state.scaler.scale(objective.mean() * share).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         sums = EpochSums(
             loss=loss.sum(), smoothed_loss=smoothed.sum(), correct=correct.sum(), images=torch.ones_like(loss).sum()

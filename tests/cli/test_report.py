@@ -18,6 +18,10 @@ RESULT: dict[str, Any] = {
     "num_images": 10_000,
     "top1_percent": 56.78,
     "top1_interval_percent": [55.807, 57.748],
+    "balanced_accuracy_percent": 51.234,
+    "balanced_accuracy_interval_percent": [49.996, 52.4],
+    "macro_f1_percent": 50.0,
+    "macro_f1_interval_percent": [48.1, 51.9],
     "top5_percent": 83.2,
     "loss": 1.65432,
     "ece": 0.03214,
@@ -49,6 +53,8 @@ WHOLE = """\
 model              cct_4_3x2
 data               cifar100, test, 10,000 images
 top-1              56.78%   95% interval 55.81 to 57.75
+balanced accuracy  51.23%   95% interval 50.00 to 52.40
+macro F1           50.00%   95% interval 48.10 to 51.90
 top-5              83.20%
 loss               1.6543 nats
 calibration error  0.0321
@@ -112,10 +118,23 @@ def test_the_whole_output_is_this(width: int) -> None:
     ("key", "name"), [("top5_percent", "top-5"), ("loss", "loss"), ("ece", "calibration error"), ("images_per_s", "speed")]
 )
 def test_null_values_are_left_out(key: str, name: str) -> None:
-    names = ["model", "data", "top-1", "top-5", "loss", "calibration error", "parameters", "speed"]
+    names = ["model", "data", "top-1", "balanced accuracy", "macro F1"]
+    names += ["top-5", "loss", "calibration error", "parameters", "speed"]
     names.remove(name)
     figures = shown(RESULT | {key: None}, width=80).split("\n\n")[0]
     assert [line.split("  ")[0] for line in figures.splitlines()] == names
+
+
+def test_the_result_of_an_earlier_version_is_shown_without_the_figures_that_it_lacks() -> None:
+    older = {key: value for key, value in RESULT.items() if not key.startswith(("balanced", "macro"))}
+    assert shown(older, width=80) == "".join(
+        line + "\n" for line in WHOLE.splitlines() if not line.startswith(("balanced", "macro"))
+    )
+
+
+def test_a_figure_without_an_interval_is_shown_alone() -> None:
+    text = shown(RESULT | {"macro_f1_percent": 100.0, "macro_f1_interval_percent": None}, width=80)
+    assert "macro F1           100.00%\n" in text
 
 
 def test_a_zero_is_shown() -> None:

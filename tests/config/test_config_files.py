@@ -76,8 +76,9 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 
 
 def without_contradiction(values: dict[str, Any]) -> dict[str, Any]:
-    """Values without those of a policy, or of mixing, where there is none."""
+    """Values without those of a policy, or of mixing, where there is none, and one correction of the imbalance at most."""
     idle = POLICY_SETTINGS if values.get("auto_augment") == "none" else ()
+    idle += () if values.get("class_weights") is None else ("balanced_sampling",)
     idle += () if values.get("mixup") or values.get("cutmix") else MIX_SETTINGS
     return {key: value for key, value in values.items() if key not in idle}
 

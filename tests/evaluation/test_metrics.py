@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cctkit.evaluation.metrics import ClassMetrics, _calibration_error, compute_metrics, wilson_interval
+from cctkit.evaluation.class_metrics import ClassMetrics
+from cctkit.evaluation.intervals import wilson_interval
+from cctkit.evaluation.metrics import _calibration_error, compute_metrics
 
 NAN, INF = math.nan, math.inf
 
@@ -148,10 +150,10 @@ def test_a_sure_and_right_model_has_no_calibration_error() -> None:
 def test_classes_are_in_order_and_one_without_images_is_there() -> None:
     metrics = compute_metrics(torch.eye(4)[[0, 0, 1, 3, 3, 3]], torch.tensor([0, 1, 1, 3, 3, 0]))
     assert metrics.per_class == (
-        ClassMetrics(index=0, n=2, correct=1),
-        ClassMetrics(index=1, n=2, correct=1),
-        ClassMetrics(index=2, n=0, correct=0),
-        ClassMetrics(index=3, n=2, correct=2),
+        ClassMetrics(index=0, n=2, correct=1, predicted=2),
+        ClassMetrics(index=1, n=2, correct=1, predicted=1),
+        ClassMetrics(index=2, n=0, correct=0, predicted=0),
+        ClassMetrics(index=3, n=2, correct=2, predicted=3),
     )
 
 

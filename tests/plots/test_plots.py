@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from cctkit.catalog.results import RESULTS
 from cctkit.errors import UserError
-from cctkit.plots import Curve, Point, crossing_epoch, draw_curves, draw_pareto, draw_schedule, loss_ending
+from cctkit.plots import Curve, Point, crossing_epoch, draw_confusion, draw_curves, draw_pareto, draw_schedule, loss_ending
 from cctkit.runs.comparison import published_row, ranked
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -45,7 +45,7 @@ RUN = records([4.0, 3.0, 2.0, 1.0], [3.5, 2.8, 2.2, 2.0])
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is drawn in place of written."""
     drawn: list[Figure] = []
-    for module in ("curves", "schedule", "pareto"):
+    for module in ("confusion", "curves", "schedule", "pareto"):
         monkeypatch.setattr(f"cctkit.plots.{module}.save_figure", lambda figure, _: drawn.append(figure))
     return drawn
 
@@ -256,3 +256,32 @@ def test_each_groups_front_is_a_line_and_parameters_are_logarithmic(figures: lis
 def test_a_single_point_can_be_plotted(tmp_path: Path) -> None:
     point = Point(name="a", family="other", group="g", params_millions=1, top1_percent=100, on_front=True, own=True)
     draw_pareto({"x": [point]}, tmp_path / "a.png")
+
+
+def test_a_confusion_matrix_shows_percentages_of_each_class_and_counts(figures: list[Figure], tmp_path: Path) -> None:
+    matrix = np.array([[3, 0, 0, 1], [2, 6, 0, 0], [0, 0, 0, 0]])  # an image of a without a prediction; c has none
+    draw_confusion(matrix, ["a", "b", "c"], tmp_path / "matrix.png", title="a title")
+    axes, bar = figures[0].axes
+    drawn = np.ma.filled(axes.images[0].get_array(), np.nan)
+    np.testing.assert_array_equal(drawn, [[75, 0, 0], [25, 75, 0], [np.nan] * 3])
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {((0, 0), "3"), ((0, 1), "2"), ((1, 1), "6")}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    assert bar.get_ylabel() == "% of the images of the class"
+
+
+@pytest.mark.parametrize(
+    "classes", [1, 21, pytest.param(100, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.slow)]
+)
+def test_every_name_of_a_confusion_matrix_fits_beside_its_row(classes: int, figures: list[Figure], tmp_path: Path) -> None:
+    draw_confusion(
+        np.eye(classes, classes + 1, dtype=int), [f"class {i}" for i in range(classes)], tmp_path / "x.png", title=""
+    )
+    figure = figures[0]
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert len(boxes) == (classes if classes <= 100 else 150)
+    assert all(lower.y1 <= upper.y0 + 1 for upper, lower in itertools.pairwise(boxes))
+    assert all(box.x0 >= 0 for box in boxes)
+    assert max(figure.get_size_inches()) < 30

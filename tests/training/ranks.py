@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from cctkit.catalog.models import named_config
 from cctkit.config.settings import TrainConfig
+from cctkit.data.epoch.balance import class_weights
 from cctkit.data.epoch.loader import share_of_batch, train_batches
 from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.preprocess import Preprocess
@@ -51,7 +52,7 @@ class Images:
     def __init__(self, number: int) -> None:
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randint(0, 256, (number, 3, 8, 8), dtype=torch.uint8, generator=generator)
-        self.labels = np.arange(number) % 5
+        self.labels = np.minimum(np.arange(number) % 9, 4)  # more than half of them of one class
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,6 +76,8 @@ def train(context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLIC
     config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
     state, split = state_of(config, context, dtype, policy), Images(IMAGES)
     losses, seen, before = [], {}, state.sums.clone()
+    power = config.class_weights
+    weights = None if power is None else torch.from_numpy(class_weights(split.labels, classes=5, power=power))
     for step in range(STEPS):
         epoch, at = divmod(step, -(-IMAGES // BATCH))
         if at == 0:
@@ -85,6 +88,8 @@ def train(context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLIC
                 batch_size=BATCH,
                 image_size=(8, 8),
                 config=config.augment,
+                labels=split.labels,
+                balanced_sampling=config.balanced_sampling,
             )
             stream = train_batches(
                 split, plan=plan, preprocess=PREPROCESS, device="cpu", rank=context.rank, ranks=context.world_size
@@ -95,7 +100,7 @@ def train(context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLIC
             if batch.rank_weight:
                 seen[f"{epoch} {row}"] = hashlib.sha256(image.contiguous().numpy().tobytes() + bytes([label])).hexdigest()
         batch.images.data = batch.images.to(dtype)
-        train_step(state, batch, config=config, policy=policy, lr_factor=1.0)
+        train_step(state, batch, config=config, policy=policy, lr_factor=1.0, class_weights=weights)
         added = state.sums - before
         losses.append((added / EpochSums(*added).images).tolist()[:3])
         before = state.sums.clone()
@@ -215,6 +220,8 @@ def of_first(size: int, context: DistContext) -> list[Any] | None:
         "agreed": agree(job),
         "checkpoint": checkpoint(job),
         "none": checkpoint_for_all(job, lambda: None),
+        "balanced": train(job, torch.float64, balanced_sampling=0.7),
+        "weighted": train(job, torch.float64, class_weights=1.0),
         "ddp64": train(job, torch.float64, **AVERAGED),
         "ddp32": train(job, torch.float32, **AVERAGED),
     }

@@ -39,6 +39,19 @@ def test_the_losses_are_those_of_one_rank(found: Any, ranks: str, dtype: str, to
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
+@pytest.mark.parametrize("name", ["balanced", "weighted"])
+def test_balanced_sampling_and_class_weights_are_those_of_one_rank(found: Any, ranks: str, name: str) -> None:
+    alone = found["1"][0]
+    together: dict[str, str] = {}
+    for each in found[ranks]:
+        np.testing.assert_allclose(each[name]["losses"], alone[name]["losses"], rtol=0, atol=1e-10)
+        together |= each[name]["seen"]
+    assert together == alone[name]["seen"]
+    assert (together == alone["float32"]["seen"]) == (name == "weighted")
+    assert np.abs(np.array(alone[name]["losses"]) - alone["float32"]["losses"]).max() > 1e-3  # they do something
+
+
+@pytest.mark.parametrize("ranks", ["2", "3"])
 def test_all_ranks_hold_the_same_weights_the_same_each_time(found: Any, ranks: str) -> None:
     for name in ("float64", "float32", "masked"):
         assert len({each[name]["weights"] for each in found[ranks]}) == 1

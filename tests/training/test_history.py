@@ -22,13 +22,13 @@ from cctkit.training.step import TrainState, new_state
 POLICY = DevicePolicy(device="cpu", precision="float32", attention="chunked", attention_in_evaluation="chunked", threads=1)
 
 
-def history_of(*epochs: dict[str, Any]) -> History:
+def history_of(*epochs: dict[str, Any], choose_by: str = "top1") -> History:
     """The history of these epochs; the weight of each is its number."""
     history, model = History(), nn.Linear(1, 1, bias=False)
     for number, figures in enumerate(epochs, start=1):
         with torch.no_grad():
             model.weight.fill_(number)
-        history.add({"epoch": number, **figures}, model)
+        history.add({"epoch": number, **figures}, model, choose_by=choose_by)
     return history
 
 
@@ -58,6 +58,31 @@ def test_the_best_epoch_is_by_validation_top1_and_ties_by_validation_loss(epochs
     assert history.newest_is_best == (best in (0, len(epochs)))
 
 
+def figures(top1: float, balanced: float, loss: float | None) -> dict[str, Any]:
+    return {"val_top1_percent": top1, "val_balanced_accuracy_percent": balanced, "val_loss": loss}
+
+
+# The best epoch of these is another one by each figure.
+EPOCHS = [figures(50, 10, 3.0), figures(60, 20, 2.5), figures(55, 30, 2.0), figures(40, 25, 1.5), figures(41, 30, None)]
+
+
+@pytest.mark.parametrize(("choose_by", "best"), [("top1", 2), ("balanced", 3), ("loss", 4)])
+def test_the_best_epoch_and_early_stopping_go_by_the_chosen_figure(choose_by: str, best: int) -> None:
+    history = history_of(*EPOCHS, choose_by=choose_by)
+    assert (history.best_epoch, history.improved_epoch) == (best, best)
+    assert history.best is not None
+    assert history.best["weight"].item() == best
+    for patience in range(1, 5):
+        job: Any = SimpleNamespace(config=TrainConfig(early_stopping=patience))
+        assert _stops_early(job, history) == (patience <= 5 - best)
+
+
+def test_by_loss_of_equal_epochs_the_earlier_one_is_kept() -> None:
+    assert history_of(figures(1, 1, 2.0), figures(2, 2, 2.0), choose_by="loss").best_epoch == 1
+    assert history_of(figures(1, 1, None), figures(2, 2, 2.0), choose_by="loss").best_epoch == 2
+    assert history_of(figures(9, 9, 1.0), figures(9, 9, 0.5), choose_by="balanced").best_epoch == 2  # ties by the loss
+
+
 def test_early_stopping_counts_from_the_last_better_top1_whatever_the_loss() -> None:
     job: Any = SimpleNamespace(config=TrainConfig(early_stopping=2))
     falling = [val(50, 1.0), val(50, 0.9), val(50, 0.8)]
@@ -74,21 +99,23 @@ def state_of() -> TrainState:
 
 def test_an_older_checkpoint_goes_on_and_keeps_the_earlier_of_equal_epochs() -> None:
     state = state_of()
-    before = History(epochs_done=3, best_epoch=2, best_top1_percent=50.0, best_loss=0.25, improved_epoch=1)
+    before = History(epochs_done=3, best_epoch=2, best_score=50.0, best_loss=0.25, improved_epoch=1)
     before.best = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     tensors, values = pack(state, before)
     found = Checkpoint(path=Path("step-000000000"), step=0, tensors=tensors, state=values | {"step": 9})
     again = unpack(found, state_of(), steps=3)
     assert (again.best_loss, again.improved_epoch) == (0.25, 1)
-    for key in ("best_loss", "improved_epoch"):
+    assert again.best_score == 50.0
+    for key in ("best_loss", "improved_epoch", "best_score"):
         del found.state[key]
+    found.state["best_top1_percent"] = 50.0
     older = unpack(found, state_of(), steps=3)
-    assert (older.best_epoch, older.best_loss, older.improved_epoch) == (2, None, 2)
+    assert (older.best_epoch, older.best_score, older.best_loss, older.improved_epoch) == (2, 50.0, None, 2)
     older.add({"epoch": 4, **val(50.0, 0.01)}, state.model)
     assert older.best_epoch == 2
 
 
-@pytest.mark.parametrize("change", [{"best_loss": "low"}, {"improved_epoch": None}], ids=str)
+@pytest.mark.parametrize("change", [{"best_loss": "low"}, {"improved_epoch": None}, {"best_score": None}], ids=str)
 def test_a_history_of_another_shape_is_an_error(change: dict[str, Any]) -> None:
     state = state_of()
     tensors, values = pack(state, History())

@@ -26,7 +26,11 @@ SETTINGS: dict[str, Any] = {
     "model": "cct_2_3x2", "image_size": 8, "batch_size": 8, "epochs": 2, "optimizer": "adamw",
     "dropout": 0.1, "drop_path": 0.3, "mixup": 0.5, "ema": 0.9, "val_fraction": 0.1, "accumulate": 2,
 }  # fmt: skip
-EVERY = [pytest.param(impl, each, id=f"{impl}-{each}") for impl in ATTENTION_IMPLS for each in ("float32", "bf16")]
+EVERY = [pytest.param(impl, each, {}, id=f"{impl}-{each}") for impl in ATTENTION_IMPLS for each in ("float32", "bf16")]
+EVERY += [
+    pytest.param("chunked", "float32", {"balanced_sampling": 1.0, "choose_by": "balanced"}, id="balanced sampling"),
+    pytest.param("chunked", "float32", {"class_weights": 1.0, "choose_by": "loss"}, id="class weights"),
+]
 
 
 class Killed(BaseException):
@@ -42,10 +46,10 @@ def threads() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """44 images to train with, which are six batches of eight."""
+    """43 images to train with, which are six batches of eight."""
     folder = tmp_path_factory.mktemp("images")
     for role, number in (("train", 24), ("test", 4)):
-        write_images(folder / role, {"a": number, "b": number}, size=(8, 8))
+        write_images(folder / role, {"a": number * 3 // 2, "b": number // 2}, size=(8, 8))
     SETTINGS["dataset"] = str(folder)
     yield
     del SETTINGS["dataset"]
@@ -66,13 +70,13 @@ def resume(path: Path, stop: StopRequest, told: list[str] | None = None) -> None
     resume_run(path, {}, reporter=reporter, stop=stop)
 
 
-@pytest.mark.parametrize(("path", "precision"), EVERY)
+@pytest.mark.parametrize(("path", "precision", "more"), EVERY)
 def test_a_run_that_is_stopped_and_killed_in_the_midst_of_its_epochs_ends_as_an_unbroken_one(
-    path: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, precision: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails where the masks of attention come from torch's own generator, which is drawn from between the starts."""
     monkeypatch.setenv("CCTKIT_CACHE", str(write_probe(tmp_path, f"{precision},{path}")))
-    unbroken, run, settings = tmp_path / "unbroken", tmp_path / "run", settings_of(path)
+    unbroken, run, settings = tmp_path / "unbroken", tmp_path / "run", settings_of(path) | more
     fit(output=unbroken, recipe="report", **settings)
     assert (policy_in(unbroken)["attention"], policy_in(unbroken)["precision"]) == (path, precision)
 

@@ -84,10 +84,48 @@ def test_losses_are_torchs_cross_entropies(mixed: bool) -> None:
     target = torch.nn.functional.one_hot(batch.labels, 5).float()
     if batch.partner_labels is not None:
         target = 0.3 * target + 0.7 * torch.nn.functional.one_hot(batch.partner_labels, 5)
-    plain, smoothed, _ = losses(logits, batch.labels, batch.partner_labels, batch.lam, label_smoothing=0.1)
+    plain, smoothed, _, objective = losses(logits, batch.labels, batch.partner_labels, batch.lam, label_smoothing=0.1)
     cross_entropy = torch.nn.functional.cross_entropy
     torch.testing.assert_close(plain, cross_entropy(logits, target, reduction="none"))
     torch.testing.assert_close(smoothed, cross_entropy(logits, target, reduction="none", label_smoothing=0.1))
+    assert objective is smoothed
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_multiply_the_loss_of_each_label(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, weights = torch.randn(12, 5, generator=generator), torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25])
+    options: dict[str, Any] = {"label_smoothing": smoothing, "class_weights": weights}
+    batch, cross_entropy = batch_of(mixed=True), torch.nn.functional.cross_entropy
+    own = weights[batch.labels] * cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
+    found = losses(logits, batch.labels, **options)
+    torch.testing.assert_close(found.objective, own)
+    if smoothing == 0:
+        torch.testing.assert_close(found.objective, cross_entropy(logits, batch.labels, weight=weights, reduction="none"))
+    assert batch.partner_labels is not None
+    partner = cross_entropy(logits, batch.partner_labels, reduction="none", label_smoothing=smoothing)
+    mixed = losses(logits, batch.labels, batch.partner_labels, batch.lam, **options)
+    torch.testing.assert_close(mixed.objective, 0.3 * own + 0.7 * weights[batch.partner_labels] * partner)
+    plain = losses(logits, batch.labels, batch.partner_labels, batch.lam, label_smoothing=smoothing)
+    assert torch.equal(mixed.smoothed, plain.smoothed)  # what is reported stays comparable
+
+
+@pytest.mark.parametrize("accumulate", [1, 5])
+def test_a_step_with_class_weights_minimises_the_weighted_mean(accumulate: int) -> None:
+    config = TrainConfig.from_flat(
+        {"attention_dropout": 0.0, "drop_path": 0.0, "decay_all": True, "lr": 1e-3, "accumulate": accumulate}
+    )
+    state, weights = state_of(config, dtype=torch.float64), torch.tensor([0.5, 1.0, 2.0, 3.0, 0.25])
+    model = copy.deepcopy(state.model)
+    set_attention_impl(model, "plain")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.03)
+    batch = batch_of(dtype=torch.float64)
+    each = torch.nn.functional.cross_entropy(model(batch.images), batch.labels, label_smoothing=0.1, reduction="none")
+    (each * weights[batch.labels]).mean().backward()
+    optimizer.step()
+    train_step(state, batch, config=config, policy=POLICY, lr_factor=1.0, class_weights=weights)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(state.model.state_dict()[name], tensor, rtol=0, atol=1e-10)
 
 
 def test_a_batch_in_parts_is_the_batch_whole() -> None:
@@ -152,8 +190,8 @@ def test_a_poisoned_step_is_withheld_and_flagged(
     real = losses
 
     def poisoned(*args: Any, **options: Any) -> Any:
-        plain, smoothed, correct = real(*args, **options)
-        return plain, smoothed * poison, correct
+        found = real(*args, **options)
+        return found._replace(smoothed=found.smoothed * poison, objective=found.objective * poison)
 
     def hook(gradient: torch.Tensor) -> torch.Tensor:
         return gradient * poison

@@ -11,6 +11,7 @@ import numpy as np
 
 from cctkit.config.settings import AugmentConfig
 from cctkit.config.size import Size
+from cctkit.data.epoch.balance import balanced_order
 
 Array = np.ndarray[Any, Any]
 
@@ -23,7 +24,7 @@ _TRIES = 10
 _PIECE = 8192  # positions drawn at a time, so that what a draw needs on its way does not grow with the epoch
 
 # One stream of draws for each purpose, so that switching one on does not change the others.
-_ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE, _POLICY_APPLIED, _MIX_APPLIED = range(8)
+_ORDER, _POLICY, _CROP, _FLIP, _MIX, _ERASE, _POLICY_APPLIED, _MIX_APPLIED, _BALANCED_ORDER = range(9)
 _NEVER = 2.0  # a coin above every probability
 
 
@@ -118,15 +119,26 @@ class EpochPlan:
         image_size: Size,
         config: AugmentConfig,
         read_size: Size | None = None,
+        labels: Array | None = None,
+        balanced_sampling: float | None = None,
     ) -> "EpochPlan":
-        """The plan of one epoch. image_size: of the augmented images; read_size: of those that a resized crop is taken from,
-        where they are larger."""
+        """The plan of one epoch.
+
+        image_size: of the augmented images.
+        read_size: of those that a resized crop is taken from, where they are larger.
+        labels: int64 (N,), which only balanced sampling needs.
+        balanced_sampling: its power, see `balanced_order`; None: every image once.
+        """
 
         def stream(purpose: int) -> np.random.Generator:
             return np.random.default_rng([seed, epoch, purpose])
 
         arrays: dict[str, Any] = {"order": np.arange(num_images, dtype=np.int32)}
-        stream(_ORDER).shuffle(arrays["order"])  # as `permutation`, which takes twice the memory
+        if balanced_sampling is None:
+            stream(_ORDER).shuffle(arrays["order"])  # as `permutation`, which takes twice the memory
+        else:
+            assert labels is not None
+            arrays["order"] = balanced_order(labels, power=balanced_sampling, generator=stream(_BALANCED_ORDER))
         if config.auto_augment != "none":
             arrays |= _policy_draws(stream(_POLICY), num_images, rand=config.auto_augment == "rand")
             if config.aa_prob < 1:
