@@ -267,6 +267,14 @@ def test_files_are_looked_for_only_as_far_ahead_as_they_are_decoded(trained: Pat
     batches.close()
 
 
+def test_the_logits_of_a_stream_are_those_of_the_evaluation_to_the_bit(trained: Path) -> None:
+    expected = read_predictions(trained / "run" / "predictions.safetensors")
+    files = [ImageFile(str(trained / "images" / name), name) for name in expected.ids]
+    (batch,) = predict_files(Classifier(trained / "run"), files)
+    found = [row.prediction.logits for row in batch if row.prediction is not None]
+    np.testing.assert_array_equal(found, expected.logits, strict=True)
+
+
 def test_a_batch_without_a_good_image_is_all_errors(trained: Path) -> None:
     files = [ImageFile("gone.png", "gone.png"), ImageFile("x", "x", "known before")]
     (batch,) = predict_files(Classifier(trained / "run"), files)
