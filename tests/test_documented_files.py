@@ -109,6 +109,20 @@ def test_the_keys_of_a_runs_json_files_are_those_listed(folder: Path, capsys: py
     assert result.keys() | again.keys() | others.keys() <= named(SECTIONS["Results"])
 
 
+def test_the_files_of_several_seeds_and_their_keys_are_those_listed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", folder / "images", "--epochs=1", "--batch-size=8", "--image-size=8", "--quiet", "--seeds=1"]
+    summary = printed(capsys, *words, "--output", tmp_path / "seeds")
+    text, keys = SECTIONS["A directory of several seeds"].split("`summary.json` has")
+    assert set(re.findall(r"^\| `([^`]+?)/?` \|", text, re.MULTILINE)) == {
+        path.name for path in (tmp_path / "seeds").iterdir() if path.is_file() and not path.name.startswith(".")
+    }
+    stored = json.loads((tmp_path / "seeds" / "seeds.json").read_text())
+    assert stored.keys() | stored["request"].keys() <= named(text)
+    assert summary.keys() | summary["runs"][0].keys() == named(keys)
+
+
 def test_the_headers_and_tensors_of_weights_and_predictions_are_those_listed(folder: Path) -> None:
     from cctkit.models.weights import WeightsInfo
 

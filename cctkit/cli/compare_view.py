@@ -12,7 +12,7 @@ from cctkit.catalog.results import DATASET_TITLES, NOTES
 from cctkit.catalog.score import THRESHOLD_PERCENT
 from cctkit.columns import Column, fitting, narrow_note, table_of, total_width
 from cctkit.runs.comparison import SCORED_DATASET, Row
-from cctkit.text import csv_cell, safe_text
+from cctkit.text import counted, csv_cell, safe_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -26,7 +26,7 @@ _KEYS = (
     *("model", "dataset", "training", "kind", "family", "top1_percent", _INTERVAL, "num_images"),
     *("params_millions", "score", "true_params", "score_true_params"),
     *("params_without_embeddings", "score_without_embeddings", "macs", "epochs", "pareto", "pareto_true_params"),
-    *("source", "run", "recipe", "seed"),
+    *("source", "run", "recipe", "seed", "seeds", "top1_std_percent"),
 )
 _SCORE = (
     f"score: 100 * (top-1 - {THRESHOLD_PERCENT:g}) / millions of parameters, the report's formula, for CIFAR-100; none under "
@@ -51,8 +51,15 @@ def label(row: Row, *, with_recipe: bool = False) -> str:
     if row.kind == "published" and row.epochs not in (None, 200):
         return f"{row.model}, {row.epochs} epochs"
     if with_recipe:
-        return ", ".join(filter(None, (row.model, row.recipe, "" if row.seed is None else f"seed {row.seed}")))
+        return ", ".join(filter(None, (row.model, row.recipe, _of_seeds(row))))
     return row.model
+
+
+def _of_seeds(row: Row) -> str:
+    """`seed 3`, or `5 seeds` of a mean over them."""
+    if row.seeds is not None:
+        return counted(row.seeds, "seed")
+    return "" if row.seed is None else f"seed {row.seed}"
 
 
 def title(rows: Sequence[Row]) -> str:
@@ -99,7 +106,10 @@ def _described(row: Row) -> str:
     """The source of a row; for an own run its path, recipe and seed."""
     if row.run is None:
         return row.source
-    details = (f"recipe {row.recipe}" if row.recipe else "", "" if row.seed is None else f"seed {row.seed}")
+    details = (
+        f"recipe {row.recipe}" if row.recipe else "",
+        _of_seeds(row),
+    )
     return ", ".join(filter(None, (row.run, *details)))
 
 
@@ -116,6 +126,7 @@ def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> l
 
     add(("", "model"), label, left=True)
     add(("top-1", "%"), lambda row: _decimals(row.top1_percent, 2, 2 if row.is_own else 3))
+    add(("std over", "seeds"), _std_text)
     add(("95%", "interval"), _interval_text, drop=7)
     add(("size", "M"), lambda row: _decimals(row.params_millions, 0, 3))
     if scored:
@@ -129,7 +140,7 @@ def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> l
     add(("MACs", "G"), lambda row: "" if row.macs is None else f"{row.macs / 1e9:.3f}", drop=1)
     add(("", "epochs"), lambda row: "" if row.epochs is None else str(row.epochs), drop=2)
     add(("", "recipe"), lambda row: row.recipe or "", left=True, drop=3)
-    add(("", "seed"), lambda row: "" if row.seed is None else str(row.seed), drop=3)
+    add(("", "seed"), _seed_text, drop=3)
     if len(rows) > 1:
         add(("", "front"), lambda row: _front_text(row, own_only=own_only), left=True, drop=8)
     heading = ("", "run") if own_only else ("source,", "notes")
@@ -151,6 +162,14 @@ def _decimals(value: float | None, least: int, most: int) -> str:
     whole, _, decimals = f"{value:.{most}f}".partition(".")
     decimals = decimals[:least] + decimals[least:].rstrip("0")
     return f"{whole}.{decimals}" if decimals else whole
+
+
+def _seed_text(row: Row) -> str:
+    return _of_seeds(row) if row.seed is None else str(row.seed)
+
+
+def _std_text(row: Row) -> str:
+    return "" if row.top1_std_percent is None else f"{row.top1_std_percent:.2f}"
 
 
 def _interval_text(row: Row) -> str:

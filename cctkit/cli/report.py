@@ -33,6 +33,22 @@ def render_evaluation(result: Mapping[str, Any]) -> "Group":
     return Group(figures, *parts)
 
 
+def seeds_text(summary: Mapping[str, Any]) -> str:
+    """The summary of several seeds: a line for each, then the mean with both of its uncertainties."""
+    width = max(len(str(seed)) for seed in summary["seeds"])
+    lines = [f"seed {run['seed']:>{width}}  top-1 {run['top1_percent']:.2f}%" for run in summary["runs"]]
+    low, high = summary["top1_interval_percent"]
+    std = summary["top1_std_percent"]
+    spread = "" if std is None else f"standard deviation over seeds {std:.2f}, "
+    return "\n".join(
+        [
+            *lines,
+            f"mean of {counted(len(lines), 'seed')}: top-1 {summary['top1_percent']:.2f}%",
+            f"  {spread}95% interval over {summary['num_images']:,} test images {low:.2f} to {high:.2f}",
+        ]
+    )
+
+
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
     """The name and text of each figure, in the order shown; "" if its value is null."""
     low, high = result["top1_interval_percent"]

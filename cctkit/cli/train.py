@@ -13,7 +13,7 @@ from cctkit.cli.early import check_early
 from cctkit.cli.options import config_option, flag, recipe_option, with_settings
 from cctkit.config.fields import MACHINE, MAIN, RUN
 from cctkit.errors import ElsewhereError, UserError
-from cctkit.runs.paths import check_run
+from cctkit.runs.paths import check_run, is_seeds
 from cctkit.runs.runfiles import read_config
 from cctkit.text import safe_text
 from cctkit.training.request import Request
@@ -35,6 +35,10 @@ def train(
         Path | None, flag("--output", "-o", text="run directory", default="runs/DATASET-MODEL-TIME", panel=MAIN)
     ] = None,
     resume: Annotated[Path | None, flag("--resume", text="continue this run exactly", panel=MAIN)] = None,
+    seeds: Annotated[
+        int | None,
+        flag("--seeds", text="train this many runs, which differ only in the seed, from --seed on", at_least=1, panel=RUN),
+    ] = None,
     amp: Annotated[bool | None, flag("--amp/--no-amp", text="--no-amp: same as --precision float32", panel=MACHINE)] = None,
     as_json: Annotated[bool, flag("--json", text="print the result as JSON", panel=RUN)] = False,
     quiet: Annotated[bool, flag("--quiet", "-q", text="no progress", panel=RUN)] = False,
@@ -45,8 +49,9 @@ def train(
     with _errors_of_first_process():
         flags = _with_images(flags, images)
         if resume is not None:
-            _check_alone({"--recipe": recipe, "--config": config, "--time": time, "--output": output})
-            check_run(resume)
+            _check_alone({"--seeds": seeds, "--recipe": recipe, "--config": config, "--time": time, "--output": output})
+            if not is_seeds(resume):
+                check_run(resume)
         else:
             file_values, recipe = read_config(config, recipe=recipe)
             request = Request(
@@ -61,27 +66,37 @@ def train(
     from cctkit.engine.distributed import connected, launch_of_job
     from cctkit.engine.signals import StopRequest
     from cctkit.training.run import resume_run, start_run
+    from cctkit.training.seeds import resume_seeds, start_seeds
 
+    several = seeds is not None or (resume is not None and is_seeds(resume))
     with (
         StopRequest(launched=launch_of_job() is not None) as stop,
         connected() as context,
         reporting(stop, quiet=quiet, silent=not context.is_rank0) as (reporter, _),
     ):
-        if resume is not None:
-            run, result = resume_run(resume, flags, reporter=reporter, stop=stop, context=context)
+        named: dict[str, Any] = {"reporter": reporter, "stop": stop, "context": context}
+        if several:
+            path, result = (
+                resume_seeds(resume, flags, **named) if resume is not None else start_seeds(request, seeds or 1, **named)
+            )
+        elif resume is not None:
+            run, result = resume_run(resume, flags, **named)
         else:
-            run, result = start_run(request, reporter=reporter, stop=stop, context=context)
+            run, result = start_run(request, **named)
     if not context.is_rank0:
         return
-    from cctkit.cli.report import render_evaluation
+    from cctkit.cli.report import render_evaluation, seeds_text
     from cctkit.cli.tables import print_json, print_text, print_wide
 
     if as_json:
         print_json(result)
-        return
-    print_wide(lambda _: render_evaluation(result))
-    path, weights = safe_text(run.path), safe_text(run.weights)
-    print_text(f"run: {path}\nweights: {weights}\nnext: cctkit eval {path}")
+    elif several:
+        shown = safe_text(path)
+        print_text(f"{seeds_text(result)}\nruns: {shown}\nnext: cctkit compare --runs {shown}")
+    else:
+        print_wide(lambda _: render_evaluation(result))
+        shown, weights = safe_text(run.path), safe_text(run.weights)
+        print_text(f"run: {shown}\nweights: {weights}\nnext: cctkit eval {shown}")
 
 
 def _with_images(flags: Mapping[str, Any], images: str | None) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from cctkit.engine.device import DevicePolicy, choose_policy
 from cctkit.engine.environment import read_environment
 from cctkit.errors import UserError
 from cctkit.evaluation.load import is_onnx
-from cctkit.runs.paths import DEFAULT_ROOT, HUB_WEIGHTS, RunPaths, newest_run, weights_file
+from cctkit.runs.paths import DEFAULT_ROOT, HUB_WEIGHTS, RunPaths, check_is_one_run, newest_run, weights_file
 from cctkit.runs.runfiles import read_settings
 from cctkit.text import safe_text
 
@@ -66,6 +66,7 @@ def find_trained(source: str | Path | None, *, notify: Callable[[str], None]) ->
     source = Path(source)
     if not source.is_dir() or (source / HUB_WEIGHTS).exists():
         return TrainedSource(weights=weights_file(source))
+    check_is_one_run(source)
     run = RunPaths(source)
     if not run.config.is_file():
         raise UserError(

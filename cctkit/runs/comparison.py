@@ -13,8 +13,9 @@ from cctkit.catalog.results import FROM_SCRATCH, PublishedResult
 from cctkit.catalog.score import pareto_front, score
 from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
-from cctkit.runs.paths import RunPaths
+from cctkit.runs.paths import RunPaths, SeedPaths, is_seeds
 from cctkit.runs.runfiles import NUMBER, Shape, fault, malformed, read_object
+from cctkit.runs.seeds import summarize_seeds
 from cctkit.text import safe_text
 
 SCORED_DATASET = "cifar100"
@@ -39,6 +40,8 @@ class Row:
     """A result.
 
     params_millions: as published; for a run the true number.
+    seeds: number of seeds that the accuracy is a mean over; None for a single run.
+    top1_std_percent: standard deviation of the accuracy over these seeds.
     pareto: whether it is on the Pareto front of its table by `params_millions`.
     pareto_true_params: the same by the true number of parameters, or the published one if that is unknown.
     """
@@ -61,6 +64,8 @@ class Row:
     run: str | None = None
     recipe: str | None = None
     seed: int | None = None
+    seeds: int | None = None
+    top1_std_percent: float | None = None
     notes: tuple[str, ...] = ()
     pareto: bool = False
     pareto_true_params: bool = False
@@ -123,7 +128,7 @@ def published_row(result: PublishedResult) -> Row:
 
 
 def find_runs(root: Path) -> tuple[list[Row], dict[str, str]]:
-    """The finished runs in `root`, or `root` itself if it is a run; and why each of the others was skipped.
+    """The finished runs in `root`, or `root` itself if it is one, and why others were skipped. Several seeds are one row.
 
     Raises: UserError if there is no such directory.
     """
@@ -134,7 +139,7 @@ def find_runs(root: Path) -> tuple[list[Row], dict[str, str]]:
     rows, skipped = [], {}
     for path in [root] if _is_run(root) else sorted(item for item in root.iterdir() if _is_run(item)):
         try:
-            rows.append(run_row(path))
+            rows.append(seeds_row(path) if is_seeds(path) else run_row(path))
         except UserError as error:
             skipped[safe_text(path)] = error.what
     return rows, skipped
@@ -142,7 +147,27 @@ def find_runs(root: Path) -> tuple[list[Row], dict[str, str]]:
 
 def _is_run(path: Path) -> bool:
     run = RunPaths(path)
-    return run.config.is_file() or run.result.is_file()
+    return run.config.is_file() or run.result.is_file() or is_seeds(path)
+
+
+def seeds_row(path: Path) -> Row:
+    """The row of a directory of several seeds: the mean accuracy, and the mean of the runs' intervals over images.
+
+    Raises: UserError if a run is not finished, or a result is malformed.
+    """
+    summary = summarize_seeds(path)
+    first = run_row(SeedPaths(path).run(summary["seeds"][0]))
+    low, high = summary["top1_interval_percent"]
+    return replace(
+        first,
+        top1_percent=summary["top1_percent"],
+        top1_interval_percent=(low, high),
+        top1_std_percent=summary["top1_std_percent"],
+        seeds=len(summary["seeds"]),
+        epochs=summary["epochs"],
+        run=safe_text(path),
+        seed=None,
+    )
 
 
 def run_row(path: Path) -> Row:

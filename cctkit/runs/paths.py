@@ -29,6 +29,37 @@ class RunPaths:
         self.checkpoints = path / "checkpoints"
 
 
+class SeedPaths:
+    """The paths in a directory of the same run with several seeds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seeds = path / "seeds.json"
+        self.summary = path / "summary.json"
+
+    def run(self, seed: int) -> Path:
+        """The run directory of a seed."""
+        return self.path / f"seed-{seed}"
+
+
+def is_seeds(path: Path) -> bool:
+    """Whether `path` is a directory that `cctkit train --seeds` has made."""
+    return SeedPaths(path).seeds.is_file()
+
+
+def check_is_one_run(path: Path) -> None:
+    """Check that `path` is not a directory of several seeds, where one run is needed.
+
+    Raises: UserError.
+    """
+    if is_seeds(path):
+        raise UserError(
+            "this is a directory of several seeds, expected one run",
+            safe_text(path),
+            f"name one of its runs: {', '.join(safe_text(each) for each in sorted(path.glob('seed-*'))[:3])}",
+        )
+
+
 def check_run(path: Path) -> None:
     """Check that `path` is a run directory.
 
@@ -36,6 +67,7 @@ def check_run(path: Path) -> None:
     """
     if (path / HUB_WEIGHTS).exists():
         raise UserError("a folder of cctkit card is no run", safe_text(path), "name the run that it was made from")
+    check_is_one_run(path)
     if not RunPaths(path).config.is_file():
         raise UserError("not a run directory: config.json is missing", safe_text(path))
 
@@ -70,7 +102,8 @@ def newest_run(root: Path) -> Path:
 
     Raises: UserError if there is none.
     """
-    runs = [path.parent for path in root.glob("*/weights.safetensors") if RunPaths(path.parent).config.exists()]
+    weights = [*root.glob("*/weights.safetensors"), *root.glob("*/seed-*/weights.safetensors")]
+    runs = [path.parent for path in weights if RunPaths(path.parent).config.exists()]
     if not runs:
         raise UserError("found no run with weights", safe_text(root), "train one: cctkit train, or name a run or weights file")
     return max(runs, key=lambda path: RunPaths(path).config.stat().st_mtime)

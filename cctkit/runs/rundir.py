@@ -63,6 +63,14 @@ class RunDir(RunPaths):
         return cls(path, _locked(path))
 
     @classmethod
+    def open_seeds(cls, path: Path) -> "RunDir":
+        """The directory of several seeds in `path`, to resume it.
+
+        Raises: InUseError if a live process holds it; UserError if it cannot be locked.
+        """
+        return cls(path, _locked(path))
+
+    @classmethod
     def of_another(cls, path: Path) -> "RunDir":
         """The run that another process of the job holds, to read its paths and not to write to it."""
         return cls(path, None)

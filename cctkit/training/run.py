@@ -78,13 +78,13 @@ def _new_job(request: Request, session: Session, undo: contextlib.ExitStack) -> 
     early = request.early
     device = context.device(lambda: choose_device(device=early.device, precision=early.precision))
     output = request.output
-    run = _claim(lambda: RunDir.create(output), context, undo) if output else None
+    run = claim(lambda: RunDir.create(output), context, undo) if output else None
     dataset, resolved, recipe = load(request, device, session)
     config = resolved.config
     policy = policy_for_all(context, lambda: policy_of(config))
     context = context.on(policy)
     architecture = check_against_data(config, dataset, policy, context)
-    run = run or _claim(lambda: _run_by_default_name(dataset.name, config.model.model), context, undo)
+    run = run or claim(lambda: _run_by_default_name(dataset.name, config.model.model), context, undo)
     length = request.time or counted(config.epochs, "epoch")
     reporter.notice("\n".join([first_line(config, recipe, dataset, policy, context, length), *dataset.report.lines()]))
     reporter.notice(describe(recipe))
@@ -146,7 +146,7 @@ def _resumed_job(run: RunDir, flags: Mapping[str, Any], session: Session) -> Job
     )
 
 
-def _claim(create: Callable[[], RunDir], context: DistContext, undo: contextlib.ExitStack) -> RunDir:
+def claim(create: Callable[[], RunDir], context: DistContext, undo: contextlib.ExitStack) -> RunDir:
     """Create the run directory on rank 0, to be removed by `undo`; other ranks only know its path."""
     run = None
     with context.sync_errors():

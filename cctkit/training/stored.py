@@ -48,7 +48,7 @@ def read_stored(run: RunDir, flags: Mapping[str, Any], context: DistContext) -> 
         config, recipe = read_settings(run.config)
         env = read_environment(run.env)
         return Stored(
-            config=_changed(config, flags, run.path),
+            config=changed_settings(config, flags, run.path),
             recipe=recipe,
             env=env,
             split_rule=rule_of(env["dataset"], safe_text(run.env)),
@@ -58,7 +58,7 @@ def read_stored(run: RunDir, flags: Mapping[str, Any], context: DistContext) -> 
     return context.run_on_rank0(read)
 
 
-def _changed(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
+def changed_settings(stored: TrainConfig, flags: Mapping[str, Any], path: Path) -> TrainConfig:
     """The stored settings updated with `flags`.
 
     Raises: UserError if a flag changes a setting that may not change.
