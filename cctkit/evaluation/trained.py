@@ -54,7 +54,7 @@ def _policy_of_onnx(device: str, precision: str | None, threads: int | None) -> 
 
 
 def find_trained(source: str | Path | None, *, notify: Callable[[str], None]) -> TrainedSource:
-    """The trained model of a run directory, a weights file or a folder of `cctkit card`.
+    """The trained model of a run directory, a weights file, a folder of `cctkit card` or a name that comes with cctkit.
 
     source: None: the newest run in `runs/`, which `notify` names.
 

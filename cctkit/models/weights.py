@@ -17,9 +17,9 @@ from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
 from cctkit.files import write_atomic
 from cctkit.models.build import build_without_data
-from cctkit.runs.paths import weights_file
+from cctkit.runs.paths import shipped_names, weights_file
 from cctkit.runs.runfiles import fault, in_utf8
-from cctkit.text import safe_text
+from cctkit.text import did_you_mean, safe_text
 
 WEIGHTS_SCHEMA = 1
 HEADER_KEY = "cctkit"
@@ -138,7 +138,8 @@ def read_info(path: Path) -> WeightsInfo:
     """
     path = weights_file(path)
     if not path.is_file():
-        raise UserError("there is no such weights file", safe_text(path))
+        remedy = did_you_mean(str(path), shipped_names(), "expected a weights file, a run directory or a name")
+        raise UserError("there is no such weights file", safe_text(path), remedy)
     try:
         with in_utf8(path) as readable, safe_open(readable, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -8,6 +8,8 @@ from cctkit.errors import UserError
 from cctkit.text import safe_text
 
 DEFAULT_ROOT = Path("runs")
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""The weights that come with cctkit: `NAME.safetensors` for each name."""
 HUB_WEIGHTS = "model.safetensors"
 """The weights in a folder that `cctkit card` has written; a folder with this file is one."""
 
@@ -79,13 +81,21 @@ def default_name(dataset: str, model: str, now: datetime, root: Path = DEFAULT_R
     return next(path for path in names if not path.exists())
 
 
+def shipped_names() -> list[str]:
+    """The names of the weights that come with cctkit, each the file `NAME.safetensors` in the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
 def weights_file(source: Path) -> Path:
-    """The weights file of a run directory or a folder of `cctkit card`, or `source` itself if it is no directory.
+    """The weights file of a run directory or a folder of `cctkit card`, of a name that comes with cctkit, or `source` itself.
+
+    A file of that name comes first.
 
     Raises: UserError if a directory has no weights.
     """
     if not source.is_dir():
-        return source
+        shipped = SHIPPED / f"{source.name}.safetensors"
+        return shipped if str(source) in shipped_names() and not source.exists() else source
     for weights in (source / HUB_WEIGHTS, RunPaths(source).weights):
         if weights.exists():
             return weights

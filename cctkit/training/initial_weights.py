@@ -19,7 +19,7 @@ from cctkit.models.convert import HEAD, Conversion, Resized, convert, layout_of
 from cctkit.models.foreign import read_foreign
 from cctkit.models.timm_config import read_timm_config
 from cctkit.models.weights import check_tensors, read_weights
-from cctkit.runs.paths import weights_file
+from cctkit.runs.paths import shipped_names, weights_file
 from cctkit.runs.runfiles import in_utf8
 from cctkit.text import counted, nearest, safe_text
 
@@ -93,7 +93,7 @@ def initialise(
     The head is loaded if the classes are the same, reordered by name if the file has names; otherwise it keeps its initial
     values.
 
-    source: a weights file, a run directory, or the name of pretrained weights.
+    source: a weights file, a run directory, or the name of weights that come with cctkit or are downloaded.
     class_names: None: load the head if it has as many classes.
 
     Raises: UserError if there is no such source, or its model is a different one.
@@ -102,14 +102,14 @@ def initialise(
     if is_pretrained(source):
         check_pretrained(source, config)
         path = pretrained_file(source, may_download=may_download, progress=progress)
-    elif not path.exists():
-        hint = nearest(source, PRETRAINED)
+    path = weights_file(path)
+    if not path.exists():
+        names = [*shipped_names(), *PRETRAINED]
         raise UserError(
             f"there is no file '{safe_text(source)}', and no pretrained weights of that name",
             "--init",
-            f"a file or a run directory, or one of: {', '.join(hint or PRETRAINED)}",
+            f"a file or a run directory, or one of: {', '.join(nearest(source, names) or names)}",
         )
-    path = weights_file(path)
     if is_ours(path):
         conversion, facts = _from_ours(path, model, config, class_names)
     else:
