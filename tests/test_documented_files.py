@@ -60,6 +60,15 @@ def test_the_keys_of_a_commands_json_are_those_listed(
     assert f"| {found['schema_version']} |" in row_of(command)
 
 
+def test_the_keys_of_check_json_are_those_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cctkit.bench.suggest import Suggestion
+
+    images = folder / "images"
+    found = printed(capsys, "check", images, "--quiet", "--no-suggest")
+    keys = found.keys() | found["findings"][0].keys() | {field.name for field in fields(Suggestion)}
+    assert keys - {"schema_version"} == named(row_of("check"))
+
+
 def test_the_keys_of_card_json_are_those_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "card", folder / "run", "-o", tmp_path / "model")
     assert found.keys() - {"schema_version"} == named(row_of("card"))

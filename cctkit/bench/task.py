@@ -15,7 +15,7 @@ _RECIPE = "report"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A model of the catalog, with the report's regularisation and augmentation. image_size None: as the name says."""
+    """A model of the catalog, with a recipe's regularisation and augmentation. image_size None: as the name says."""
 
     model: str
     device: str
@@ -23,6 +23,7 @@ class Task:
     num_classes: int = 100
     image_size: Size | None = None
     threads: int | None = None
+    recipe: str = _RECIPE
 
     def config(self) -> TrainConfig:
         """The training that a step belongs to.
@@ -31,7 +32,7 @@ class Task:
         """
         flags: dict[str, Any] = {"model": self.model, "batch_size": self.batch_size}
         flags |= {"image_size": self.image_size, "device": self.device, "threads": self.threads}
-        return resolve(recipe_name=_RECIPE, file_values={}, flags=flags).config
+        return resolve(recipe_name=self.recipe, file_values={}, flags=flags).config
 
     def architecture(self) -> ModelConfig:
         """The model.

@@ -12,6 +12,7 @@ import typer
 from cctkit import __version__
 from cctkit.cli.bench import bench
 from cctkit.cli.card import card
+from cctkit.cli.check import check
 from cctkit.cli.compare import compare
 from cctkit.cli.curves import curves
 from cctkit.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 _COMMANDS: Mapping[str, Callable[..., None]] = {
+    "check": check,
     "train": train,
     "eval": evaluate,
     "predict": predict,

@@ -83,7 +83,7 @@ def _table(result: Mapping[str, Any]) -> "Group":
         columns.append(Column(heading=(kind, "images/s"), cells=speeds))
     columns.append(Column(heading=("memory", "MB"), cells=[f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows]))
     durations = [
-        f"{row['model']}, {run['num_images']:,} images, {run['epochs']} epochs: about {_about(row['run_seconds'])}"
+        f"{row['model']}, {run['num_images']:,} images, {run['epochs']} epochs: about {about(row['run_seconds'])}"
         for row in rows
     ]
     notes = [_NOTE, *([_CUDA_NOTE] if result["policy"]["device"] == "cuda" else [])]
@@ -104,7 +104,7 @@ def _speed(images_per_s: float) -> str:
     return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:,.1f}"
 
 
-def _about(seconds: float) -> str:
+def about(seconds: float) -> str:
     """`40 s`, `12 min`, `4.2 h`, `3 days`: two digits, as the estimate is no more precise."""
     for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
         if seconds >= (2 * size if unit == "days" else size):

@@ -15,7 +15,7 @@ from cctkit.data.packed.pack import PackConfig, pack
 from cctkit.data.packed.read import SCHEMA, Packed, open_packed
 from cctkit.data.preprocess import Preprocess
 from cctkit.data.report.faults import refuse_faulty
-from cctkit.data.report.findings import FaultsError, Finding, broken_images
+from cctkit.data.report.findings import NAMED, FaultsError, Finding, broken_images
 from cctkit.data.report.report import DataReport, fault_lines
 from cctkit.data.source import ROLES, Labels, Notify, Origin, Progress, Role, digest_of
 from cctkit.data.sources.archives import archive_origin
@@ -83,23 +83,26 @@ class OpenedImages:
         )
 
 
-def open_images(config: DataConfig, *, progress: Progress | None = None, notify: Notify | None = None) -> OpenedImages:
+def open_images(
+    config: DataConfig, *, progress: Progress | None = None, notify: Notify | None = None, keep_faults: bool = False
+) -> OpenedImages:
     """Open the images in `config`; the first time, they are packed into the cache.
 
     progress: called during long work; may raise to stop it.
     notify: called before a download, and if the digits replace CIFAR-100 because no data set was given.
+    keep_faults: for `check`: open a folder with faults too, if it has images; its findings name every path.
 
     Raises: UserError if there are no such images or they cannot be used; ResourceError if the disk is full.
     """
     progress, notify = progress or (lambda *_: None), notify or (lambda _: None)
     try:
-        with _faults_told(notify):
+        with contextlib.nullcontext() if keep_faults else _faults_told(notify):
             if config.stream:
                 return _opened_streamed(config, progress)
             path = place_of(config.dataset)
             if path is not None and path.is_file():
                 return OpenedImages(store=open_packed(path), place=str(path))
-            origin = _origin(config, progress, notify)
+            origin = _origin(config, progress, notify, keep_faults=keep_faults)
             return _opened(_packed(origin, config, progress), origin)
     except DiskError as error:
         raise DiskError(
@@ -178,13 +181,15 @@ def _pack_config(origin: Origin, config: DataConfig) -> PackConfig:
     return PackConfig(key=origin.key, preprocess=_preprocess(config), skip_bad=config.skip_bad)
 
 
-def _origin(config: DataConfig, progress: Progress, notify: Notify) -> Origin:
+def _origin(config: DataConfig, progress: Progress, notify: Notify, *, keep_faults: bool = False) -> Origin:
     name = config.dataset
     if name == "digits":
         return digits_origin()
     if (folder := place_of(name)) is not None:
-        origin = folder_origin(folder, progress, max_pixels=config.max_pixels)
-        refuse_faulty(origin, read=not config.skip_bad, progress=progress)
+        most_named = None if keep_faults else NAMED
+        origin = folder_origin(folder, progress, max_pixels=config.max_pixels, most_named=most_named)
+        if not keep_faults or any(finding.kind == "no_image" for finding in origin.findings):
+            refuse_faulty(origin, read=not config.skip_bad, progress=progress)
         return origin
     try:
         return archive_origin(

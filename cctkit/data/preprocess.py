@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError, features
@@ -198,6 +198,38 @@ def peek(path: str) -> tuple[Size, bool]:
             turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
             size = (image.width, image.height) if turned else (image.height, image.width)
             return size, deep or image.format in _WITH_PAGES - {"PNG"}
+    except Exception as error:
+        raise BadImageError("not an image in a supported format") from error
+
+
+class Header(NamedTuple):
+    """What the header of an image file says.
+
+    size: (height, width) as stored, before the EXIF orientation.
+    turned: whether the EXIF orientation turns or mirrors the image.
+    format, mode: Pillow's names.
+    has_16_bits: whether each colour has 16 bits.
+    """
+
+    size: Size
+    turned: bool
+    format: str
+    mode: str
+    has_16_bits: bool
+
+
+def read_header(path: str) -> Header:
+    """Read the header of an image file, without its pixels.
+
+    Raises: BadImageError if it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=formats()) as image:
+            # The EXIF data of a PNG may follow its pixels, which it would load; such files are rare.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            turned = has_exif and image.getexif().get(_ORIENTATION, 1) != 1
+            size = (image.height, image.width)
+            return Header(size, turned, image.format or "", image.mode, _has_16_bits(image))
     except Exception as error:
         raise BadImageError("not an image in a supported format") from error
 

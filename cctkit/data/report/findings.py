@@ -27,6 +27,7 @@ class Finding:
     number: how often it was found.
     names: the first 20 names, safe to print.
     remedy: how to fix it.
+    paths: the files and folders, if `names` says more than their paths.
     """
 
     kind: str
@@ -35,14 +36,24 @@ class Finding:
     number: int
     names: tuple[str, ...] = ()
     remedy: str | None = None
+    paths: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, kind: str, level: Level, text: str, names: Sequence[str], *, number: int = 0, remedy: str | None = None
+        cls,
+        kind: str,
+        level: Level,
+        text: str,
+        names: Sequence[str],
+        *,
+        number: int = 0,
+        remedy: str | None = None,
+        paths: Sequence[str] = (),
     ) -> "Finding":
         """Make a finding with printable names; number: the total, if `names` is incomplete."""
         shown = tuple(safe_text(name, _NAME_LENGTH) for name in names[:NAMED])
-        return cls(kind=kind, level=level, text=text, number=number or len(names), names=shown, remedy=remedy)
+        total = number or len(names)
+        return cls(kind=kind, level=level, text=text, number=total, names=shown, remedy=remedy, paths=tuple(paths))
 
     def lines(self) -> list[str]:
         """Lines to print: one with the first names, or one per name if the user must fix something."""
@@ -84,9 +95,13 @@ class FaultsError(UserError):
 
 
 class Finds:
-    """Counts what a scan finds besides images, with the first few names per kind."""
+    """Counts what a scan finds besides images.
 
-    def __init__(self) -> None:
+    most: number of paths to keep per kind; None: all.
+    """
+
+    def __init__(self, most: int | None = NAMED) -> None:
+        self._most = most
         self._names: dict[str, list[str]] = {}
         self._numbers: Counter[str] = Counter()
         self._endings: dict[str, Counter[str]] = {}
@@ -94,7 +109,7 @@ class Finds:
     def add(self, kind: str, name: str, *, ending: str = "") -> None:
         self._numbers[kind] += 1
         names = self._names.setdefault(kind, [])
-        if len(names) < NAMED:
+        if self._most is None or len(names) < self._most:
             names.append(name)
         self._endings.setdefault(kind, Counter())[ending or "no ending"] += 1
 
@@ -108,6 +123,7 @@ class Finds:
                 self._names[kind],
                 number=self._numbers[kind],
                 remedy=remedy,
+                paths=self._names[kind],
             )
             for kind, (level, noun, text, remedy) in _TELLING.items()
             if self._numbers[kind]

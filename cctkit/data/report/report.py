@@ -42,20 +42,23 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """Lines to print; one line for a named data set without findings."""
-        if self.place is None:
-            found = [f"data: {safe_text(self.name)}, {self._images()}; classes: {self._classes()}; {self._treatment()}"]
-        else:
-            found = [
-                f"data: {safe_text(self.place)}",
-                f"  images: {self._images()}",
-                f"  classes: {self._classes()}",
-                f"  sizes: {self._sizes()}",
-                f"  preprocessing: {self._treatment()}",
-            ]
-        findings = [finding for finding in (self._uneven(), *self.findings) if finding is not None]
+        found = self.summary()
+        findings = [finding for finding in (self.uneven(), *self.findings) if finding is not None]
         for finding in sorted(findings, key=lambda finding: finding.level == "ignored"):
             found += finding.lines()
         return found
+
+    def summary(self) -> list[str]:
+        """The lines without findings."""
+        if self.place is None:
+            return [f"data: {safe_text(self.name)}, {self._images()}; classes: {self._classes()}; {self._treatment()}"]
+        return [
+            f"data: {safe_text(self.place)}",
+            f"  images: {self._images()}",
+            f"  classes: {self._classes()}",
+            f"  sizes: {self._sizes()}",
+            f"  preprocessing: {self._treatment()}",
+        ]
 
     def _images(self) -> str:
         numbers = ", ".join(f"{sum(each):,} {'not split yet' if part == 'all' else part}" for part, each in self.parts.items())
@@ -71,7 +74,8 @@ class DataReport:
         names = [safe_text(self.store.class_names[numbers.index(number)], 40) for number in (least, most)]
         return f"{len(numbers)}, of {least:,} ('{names[0]}') to {most:,} images ('{names[1]}')"
 
-    def _uneven(self) -> Finding | None:
+    def uneven(self) -> Finding | None:
+        """Warning if the largest class has many times as many images as the smallest."""
         ratio = max(self.per_class) / max(1, min(self.per_class))
         return None if ratio < _UNEVEN else Finding(kind="uneven", level="warning", text=_UNEVEN_TEXT.format(ratio), number=1)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from cctkit.catalog.datasets import DATASETS
 from cctkit.config.size import MAX_PIXELS
 from cctkit.data.preprocess import decode, suffixes
-from cctkit.data.report.findings import Finding, Finds
+from cctkit.data.report.findings import NAMED, Finding, Finds
 from cctkit.data.source import ROLES, CompactIds, Origin, Progress, Role, Source
 from cctkit.data.sources.layout import parts_of, subfolders
 from cctkit.data.sources.scan import Counts, Entry, Scan
@@ -45,31 +45,33 @@ class _Files:
         return self._key.hexdigest()
 
 
-def folder_origin(folder: Path, progress: Progress, *, max_pixels: int = MAX_PIXELS) -> Origin:
+def folder_origin(folder: Path, progress: Progress, *, max_pixels: int = MAX_PIXELS, most_named: int | None = NAMED) -> Origin:
     """Find the images under `folder`, in the order of class and id, without reading them.
 
     Links are followed, except to a parent folder or to another class. The origin has faults if there is no image or only one
     class, or if a class is empty or missing in a split.
 
+    most_named: number of paths per finding; None: all.
+
     Raises: UserError if the folder has neither splits nor classes.
     """
     root = str(folder.resolve())
-    files, finds = _Files(root, max_pixels), Finds()
+    files, finds = _Files(root, max_pixels), Finds(most_named)
     try:
         parts = parts_of(root, finds)
         counts = Scan(root, parts, finds).images(files.extend, progress)
     except OSError as error:
         raise UserError(f"the folder cannot be read: {error.strerror}", safe_text(error.filename or root)) from error
     class_names = tuple(sorted(set(chain.from_iterable(counts.values()))))
-    findings = finds.findings()
+    folders = tuple((role, os.path.relpath(path, root)) for role, path in parts)
     return Origin(
         address=root,
         key=files.key,
         place=root,
         load=lambda _: _source(root, class_names, counts, files.ids, max_pixels),
         listing=files.listing,
-        findings=(*findings, *_class_faults(class_names, counts)),
-        folders=tuple((role, os.path.relpath(path, root)) for role, path in parts),
+        findings=(*finds.findings(), *_class_faults(class_names, counts, dict(folders))),
+        folders=folders,
     )
 
 
@@ -113,8 +115,8 @@ def _no_image() -> Finding:
     return Finding(kind="no_image", level="fault", text="no image in a class folder", number=1, remedy=remedy)
 
 
-def _class_faults(class_names: tuple[str, ...], counts: dict[Role, Counts]) -> list[Finding]:
-    """Faults of the classes: empty, missing in a split, or only one."""
+def _class_faults(class_names: tuple[str, ...], counts: dict[Role, Counts], folders: Mapping[Role, str]) -> list[Finding]:
+    """Faults of the classes: empty, missing in a split, or only one; folders: that of each role."""
     if not any(chain.from_iterable(classes.values() for classes in counts.values())):
         return [_no_image()]
     faults = []
@@ -122,16 +124,17 @@ def _class_faults(class_names: tuple[str, ...], counts: dict[Role, Counts]) -> l
         side = "" if role == "all" else f" in {role}"
         if empty := [name for name, number in classes.items() if not number]:
             text = f"{counted(len(empty), 'class', 'classes')} without images{side}"
-            faults.append(_fault("empty_class", text, empty, "add images, or remove the folder"))
+            faults.append(_fault("empty_class", text, empty, "add images, or remove the folder", folders[role]))
         if missing := [name for name in class_names if name not in classes]:
             text = f"{counted(len(missing), 'class', 'classes')} missing in {role} but present in another split"
-            faults.append(_fault("missing_class", text, missing, "give every split the same class folders"))
+            faults.append(_fault("missing_class", text, missing, "give every split the same class folders", folders[role]))
     if len(class_names) < 2:
-        faults.append(
-            _fault("one_class", "there is only one class, expected at least two", class_names, "make one folder per class")
-        )
+        text = "there is only one class, expected at least two"
+        faults.append(_fault("one_class", text, class_names, "make one folder per class", next(iter(folders.values()))))
     return faults
 
 
-def _fault(kind: str, text: str, names: Sequence[str], remedy: str) -> Finding:
-    return Finding.of(kind, "fault", text, [repr(safe_text(name, 60)) for name in names], remedy=remedy)
+def _fault(kind: str, text: str, names: Sequence[str], remedy: str, folder: str) -> Finding:
+    """A fault of the classes `names`, in the folder of a split."""
+    paths = [os.path.normpath(os.path.join(folder, name)) for name in names]
+    return Finding.of(kind, "fault", text, [repr(safe_text(name, 60)) for name in names], remedy=remedy, paths=paths)

@@ -1,0 +1,1 @@
+"""What `cctkit check` looks for in a data set."""
