@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cctkit.config.fields import AUGMENT, DATA, MACHINE, MAIN, OPTIMIZER, RUN, Validated, checked, flag_name, setting
+from cctkit.config.group_by import check_group_by
 from cctkit.config.model import ModelOptions
 from cctkit.config.size import MAX_PIXELS, Size
 from cctkit.errors import UserError
@@ -44,6 +45,11 @@ class DataConfig(Validated):
         0.0, "fraction of the training images held out for validation", panel=DATA, at_least=0, below=1
     )
     split_seed: int = setting(0, "seed of the validation and test splits", panel=DATA, at_least=0)
+    group_by: str | None = setting(
+        None,
+        "keep images of one group in one split: a folder level inside of the class (1), or a regular expression for the path",
+        panel=DATA,
+    )
     skip_bad: bool = setting(False, "skip broken images and list them", panel=DATA)
     max_pixels: int = setting(MAX_PIXELS, "maximum number of pixels per image", panel=DATA, at_least=1)
     download: bool = setting(True, "download a named data set if it is missing", panel=DATA)
@@ -61,6 +67,8 @@ class DataConfig(Validated):
 
     def __post_init__(self) -> None:
         Validated.__post_init__(self)
+        if self.group_by is not None:
+            check_group_by(self.group_by)
         if self.stream and self.skip_bad:
             raise UserError(
                 "--skip-bad cannot be combined with --stream, which decodes images during training",

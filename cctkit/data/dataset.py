@@ -5,6 +5,7 @@ import numpy as np
 from cctkit.catalog.datasets import DATASETS
 from cctkit.catalog.pretrained import IMAGENET_MEAN, IMAGENET_STD
 from cctkit.config.settings import DataConfig
+from cctkit.data.grouping import GroupKeys, group_keys
 from cctkit.data.images import OpenedImages, open_images
 from cctkit.data.packed.read import Packed
 from cctkit.data.preprocess import enlarges
@@ -55,12 +56,17 @@ def split_images(images: OpenedImages, config: DataConfig, *, split_rule: int | 
             where,
             "pass the original images to --dataset, or pack them again",
         )
+    group_of = _group_of(images, config, where, is_split=made or config.val_fraction > 0)
     if made:
-        train, test = stratified_split(store, rows["all"], _TEST_SHARE, (config.split_seed, 1), where, rule=rule)
+        train, test = stratified_split(
+            store, rows["all"], _TEST_SHARE, (config.split_seed, 1), where, rule=rule, group_of=group_of
+        )
     if config.val_fraction > 0:
         if len(val):
             raise UserError("the data set already has a validation folder", where, "leave out --val-fraction")
-        train, val = stratified_split(store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule)
+        train, val = stratified_split(
+            store, train, config.val_fraction, (config.split_seed, 2), where, rule=rule, group_of=group_of
+        )
     mean, std = statistics(store, train) if isinstance(store, Packed) else (IMAGENET_MEAN, IMAGENET_STD)
     row = DATASETS.get(images.name) if images.is_named else None
     return Dataset(
@@ -81,8 +87,26 @@ def split_images(images: OpenedImages, config: DataConfig, *, split_rule: int | 
         val_fraction=config.val_fraction,
         split_made=made,
         split_rule=rule,
+        group_by=config.group_by,
         skipped=store.skipped,
     )
+
+
+def _group_of(images: OpenedImages, config: DataConfig, where: str, *, is_split: bool) -> GroupKeys | None:
+    """The group of each image; None without --group-by.
+
+    Raises: UserError if nothing is split, or an image belongs to no group.
+    """
+    if config.group_by is None:
+        return None
+    if not is_split:
+        raise UserError(
+            "--group-by has no effect, because the folder has train and test images already",
+            where,
+            "leave it out, or hold out validation images: --val-fraction 0.1",
+        )
+    store = images.store
+    return group_keys(store.ids(np.arange(len(store.labels))), store.labels, store.class_names, config.group_by, where)
 
 
 def _split(store: Packed | Streamed, rows: Labels) -> Split:

@@ -74,6 +74,7 @@ class Dataset:
     mean, std: per channel, of values in 0 to 1; ImageNet's for a streamed folder.
     split_made: whether train and test were split here, from `split_seed`.
     split_rule: see `stratified_split`.
+    group_by: see `group_keys`.
     report: what was found in the images.
     """
 
@@ -93,6 +94,7 @@ class Dataset:
     val_fraction: float
     split_made: bool
     split_rule: int
+    group_by: str | None
     skipped: tuple[str, ...]
     report: DataReport
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cctkit.catalog.datasets import Channels
 from cctkit.data.copies import Groups
+from cctkit.data.grouping import GroupKeys, joined
 from cctkit.data.packed.read import Packed
 from cctkit.data.source import Labels
 from cctkit.data.streamed import Streamed
@@ -26,7 +27,14 @@ _PIECE = 2**16  # images whose statistics are in memory at a time
 
 
 def stratified_split(
-    store: Packed | Streamed, rows: Labels, share: float, seed: tuple[int, int], where: str, *, rule: int
+    store: Packed | Streamed,
+    rows: Labels,
+    share: float,
+    seed: tuple[int, int],
+    where: str,
+    *,
+    rule: int,
+    group_of: GroupKeys | None = None,
 ) -> tuple[Labels, Labels]:
     """Split `rows` into two parts, the second with the fraction `share` of every class; each part has at least one image.
 
@@ -35,11 +43,12 @@ def stratified_split(
 
     rule: with BY_PIXELS, copies of an image stay in one part, whatever their classes (see `_draw_groups`); classes without
     copies are drawn as with BY_FILE.
+    group_of: (M,), images with equal numbers stay in one part too; see `group_keys`.
 
     Raises: UserError if a class has only one image, or only copies that cannot be in both parts.
     """
     generator = np.random.default_rng(seed)
-    groups = Groups.among(rows, store.pixel_digests) if rule == BY_PIXELS and store.pixel_digests is not None else None
+    groups = _groups(store, rows, rule, group_of)
     labels = store.labels[rows]
     classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=len(store.class_names)))[:-1])
     is_second = np.zeros(len(store.labels), dtype=bool)
@@ -63,6 +72,16 @@ def stratified_split(
     if groups is not None:
         _draw_groups(copied, groups, store.labels, is_second, where)
     return rows[~is_second[rows]], np.flatnonzero(is_second)
+
+
+def _groups(store: Packed | Streamed, rows: Labels, rule: int, group_of: GroupKeys | None) -> Groups | None:
+    """What must stay in one part: copies, and images of one group; None if each image is by itself."""
+    digests = store.pixel_digests if rule == BY_PIXELS else None
+    if group_of is None:
+        return None if digests is None else Groups.among(rows, digests)
+    keys = np.zeros(len(store.labels), dtype=np.int64)
+    keys[rows] = joined([each[rows] for each in (group_of, digests) if each is not None])
+    return Groups.among(rows, keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,7 +157,7 @@ def _draw_groups(classes: list[_Drawn], groups: Groups, labels: Labels, is_secon
             best = min(each.groups.tolist(), key=harm)
             if harm(best) == math.inf:
                 raise UserError(
-                    f"class '{safe_text(each.name)}' cannot be split: its images are copies of each other or of other classes",
+                    f"class '{safe_text(each.name)}' cannot be split: its images are copies or groups, of other classes too",
                     where,
                     "add images to it, or split the folder yourself: train/CLASS/* and test/CLASS/*",
                 )

@@ -45,14 +45,16 @@ def load_images(
         config = replace(config, image_size=info.stored_size)
         images = open_images(config, progress=progress, notify=notify)
     if images.store.fingerprint == info.dataset["fingerprint"]:
-        return split_images(images, replace(config, val_fraction=info.dataset["val_fraction"]), split_rule=rule)
+        split = replace(config, val_fraction=info.dataset["val_fraction"], group_by=info.dataset.get("group_by"))
+        return split_images(images, split, split_rule=rule)
     if asked.dataset is None:
         raise UserError(
             f"the images of {images.name} are not those that the model was trained with",
             "eval",
             "give --dataset to use others",
         )
-    return split_images(images, config, split_rule=BY_FILE)  # all are evaluated, even if copies prevent a split
+    # All are evaluated, even if copies prevent a split.
+    return split_images(images, replace(config, group_by=None), split_rule=BY_FILE)
 
 
 def _data_config(info: WeightsInfo, asked: DataConfig, stored: DataConfig) -> DataConfig:

@@ -137,4 +137,5 @@ def dataset_info(dataset: Dataset) -> dict[str, Any]:
         "split_seed": dataset.split_seed,
         "val_fraction": dataset.val_fraction,
         "split_rule": dataset.split_rule,
+        **({} if dataset.group_by is None else {"group_by": dataset.group_by}),
     }

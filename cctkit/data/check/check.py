@@ -9,11 +9,12 @@ import numpy as np
 
 from cctkit.config.settings import DataConfig
 from cctkit.data.check.classes import few_images, nested, spelled_alike
-from cctkit.data.check.copies import Parts, Places, copies
+from cctkit.data.check.copies import Parts, Places, copies, parted_groups
 from cctkit.data.check.finding import SEVERITIES, CheckFinding
 from cctkit.data.check.headers import Headers, header_findings, read_headers
 from cctkit.data.check.pixels import look_at, pixel_findings
 from cctkit.data.dataset import split_images
+from cctkit.data.grouping import group_keys
 from cctkit.data.images import OpenedImages, open_images
 from cctkit.data.packed.read import Packed
 from cctkit.data.report.faults import BROKEN_REMEDY
@@ -21,7 +22,7 @@ from cctkit.data.report.findings import FaultsError
 from cctkit.data.report.report import DataReport
 from cctkit.data.source import Notify, Progress
 from cctkit.errors import UserError
-from cctkit.text import counted
+from cctkit.text import counted, safe_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,9 @@ def check_dataset(config: DataConfig, *, progress: Progress, notify: Notify) -> 
     report, parts, split_findings = _split(images, config)
     findings += split_findings
     ids = store.ids(np.arange(len(store.labels)))
+    if config.group_by is not None:
+        keys = group_keys(ids, store.labels, store.class_names, config.group_by, safe_text(report.place or report.name))
+        findings += parted_groups(keys, parts, ids)
     folders = [folder for _, folder in images.folders] or ["."]
     class_folders = {name: _folders_of(name, images.place, folders) for name in store.class_names}
     findings += spelled_alike(class_folders)
@@ -122,6 +126,8 @@ def _path_and_reason(line: str, place: str | None) -> tuple[str, str]:
 def _split(images: OpenedImages, config: DataConfig) -> tuple[DataReport, Parts, list[CheckFinding]]:
     """The report on the splits that training would use, the split of each image, and what is wrong with the splits."""
     found: list[CheckFinding] = []
+    if len(images.rows()["train"]) and config.val_fraction == 0:
+        config = replace(config, group_by=None)  # nothing is split here
     try:
         dataset = split_images(images, config)
         report = dataset.report

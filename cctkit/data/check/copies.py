@@ -10,6 +10,7 @@ from cctkit.data.check.finding import CheckFinding, Severity
 from cctkit.data.check.near_copies import near_copies
 from cctkit.data.check.pixels import Pixels
 from cctkit.data.copies import Groups
+from cctkit.data.grouping import GroupKeys
 from cctkit.data.packed.read import Packed
 from cctkit.data.source import Progress
 from cctkit.text import counted
@@ -70,6 +71,21 @@ def copies(places: Places, pixels: Pixels, progress: Progress) -> Iterator[Check
         lambda: progress("looking for near copies", 0, 1),
     )
     yield from _findings(places, "near_copies", "nearly identical images", near)
+
+
+def parted_groups(keys: GroupKeys, parts: Parts, ids: Sequence[str]) -> Iterator[CheckFinding]:
+    """Groups of `--group-by` with images in several splits; keys, parts: (M,), the group and split of each image."""
+    order = np.argsort(keys, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(keys))[:-1])
+    parted = [tuple(ids[int(row)] for row in group) for group in groups if len(set(parts[group].tolist())) > 1]
+    if parted:
+        yield CheckFinding.of_groups(
+            "groups_across_splits",
+            "error",
+            f"{counted(len(parted), 'group')} of --group-by in more than one split: the test images are not independent",
+            parted,
+            "move each group to one split, or give the images without splits, and train with --group-by",
+        )
 
 
 def _findings(places: Places, kind: str, noun: str, groups: Sequence[Sequence[int]]) -> Iterator[CheckFinding]:
