@@ -152,6 +152,7 @@ SHI_300 = {
 # What neither source has: off, or for all images. `crop_padding`, `crop_scale`, `mix_switch_prob` count only beside theirs.
 OFF = {"clip_grad": None, "accumulate": 1, "ema": None, "freeze": "none", "layer_decay": 1.0, "early_stopping": None}
 OFF |= {"aa_prob": 1.0, "mix_prob": 1.0, "unmixed_fraction": 0.0}
+OFF |= {"class_weights": None, "balanced_sampling": None, "choose_by": "top1"}
 
 
 @pytest.mark.parametrize(("name", "published"), [("report", REPORT), ("shi-300", SHI_300)])

@@ -18,6 +18,9 @@ TRAIN += ["--batch-size", "256", "--quiet", "--threads", "1"]
 
 def fill(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
     """From the first file of this name on the disk is full."""
+    if place is files:
+        monkeypatch.setattr(files, "open", lambda path, mode: opened(path, mode, name), raising=False)
+        return
     real = place.write_synced
 
     def write(path: Path, data: bytes) -> None:
@@ -26,6 +29,13 @@ def fill(monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
         real(path, data)
 
     monkeypatch.setattr(place, "write_synced", write)
+
+
+def opened(path: Path, mode: str, full: str) -> Any:
+    """A file that is opened, unless its name has `full` in it."""
+    if full in str(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return open(path, mode)
 
 
 @pytest.fixture(scope="module")

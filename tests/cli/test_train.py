@@ -230,7 +230,7 @@ def test_early_stopping_ends_before_the_last_epoch(tmp_path: Path) -> None:
 
 def test_help_has_panels_and_a_dozen_main_options_at_most() -> None:
     done = forked("train", "--help", check=True)
-    main = done.stdout.split("Main options:")[1].split("Machine:")[0]
+    main = done.stdout.split("Main options:\n")[1].split("\n\n")[0]
     assert 8 <= sum(line.startswith("  -") for line in main.splitlines()) <= 12
     assert "Augmentation:" in done.stdout
     assert "(default:" in done.stdout

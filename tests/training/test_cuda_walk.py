@@ -165,7 +165,7 @@ def test_the_backward_pass_stays_on_the_meta_device() -> None:
             model = replace(policy, attention=attention).prepare(build_model(architecture)).train()
         state = new_state(model, [], ema=None, policy=policy)
         with OnDevice("meta"):
-            step_module._backward(state, batch_on("meta"), slice(0, 6), config=config, policy=policy)
+            step_module._backward(state, batch_on("meta"), slice(0, 6), config=config, policy=policy, class_weights=None)
         assert all(weight.grad is not None and weight.grad.device.type == "meta" for weight in model.parameters())
 
 
