@@ -137,8 +137,9 @@ def _training(run: Finished) -> Iterator[str]:
 def _use(name: str, *, onnx: bool) -> str:
     quoted = safe_text(shlex.quote(name))
     lines = [
+        "With cctkit installed:",
+        "",
         "```console",
-        "$ pip install cctkit",
         f"$ cctkit predict photo.jpg --model {quoted}",
         f"$ cctkit eval {quoted} --dataset FOLDER",
         "```",

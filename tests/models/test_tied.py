@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cctkit.catalog.counts import count
 from cctkit.catalog.models import named_config
 from cctkit.config.settings import TrainConfig
-from cctkit.models.attention import ATTENTION_IMPLS
+from cctkit.models.attention import ATTENTION_IMPLS, AttentionImpl
 from cctkit.models.build import build_model, create_model, set_attention_impl
 from cctkit.models.tied import GatedMLP
 from cctkit.training.optim import make_optimizers
@@ -98,6 +98,23 @@ def test_every_attention_implementation_gives_the_same_logits() -> None:
         logits.append(model(images()))
     for other in logits[1:]:
         torch.testing.assert_close(other, logits[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("attention_impl", ATTENTION_IMPLS)
+def test_in_bf16_the_logits_and_gradients_are_those_of_float32_but_for_rounding(attention_impl: AttentionImpl) -> None:
+    exact, rounded = (made("tct_1_2x2").float().to(memory_format=torch.channels_last) for _ in range(2))
+    for model in (exact, rounded):
+        set_attention_impl(model, attention_impl)
+    expected = exact(images().float())
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = rounded(images().float())
+    assert (logits.dtype, (logits - expected).abs().max() < 0.05) == (torch.float32, True)
+    for out in (expected, logits):
+        out.square().sum().backward()
+    for (name, weight), other in zip(exact.named_parameters(), rounded.parameters(), strict=True):
+        if name == "classifier.attention_pool.bias":  # its gradient is 0: softmax does not see a shift
+            continue
+        assert (weight.grad - other.grad).norm() <= 0.1 * weight.grad.norm() + 1e-3, name
 
 
 def test_each_rate_makes_training_random_and_evaluation_is_without() -> None:

@@ -10,8 +10,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import cctkit
+from cctkit.cli.app import run
+from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.prediction.classifier import Transform
 from cctkit.runs.predictions import read_predictions
+from tests.probes import write_probe
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,23 @@ def test_the_logits_of_a_runs_test_images_are_those_of_its_evaluation_to_the_bit
     np.testing.assert_array_equal([each.logits for each in found], expected.logits, strict=True)
     names = [classifier.classes[row.argmax()] for row in expected.logits]
     assert [each.class_name for each in found] == names
+
+
+@pytest.mark.parametrize("choice", [f"{each},{impl}" for each in ("float32", "bf16") for impl in ATTENTION_IMPLS])
+def test_whatever_a_machine_chooses_the_logits_are_those_of_its_evaluation_to_the_bit(
+    choice: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CCTKIT_CACHE", str(write_probe(tmp_path, choice)))
+    weights = tmp_path / "weights.safetensors"  # without its run, whose choice would be kept
+    weights.write_bytes((trained / "run" / "weights.safetensors").read_bytes())
+    data, saved = str(trained / "images"), tmp_path / "saved.safetensors"
+    assert run(["eval", str(weights), "--dataset", data, "--save-predictions", str(saved), "--quiet"]) == 0
+    classifier = cctkit.Classifier(weights)
+    policy = classifier.policy
+    assert f"{policy.precision},{policy.attention_in_evaluation}" == choice
+    expected = read_predictions(saved)
+    found = classifier.predict(trained / "images" / name for name in expected.ids)
+    np.testing.assert_array_equal([each.logits for each in found], expected.logits, strict=True)
 
 
 def test_an_image_alone_has_the_logits_that_it_has_in_a_batch(trained: Path, classifier: cctkit.Classifier) -> None:
