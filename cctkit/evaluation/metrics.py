@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cctkit.evaluation.calibration import calibration_error
 from cctkit.evaluation.class_metrics import ClassMetrics, balanced_accuracy, class_metrics, macro_f1, predicted_classes
 from cctkit.evaluation.intervals import wilson_interval
 from cctkit.evaluation.losses import cross_entropy, smoothed
 
-_BINS = 15
 _TOP = 5
 _CONFUSIONS = 10
 
@@ -26,8 +26,7 @@ class Metrics:
     top5_percent: None for five classes or fewer.
     loss: cross entropy, nats per image.
     loss_smoothed: cross entropy with label smoothing.
-    ece: expected calibration error, a fraction, with 15 equal bins (Guo et al. 2017, On calibration of modern neural
-        networks, equation 3).
+    ece: expected calibration error, a fraction: see `calibration_error`.
     confusions: (class, predicted, count), most frequent first, at most 10.
     """
 
@@ -70,7 +69,7 @@ def compute_metrics(logits: Tensor, labels: Tensor, *, label_smoothing: float = 
         top5_percent=100 * in_top / number if classes > _TOP else None,
         loss=_finite(loss),
         loss_smoothed=_finite(loss_smoothed),
-        ece=_finite(_calibration_error(log_p.exp().amax(dim=1), correct)),
+        ece=_finite(calibration_error(log_p.exp().amax(dim=1), correct)),
         per_class=per_class,
         confusions=_confusions(labels[usable], found[usable], classes),
     )
@@ -86,13 +85,6 @@ def _in_top(logits: Tensor, labels: Tensor) -> Tensor:
     own = logits.gather(1, labels[:, None])
     before = torch.arange(logits.shape[1]) < labels[:, None]
     return ((logits > own) | (logits == own) & before).sum(dim=1) < _TOP  # (N,)
-
-
-def _calibration_error(confidence: Tensor, correct: Tensor) -> Tensor:
-    """The gap between confidence and accuracy over bins (b / 15, (b + 1) / 15], weighted by images."""
-    bins = (confidence * _BINS).ceil().sub(1).clamp(0, _BINS - 1).nan_to_num().long()
-    gap = torch.zeros(_BINS, dtype=torch.float64).index_add(0, bins, confidence - correct.double())
-    return gap.abs().sum() / len(confidence)
 
 
 def _confusions(labels: Tensor, found: Tensor, classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -1,6 +1,7 @@
 """The weights file: safetensors with a header that has everything needed to use the model."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +19,12 @@ from cctkit.errors import UserError
 from cctkit.files import write_atomic
 from cctkit.models.build import build_without_data
 from cctkit.runs.paths import shipped_names, weights_file
-from cctkit.runs.runfiles import fault, in_utf8
+from cctkit.runs.runfiles import NUMBER, fault, in_utf8
 from cctkit.text import did_you_mean, safe_text
 
 WEIGHTS_SCHEMA = 1
 HEADER_KEY = "cctkit"
+_TEMPERATURE = "temperature"
 _WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile and DDP
 
 
@@ -53,7 +55,8 @@ class WeightsInfo:
 
     mean, std: per channel, of pixel values in 0 to 1.
     dataset: name, named, fingerprint, split_seed, val_fraction, split_rule (see `stratified_split`; missing means rule 1).
-    metrics: empty until the run is finished.
+    metrics: empty until the run is finished, but for `temperature`; it is one of them because earlier versions refuse a header
+        with a key that they do not know.
     upsampling: None if the images were stored at the model's size.
     trained: None for older files and those of other programs.
     digest: SHA-256 of header and tensors of a file that was read; None for files of earlier versions, which have none.
@@ -75,6 +78,11 @@ class WeightsInfo:
     def stored_size(self) -> Size:
         """(height, width) to which image files are resized; see `Upsampling`."""
         return self.upsampling.stored_size if self.upsampling else self.model.image_size
+
+    @property
+    def temperature(self) -> float | None:
+        """The probabilities are the softmax of the logits divided by this; None: of the logits themselves."""
+        return self.metrics.get(_TEMPERATURE)
 
 
 def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
@@ -205,7 +213,19 @@ def _parse(header: dict[str, Any]) -> WeightsInfo:
     missing = {"name", "named", "fingerprint", "split_seed", "val_fraction"} - info.dataset.keys()
     if missing:
         raise ValueError(f"the entry dataset lacks {', '.join(sorted(missing))}")
+    _check_metrics(header["metrics"])
     return info
+
+
+def _check_metrics(values: Any) -> None:
+    if problem := fault(values, {}, "metrics"):
+        raise ValueError(problem)
+    if _TEMPERATURE not in values:
+        return
+    if problem := fault(values, {_TEMPERATURE: NUMBER}):
+        raise ValueError(problem)
+    if not 0 < values[_TEMPERATURE] < math.inf:
+        raise ValueError(f"{_TEMPERATURE} is {values[_TEMPERATURE]}, expected a positive number")
 
 
 def _upsampling(values: Any, size: Sequence[int]) -> Upsampling | None:

@@ -49,6 +49,25 @@ def test_tensors_and_header_come_back(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
 
 
+def test_a_temperature_comes_back_and_adds_no_key_that_earlier_versions_refuse(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, tensors=TENSORS, info=info(metrics={"temperature": 1.25}))
+    assert read_weights(path)[1].temperature == 1.25
+    assert info().temperature is None
+    with safe_open(path, framework="pt") as file:
+        keys = json.loads(file.metadata()["cctkit"]).keys()
+    known = {"schema_version", "model", "class_names", "mean", "std", "resize_mode", "dataset", "recipe", "metrics", "digest"}
+    assert keys == known  # of the first version that wrote digests
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "1", None, True, [1.0], float("inf"), float("nan")])
+def test_a_temperature_that_is_no_positive_number_is_refused(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, tensors=TENSORS, info=info(metrics={"temperature": value}))
+    with pytest.raises(UserError, match="the header of the weights file is malformed: temperature is"):
+        read_info(path)
+
+
 def test_equal_weights_give_equal_bytes_and_one_header_key(tmp_path: Path) -> None:
     digests = set()
     for i in range(5):

@@ -1,0 +1,75 @@
+"""Calibration against figures computed by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cctkit.evaluation.calibration import BINS, calibration_error, probabilities, reliability
+from cctkit.evaluation.metrics import compute_metrics
+
+
+def log_odds(*confidences: float) -> Tensor:
+    """Logits (N, 2) whose softmax gives class 0 these probabilities."""
+    return torch.tensor([[math.log(p), math.log(1 - p)] for p in confidences], dtype=torch.float64)
+
+
+# Five images, in the bins (0.6, 0.667], (0.867, 0.933] and (0.933, 1]: confidence and whether class 0 is right.
+TABLE = [(0.62, 1), (0.64, 0), (0.66, 0), (0.9, 1), (0.96, 1)]
+
+
+def table() -> tuple[Tensor, Tensor]:
+    return log_odds(*(p for p, _ in TABLE)), torch.tensor([1 - right for _, right in TABLE])
+
+
+def test_the_bins_of_a_small_table_are_those_counted_by_hand() -> None:
+    bins = reliability(*table())
+    assert len(bins) == BINS == 15
+    assert [each.low for each in bins][::7] == pytest.approx([0, 7 / 15, 14 / 15])
+    assert [each.high for each in bins][::7] == pytest.approx([1 / 15, 8 / 15, 1])
+    filled = {b: each for b, each in enumerate(bins) if each.num_images}
+    assert {b: each.num_images for b, each in filled.items()} == {9: 3, 13: 1, 14: 1}
+    assert [each.mean_confidence for each in filled.values()] == pytest.approx([0.64, 0.9, 0.96])
+    assert [each.accuracy for each in filled.values()] == pytest.approx([1 / 3, 1, 1])
+    assert all((each.mean_confidence, each.accuracy) == (None, None) for each in bins if not each.num_images)
+
+
+def test_the_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    # (3 * |1/3 - 0.64| + 0.1 + 0.04) / 5
+    assert compute_metrics(*table()).ece == pytest.approx(0.212)
+    bins = reliability(*table())
+    gaps = [n * abs(a - c) for n, a, c in ((b.num_images, b.accuracy or 0, b.mean_confidence or 0) for b in bins)]
+    assert sum(gaps) / 5 == pytest.approx(0.212)
+
+
+def test_the_temperature_moves_images_to_other_bins_and_changes_no_accuracy() -> None:
+    # Halved log-odds: a confidence p becomes 1 / (1 + sqrt((1 - p) / p)). 0.62 to 0.66 become 0.56 to 0.58, 0.9 becomes 0.75.
+    bins = reliability(*table(), temperature=2.0)
+    filled = {b: each for b, each in enumerate(bins) if each.num_images}
+    assert {b: each.num_images for b, each in filled.items()} == {8: 3, 11: 1, 12: 1}
+    assert [filled[11].mean_confidence, filled[12].mean_confidence] == pytest.approx([0.75, 1 / (1 + math.sqrt(1 / 24))])
+    assert [each.accuracy for each in filled.values()] == pytest.approx([1 / 3, 1, 1])
+
+
+def test_images_that_are_not_finite_are_in_no_bin() -> None:
+    logits, labels = table()
+    logits[0, 0] = math.nan
+    logits[4, 1] = -math.inf
+    bins = reliability(logits, labels)
+    assert {b: each.num_images for b, each in enumerate(bins) if each.num_images} == {9: 2, 13: 1}
+    assert all(each.num_images == 0 for each in reliability(torch.full((3, 2), math.nan), torch.zeros(3, dtype=torch.int64)))
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below_it() -> None:
+    # Given directly: no softmax gives exactly 0.6 = 9/15 on every machine. With 0.55 in (8/15, 9/15]: |0.6 + 0.55 - 1| / 2.
+    confidence = torch.tensor([0.6, 0.55], dtype=torch.float64)
+    assert calibration_error(confidence, torch.tensor([True, False])).item() == pytest.approx(0.075)
+
+
+def test_without_a_temperature_probabilities_are_the_softmax_to_the_bit_and_with_one_of_scaled_logits() -> None:
+    logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(probabilities(logits), logits.softmax(dim=1))
+    # log-odds of 2 between two classes, at a temperature of 4, are 0.5.
+    found = probabilities(torch.tensor([[2.0, 0.0]]), 4.0)
+    assert found.tolist() == [pytest.approx([1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(0.5))])]
