@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-all check bench docs readme wheel clean
+.PHONY: install demo test test-all fuzz check bench docs readme wheel clean
 
 install: .venv/installed
 
@@ -21,6 +21,9 @@ test: install
 
 test-all: install  # the long sweeps too
 	CCTKIT_MUTANTS=1000 $(PYTEST)
+
+fuzz: install  # spoilt files, hostile archives and names, in large numbers: a table
+	$(BIN)/python -W ignore -m tests.robustness.fuzz --seed 0 --count 1000
 
 check: install
 	$(BIN)/ruff format --check .

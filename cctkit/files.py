@@ -19,6 +19,19 @@ from cctkit.text import safe_text
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]{1,9})\.tmp")
 _KEPT_S = 24 * 3600
+_MOST_BYTES = 16 * 2**20
+
+
+def read_limited(path: Path, most: int = _MOST_BYTES) -> bytes:
+    """The contents of a file that a person may have written, such as JSON: at most `most` bytes, even of an endless device.
+
+    Raises: UserError if it is longer; OSError.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{safe_text(path.name)} is malformed: too large", safe_text(path))
+    return data
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -19,24 +19,24 @@ MANY = settings(
 
 _PLACE = "\x00here"
 # JSON texts of the wrong type, out of every range, or not even JSON; Python's reader takes NaN and what is infinite.
-_JUNK = (
+JUNK = (
     *("null", "true", "0", "-1", "2", "0.5", "-0.0", "1e-320", "1e30", "1e999", "NaN", "-Infinity", "1" + "0" * 30),
     *("1" + "0" * 400, "1" + "0" * 5000, '""', '"x"', '"\\u0000"', '"\\ud800"', '"\\u001b[31m\\n"', '"' + "x" * 5000 + '"'),
     *("[]", "[[]]", "[1, 2]", '["x"]', "{}", '{"": null}', "[" * 500 + "]" * 500, "[" * 100_000, "nul", "'x'"),
 )
 
 
-def _places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The way to every value in a document."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [before, *(place for key, item in inner for place in _places(item, (*before, key)))]
+    return [before, *(place for key, item in inner for place in places(item, (*before, key)))]
 
 
-def _changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+def changed(value: Any, place: tuple[Any, ...], new: Any) -> Any:
     if not place:
         return new
     copy = value.copy()
-    copy[place[0]] = _changed(value[place[0]], place[1:], new)
+    copy[place[0]] = changed(value[place[0]], place[1:], new)
     return copy
 
 
@@ -45,19 +45,19 @@ def mutated_json(document: Any) -> st.SearchStrategy[bytes]:
     text = json.dumps(document)
 
     def with_junk(place: tuple[Any, ...], junk: str) -> bytes:
-        return json.dumps(_changed(document, place, _PLACE)).replace(json.dumps(_PLACE), junk).encode()
+        return json.dumps(changed(document, place, _PLACE)).replace(json.dumps(_PLACE), junk).encode()
 
     def without(place: tuple[Any, ...]) -> bytes:
         inner = document
         for key in place[:-1]:
             inner = inner[key]
         rest = {k: v for k, v in inner.items() if k != place[-1]} if isinstance(inner, dict) else inner[:-1]
-        return json.dumps(_changed(document, place[:-1], rest)).encode()
+        return json.dumps(changed(document, place[:-1], rest)).encode()
 
-    places = _places(document)
+    found = places(document)
     return (
-        st.builds(with_junk, st.sampled_from(places), st.sampled_from(_JUNK))
-        | st.sampled_from(places[1:]).map(without)
+        st.builds(with_junk, st.sampled_from(found), st.sampled_from(JUNK))
+        | st.sampled_from(found[1:]).map(without)
         | mutated_bytes(text.encode())
     )
 

@@ -8,6 +8,7 @@ import typer
 from cctkit.cli import completion
 from cctkit.cli.options import flag, option
 from cctkit.errors import UserError
+from cctkit.files import read_limited
 from cctkit.text import safe_text
 
 Channels = tuple[float, float, float]
@@ -74,7 +75,7 @@ def _class_names(classes: str | None) -> "str | list[str] | None":
     if classes is None or classes in CLASS_NAMES:
         return classes
     try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
+        lines = read_limited(Path(classes)).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"cannot read class names: {safe_text(getattr(error, 'strerror', None) or error)}",

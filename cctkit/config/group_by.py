@@ -13,8 +13,8 @@ def check_group_by(text: str) -> None:
 
     Raises: UserError.
     """
-    if text.lstrip("+-").isdecimal():
-        if int(text) < 1:
+    if re.fullmatch(r"[+-]*\d+", text):
+        if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
             raise UserError(f"folder level {safe_text(text)}, expected 1 or more", FLAG, "1 is the folder inside of the class")
         return
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cctkit.errors import UserError
+from cctkit.files import read_limited
 from cctkit.text import safe_text
 
 
@@ -14,8 +15,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises: UserError if the file cannot be read or is not valid TOML.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = tomllib.loads(read_limited(path).decode("utf-8-sig"))
         str(document)  # fails for numbers of thousands of digits, which no message could show either
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot read the config file: {error.strerror}", safe_text(path)) from error
     except (ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ import torch
 
 from cctkit.data.sources.places import cache_folder
 from cctkit.errors import UserError
-from cctkit.files import write_atomic
+from cctkit.files import read_limited, write_atomic
 from cctkit.models.attention import ATTENTION_IMPLS, SEEDED_ATTENTION_IMPLS, Attention, AttentionImpl
 from cctkit.runs.runfiles import Shape, fault
 
@@ -72,7 +72,7 @@ def _path() -> Path:
 
 def _entries() -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        return dict(json.loads(_path().read_text(encoding="utf-8")))
+        return dict(json.loads(read_limited(_path())))
     return {}
 
 

@@ -79,7 +79,7 @@ def _front_matter(info: WeightsInfo, result: Mapping[str, Any]) -> str:
 def _accuracy(info: WeightsInfo, result: Mapping[str, Any]) -> str:
     low, high = result["top1_interval_percent"]
     rows = [
-        (f"top-1, {result['num_images']:,} {result['split']} images", f"{result['top1_percent']:.2f}%"),
+        (f"top-1, {result['num_images']:,} {escaped(result['split'])} images", f"{result['top1_percent']:.2f}%"),
         ("95% interval of top-1 (Wilson)", f"{low:.2f} to {high:.2f}%"),
     ]
     if result.get("copies_in_train") and result["top1_percent_without_copies"] is not None:
@@ -87,8 +87,8 @@ def _accuracy(info: WeightsInfo, result: Mapping[str, Any]) -> str:
     if result["top5_percent"] is not None:
         rows.append(("top-5", f"{result['top5_percent']:.2f}%"))
     rows += [
-        ("loss", f"{result['loss']:.4f} nats"),
-        ("expected calibration error", f"{result['ece']:.4f}"),
+        ("loss", "not finite" if result["loss"] is None else f"{result['loss']:.4f} nats"),
+        ("expected calibration error", "not finite" if result["ece"] is None else f"{result['ece']:.4f}"),
         ("parameters", f"{result['params']['total']:,}"),
         ("multiply-adds per image", f"{count(info.model).macs / 1e6:,.1f} million"),
     ]
@@ -101,7 +101,7 @@ def _data(info: WeightsInfo, result: Mapping[str, Any]) -> Iterator[str]:
     names = info.class_names
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     yield f"Classes: {', '.join(map(escaped, names[:_NAMED]))}{more}; `config.json` has all."
-    yield f"Fingerprint of the data set: `{safe_text(info.dataset['fingerprint'])}`."
+    yield f"Fingerprint of the data set: {escaped(info.dataset['fingerprint'])}."
     number = result.get("copies_in_train")
     if number is not None:
         other = result.get("copies_of_another_class") or 0
@@ -125,7 +125,7 @@ def _training(run: Finished) -> Iterator[str]:
     hardware = env.get("gpu") if policy["device"] == "cuda" else env.get("cpu")
     rows += [
         ("device", f"{escaped(policy['device'])}, {escaped(hardware)}"),
-        ("processes, and threads of each", f"{env.get('ranks', 1)}, {policy['threads']}"),
+        ("processes, and threads of each", f"{escaped(env.get('ranks', 1))}, {policy['threads']}"),
         ("number format", escaped(policy["precision"])),
         ("versions", escaped(f"cctkit {env['cctkit']}, torch {env['torch']}, Python {env['python']}")),
     ]

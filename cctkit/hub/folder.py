@@ -16,10 +16,28 @@ from cctkit.hub.card import Finished, card_text
 from cctkit.models.onnx_file import read_onnx
 from cctkit.models.weights import WeightsInfo, read_weights
 from cctkit.runs.paths import HUB_WEIGHTS, RunPaths
-from cctkit.runs.runfiles import Shape, read_metrics, read_object
+from cctkit.runs.runfiles import NUMBER, Shape, fault, malformed, read_metrics, read_object
 from cctkit.text import json_text, safe_text
 
-_RESULT: Mapping[str, Shape] = {"top1_percent": (int, float), "num_images": int, "params": dict, "worst_classes": list}
+_OPTIONAL: Shape = (int, float, None)
+_RESULT: Mapping[str, Shape] = {
+    **dict.fromkeys(("dataset", "split", "chosen_by"), str),
+    **dict.fromkeys(("num_images", "epoch", "planned_epochs", "seed"), int),
+    **dict.fromkeys(("top5_percent", "loss", "ece"), _OPTIONAL),
+    "top1_percent": NUMBER,
+    "top1_interval_percent": [NUMBER, NUMBER],
+    "params": {"total": int},
+    "recipe": (str, None),
+    "worst_classes": list,
+}
+_RESULT_LATER = {
+    **dict.fromkeys(("copies_in_train", "copies_of_another_class"), (int, None)),
+    **dict.fromkeys(("top1_percent_without_copies", "score"), _OPTIONAL),
+}
+"""Missing in the results of earlier versions."""
+_WORST: Mapping[str, Shape] = {"class": str, "num_images": int, "top1_percent": NUMBER}
+_ENV: Mapping[str, Shape] = {"cctkit": str, "python": str, "torch": str, "policy": {"precision": str, "threads": int}}
+_LARGEST = 1e30  # of any figure, so that all can be printed
 
 
 def write_hub_folder(source: Path | None, output: Path, *, onnx: Path | None, notify: Callable[[str], None]) -> list[Path]:
@@ -42,12 +60,8 @@ def write_hub_folder(source: Path | None, output: Path, *, onnx: Path | None, no
             f"finish it: cctkit train --resume {safe_text(run.path)}" if run.config.is_file() else "name a run",
         )
     _, info = read_weights(found.weights)
-    epochs = read_metrics(run.metrics)
     finished = Finished(
-        info=info,
-        result=read_object(run.result, _RESULT),
-        env=read_object(run.env, {"policy": dict, "cctkit": str}),
-        train_seconds=sum(record["train_seconds"] for record in epochs) if "train_seconds" in epochs[-1] else None,
+        info=info, result=_read_result(run.result), env=_read_env(run.env), train_seconds=_train_seconds(run.metrics)
     )
     files = {
         "config.json": json_text(hub_config(info), indent=2, sort_keys=True).encode() + b"\n",
@@ -58,6 +72,45 @@ def write_hub_folder(source: Path | None, output: Path, *, onnx: Path | None, no
         files["model.onnx"] = _exported(onnx, info, notify)
     _write_folder(output, files)
     return [output / name for name in files]
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """What the model card needs of a `result.json`.
+
+    Raises: UserError.
+    """
+    result = {**dict.fromkeys(_RESULT_LATER), **read_object(path, _RESULT)}
+    problem = fault(result, _RESULT_LATER) or next(
+        (found for row in result["worst_classes"] if (found := fault(row, _WORST, "an entry of worst_classes"))), None
+    )
+    rows = [result, result["params"], *result["worst_classes"]] if problem is None else []
+    figures = [*(result["top1_interval_percent"] or ()), *(value for row in rows for value in row.values())]
+    if problem is None and not all(abs(each) < _LARGEST for each in figures if isinstance(each, (int, float))):
+        problem = "a figure is out of range"
+    if problem:
+        raise malformed(path, problem)
+    return result
+
+
+def _read_env(path: Path) -> dict[str, Any]:
+    """What the model card needs of an `env.json`.
+
+    Raises: UserError.
+    """
+    env = {"command": None, **read_object(path, _ENV)}
+    if problem := fault(env, {"command": (list, None), "policy": {"threads": int}}):
+        raise malformed(path, problem)
+    return env
+
+
+def _train_seconds(metrics: Path) -> float | None:
+    """The time of all epochs; None if it is not in every line, as in those of earlier versions.
+
+    Raises: UserError.
+    """
+    seconds: list[Any] = [record.get("train_seconds") for record in read_metrics(metrics)]
+    known: list[float] = [each for each in seconds if type(each) in (int, float) and 0 <= each < _LARGEST]
+    return sum(known) if known and len(known) == len(seconds) else None
 
 
 def check_output(output: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from cctkit.catalog.pretrained import Channels
 from cctkit.config.model import ModelConfig
 from cctkit.errors import UserError
+from cctkit.files import read_limited
 from cctkit.text import counted, safe_text
 
 # Arguments of timm's VisionTransformer (timm/models/vision_transformer.py) that change what it computes, some without any
@@ -66,7 +67,7 @@ def read_timm_config(weights: Path, config: ModelConfig) -> TimmConfig:
     """
     path = weights.with_name("config.json")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(read_limited(path))
     except (OSError, ValueError, RecursionError):
         told = {}
     told = told if isinstance(told, dict) else {}

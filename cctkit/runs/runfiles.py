@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 from cctkit.config.settings import TrainConfig
 from cctkit.config.toml import read_toml
 from cctkit.errors import UserError
+from cctkit.files import read_limited
 from cctkit.text import safe_text
 
-_LARGEST_BYTES = 16 * 2**20
+_LARGEST_METRICS_BYTES = 256 * 2**20
 _FIGURES = ("_loss", "_loss_smoothed", "_top1_percent")
 _LARGEST_FIGURE = 1e30  # that can be plotted
 
@@ -47,9 +48,7 @@ def read_object(path: Path, shape: Mapping[str, Shape] | None = None) -> dict[st
     Raises: UserError if it cannot be read, is not a JSON object, or does not have the shape.
     """
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise malformed(path, "too large")
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_limited(path))
     except OSError as error:
         raise UserError(f"cannot read {safe_text(path.name)}: {error.strerror}", safe_text(path)) from error
     except UserError:
@@ -121,7 +120,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises: UserError if the file cannot be read, lines are missing, or a line is not an epoch of a run.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_limited(path, _LARGEST_METRICS_BYTES).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -174,6 +174,8 @@ def _read(path: Path) -> Checkpoint:
         if facts != _facts(data):
             raise ValueError(f"the checksum of {name} differs")
         files[name] = data
+    if others := sorted({found.name for found in path.glob("*.safetensors")} - files.keys()):
+        raise ValueError(f"its manifest lacks {others[0]}")
     state = json.loads(files.pop("state.json"))
     tensors = _joined({name.removesuffix(".safetensors"): load(data) for name, data in files.items()})
     return Checkpoint(path=path, step=int(path.name.removeprefix("step-")), tensors=tensors, state=state)

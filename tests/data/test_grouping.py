@@ -130,7 +130,10 @@ def test_an_image_without_a_group_is_an_error(group_by: str, message: str) -> No
         keys(["ant/p1.png", "ant/p2.png"], group_by)
 
 
-@pytest.mark.parametrize(("group_by", "message"), [("0", "level"), ("-2", "level"), ("(", "regular expression")])
+@pytest.mark.parametrize(
+    ("group_by", "message"),
+    [("0", "level"), ("-2", "level"), ("+1", "level"), ("+-1", "level"), ("1" * 5000, "level"), ("(", "regular expression")],
+)
 def test_a_wrong_value_is_an_error_before_anything_is_read(group_by: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DataConfig(group_by=group_by)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,36 @@ def test_where_nothing_can_be_written_nothing_is_left(
         written(trained, tmp_path / "model")
     assert caught.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("result.json", {"loss": "small"}, "loss is"),
+        ("result.json", {"worst_classes": [{}]}, "an entry of worst_classes lacks class"),
+        ("result.json", {"top1_interval_percent": 3.5}, "top1_interval_percent is 3.5"),
+        ("result.json", {"top1_percent": 10**400}, "a figure is out of range"),
+        ("result.json", {"copies_in_train": "many"}, "copies_in_train is"),
+        ("env.json", {"command": 3}, "command is 3"),
+        ("env.json", {"python": None}, "python is None"),
+    ],
+)
+def test_a_run_whose_files_lack_what_a_card_needs_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path, file: str, change: dict[str, Any], words: str
+) -> None:
+    shutil.copytree(trained[1], tmp_path / "run")
+    path = tmp_path / "run" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=f"{file} is malformed: {words}") as caught:
+        written((tmp_path, tmp_path / "run"), tmp_path / "model")
+    assert caught.value.where == str(path)
+
+
+def test_a_loss_that_is_not_finite_and_metrics_that_are_gone_have_a_card(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(trained[1], tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"loss": None, "ece": None}))
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    card = (written((tmp_path, tmp_path / "run"), tmp_path / "model") / "README.md").read_text()
+    assert "| loss | not finite |" in card
+    assert "hours of training" not in card

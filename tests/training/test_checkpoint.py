@@ -276,3 +276,13 @@ def test_a_mutant_with_a_manifest_of_its_own_is_refused_or_read(data: st.DataObj
         facts = {file.name: checkpoint._facts(file.read_bytes()) for file in whole.iterdir() if file.name != "manifest.json"}
         (whole / "manifest.json").write_text(json.dumps(facts))
     refused_or_read(lambda: load_checkpoint(tmp_path, warn=lambda _: None))
+
+
+def test_a_manifest_that_lacks_a_file_is_damaged(tmp_path: Path) -> None:
+    """Without its entry the best weights so far would silently be gone."""
+    save(tmp_path, 1)
+    whole = save(tmp_path, 2)
+    manifest = json.loads((whole / "manifest.json").read_text())
+    del manifest["optimizer.safetensors"]
+    (whole / "manifest.json").write_text(json.dumps(manifest))
+    assert load(tmp_path) == 1
