@@ -11,7 +11,7 @@ from cctkit.catalog.models import named_config
 from cctkit.config.settings import TrainConfig
 from cctkit.models.attention import ATTENTION_IMPLS, AttentionImpl
 from cctkit.models.build import build_model, create_model, set_attention_impl
-from cctkit.models.tied import GatedMLP
+from cctkit.models.tied import DepthwiseConv, GatedMLP
 from cctkit.training.optim import make_optimizers
 
 NO_RATES = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
@@ -89,6 +89,16 @@ def test_the_gated_mlp_mixes_neighbours_on_the_grid_of_its_tokens() -> None:
             expected[:, row * 5 + column] = total
     hidden = nn.functional.gelu(expected) * mlp.value(x)
     torch.testing.assert_close(mlp(x), mlp.fc2(hidden))
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (4, 6), (1, 2)])
+def test_a_stride_keeps_the_same_tokens_in_training_and_in_evaluation(grid: tuple[int, int]) -> None:
+    layer = DepthwiseConv(4, grid=grid, stride=2).double()
+    x = torch.randn(2, grid[0] * grid[1], 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    image = x.transpose(1, 2).unflatten(2, grid)
+    expected = nn.functional.conv2d(image, layer.weight, layer.bias, stride=2, padding=1, groups=4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(layer.train()(x), expected)
+    torch.testing.assert_close(layer.eval()(x), expected)
 
 
 def test_every_attention_implementation_gives_the_same_logits() -> None:
