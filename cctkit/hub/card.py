@@ -15,6 +15,7 @@ from cctkit.text import json_text, safe_text
 
 _FILL_IN = "Fill in before you share this: "
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
+_HTML = re.compile("[<>&]")
 _NAMED = 20  # classes written out
 
 
@@ -61,7 +62,7 @@ def escaped(text: object) -> str:
 
 
 def _front_matter(info: WeightsInfo, result: Mapping[str, Any]) -> str:
-    """YAML; its strings are JSON's, which YAML reads."""
+    """YAML; its strings are JSON's, which YAML reads, without the characters that HTML would read."""
     metric = {"type": "accuracy", "name": "top-1", "value": result["top1_percent"] / 100}
     task = {"type": "image-classification"}
     dataset = {"name": safe_text(result["dataset"]), "type": safe_text(result["dataset"]), "split": result["split"]}
@@ -73,7 +74,13 @@ def _front_matter(info: WeightsInfo, result: Mapping[str, Any]) -> str:
         "tags": ["image-classification", "cctkit", info.model.family],
         "model-index": index,
     }
-    return "\n".join(["---", *(f"{key}: {json_text(value, ascii_only=True)}" for key, value in values.items()), "---"])
+    return "\n".join(
+        ["---", *(f"{key}: {_HTML.sub(_as_escape, json_text(value, ascii_only=True))}" for key, value in values.items()), "---"]
+    )
+
+
+def _as_escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _accuracy(info: WeightsInfo, result: Mapping[str, Any]) -> str:
