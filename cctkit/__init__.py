@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Classifier",
     "Prediction",
+    "Reporter",
     "TrainConfig",
     "UserError",
     "__version__",
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from cctkit.models.build import create_model
     from cctkit.prediction.classifier import Classifier, Prediction
     from cctkit.summary.summary import summarize
+    from cctkit.training.reporter import Reporter
 
 _HOME = {
     "Classifier": "cctkit.prediction.classifier",
     "Prediction": "cctkit.prediction.classifier",
+    "Reporter": "cctkit.training.reporter",
     "TrainConfig": "cctkit.config.settings",
     "UserError": "cctkit.errors",
     "create_model": "cctkit.models.build",

@@ -3,19 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+from cctkit.config.fields import checked
 from cctkit.config.settings import DataConfig
 from cctkit.engine.distributed import connected
 from cctkit.engine.signals import StopRequest
 from cctkit.evaluation.source import EvalConfig, evaluate_source
-from cctkit.training.job import SilentReporter
+from cctkit.training.reporter import Reporter, SilentReporter
 from cctkit.training.request import Request
 from cctkit.training.run import start_run
+from cctkit.training.seeds import start_seeds
 
 
 def fit(
-    *, output: str | Path | None = None, recipe: str | None = None, time: str | None = None, **settings: Any
+    *,
+    output: str | Path | None = None,
+    recipe: str | None = None,
+    time: str | None = None,
+    seeds: int | None = None,
+    reporter: Reporter | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Train a model; return the contents of `result.json`.
+    """Train a model; return the contents of `result.json`, with `seeds` those of `summary.json`.
 
     `fit(model="cct_2_3x2", dataset="folder/of/images", epochs=10, output="runs/mine")`
 
@@ -24,6 +32,8 @@ def fit(
     output: run directory; None: `runs/DATASET-MODEL-TIME`.
     recipe: None: the default one for the data set and device.
     time: how long it may take, such as "30m" or "1h30m", in place of `epochs`.
+    seeds: train this many runs, which differ only in the seed, from `seed` on; `output` gets a directory for each.
+    reporter: gets what happens while training; None: nothing is shown.
     settings: named as the flags of `cctkit train`.
 
     Raises: UserError and its subclasses.
@@ -31,8 +41,11 @@ def fit(
     with connected() as context:
         with context.sync_errors():
             request = Request(flags=settings, file_values={}, recipe=recipe, output=Path(output) if output else None, time=time)
-        _, result = start_run(request, reporter=SilentReporter(), stop=StopRequest(), context=context)
-    return result
+            checked("seeds", seeds, int | None, {"bounds": {"at least": 1}})
+        own = reporter if reporter is not None and context.is_rank0 else SilentReporter()
+        if seeds is not None:
+            return start_seeds(request, seeds, reporter=own, stop=StopRequest(), context=context)[1]
+        return start_run(request, reporter=own, stop=StopRequest(), context=context)[1]
 
 
 def evaluate(

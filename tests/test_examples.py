@@ -1,5 +1,6 @@
 """The programs of examples/ do what they say, on small data."""
 
+import csv
 import runpy
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from cctkit import fit
 from cctkit.errors import StoppedError
 from cctkit.runs.predictions import read_predictions
+from cctkit.runs.runfiles import read_metrics
 from tests.conftest import write_images
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -27,6 +29,19 @@ def test_training_from_python_classifies_an_image_of_a_class_that_it_learned(
     assert name == "light"
     assert 0.5 < probability <= 1
     assert "8 test images" in capsys.readouterr().out
+
+
+def test_a_tracker_of_ones_own_writes_each_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "images", {"dark": 20, "light": 20}, size=(8, 8))
+    main = runpy.run_path(str(EXAMPLES / "own_tracker.py"))["main"]
+    result = main(tmp_path / "images", tmp_path / "run", image_size=8, batch_size=16, epochs=2)
+    rows = list(csv.DictReader((tmp_path / "run" / "epochs.csv").read_text().splitlines()))
+    records = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [(row["epoch"], float(row["val_loss"])) for row in rows] == [
+        ("1", records[0]["val_loss"]),
+        ("2", records[1]["val_loss"]),
+    ]
+    assert f"top-1 {result['top1_percent']:.2f}%" in capsys.readouterr().out
 
 
 def test_images_are_classified_as_the_evaluation_does_also_through_a_data_loader(

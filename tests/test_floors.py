@@ -41,7 +41,7 @@ LIGHT_ROOMS = {
     "__init__",
     "__main__",
 }
-LIGHT_FILES = {"training/budget.py", "training/request.py", "training/schedule.py"}
+LIGHT_FILES = {"training/budget.py", "training/reporter.py", "training/request.py", "training/schedule.py"}
 """What `--help` may load."""
 HEAVY = {"torch", "torchvision", "safetensors", "matplotlib", "numpy", "rich", "plotext", "PIL"}
 

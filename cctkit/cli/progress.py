@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from cctkit.cli.tables import print_text
 from cctkit.text import wrapped
+from cctkit.training.reporter import Progress, Reporter, StartedRun
 
 if TYPE_CHECKING:
     from cctkit.engine.signals import StopRequest
-    from cctkit.training.job import Progress
 
 DataProgress = Callable[[str, int, int], None]
 _SLOW_RUN_S = 3600
@@ -28,21 +28,26 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in one line: cross entropy, top-1 on held-out images (on train if there are none), learning rate, speed."""
+def epoch_line(record: Mapping[str, Any], epochs: int, *, choose_by: str = "top1") -> str:
+    """One epoch in one line: cross entropy, top-1 on held-out images (on train if there are none), learning rate, speed.
+
+    choose_by: if it is `balanced`, balanced accuracy is shown too.
+    """
     parts = [f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"]
     held_out = [split for split in ("val", "test") if f"{split}_top1_percent" in record]
     for split in ("train", *held_out):
         loss = record[f"{split}_loss"]
         top1 = f" top-1 {record[f'{split}_top1_percent']:.2f}%" if split != "train" or not held_out else ""
-        parts.append(f"{split} loss {'nan' if loss is None else f'{loss:.3f}'}{top1}")
+        balanced = record.get(f"{split}_balanced_accuracy_percent") if choose_by == "balanced" else None
+        more = "" if balanced is None else f" balanced {balanced:.2f}%"
+        parts.append(f"{split} loss {'nan' if loss is None else f'{loss:.3f}'}{top1}{more}")
     parts.append(f"lr {record['lr']:.2e}")
     if "images_per_s" in record:
         parts.append(f"{record['images_per_s']:,.0f} images/s")
     return "  ".join(parts)
 
 
-def step_text(now: "Progress", left_s: float | None) -> str:
+def step_text(now: Progress, left_s: float | None) -> str:
     """Loss, learning rate, speed, and the time left if it is known."""
     left = "" if left_s is None else f"  {duration(left_s)} left"
     return f"loss {now.loss:.3f}  lr {now.lr:.2e}  {now.images_per_s:,.0f} images/s{left}"
@@ -83,16 +88,17 @@ class _UntilClosed:
         return getattr(self._stream, name)
 
 
-class _Reporter:
+class _Reporter(Reporter):
     """Estimates the time left, and gives advice once if a run will take over an hour."""
 
     advised = False
+    choose_by = "top1"
     doing, started_s, done_before = "", 0.0, 0
 
-    def notice(self, text: str) -> None:
-        raise NotImplementedError
+    def started(self, run: StartedRun) -> None:
+        self.choose_by = run.settings["choose_by"]
 
-    def left_s(self, now: "Progress") -> float | None:
+    def left_s(self, now: Progress) -> float | None:
         """The time left; None if it is not known yet."""
         if now.step_s is None:
             return None
@@ -127,7 +133,7 @@ class PlainReporter(_Reporter):
         print_text(text, stream=self.stream)
         self.stream.flush()
 
-    def progress(self, now: "Progress") -> None:
+    def progress(self, now: Progress) -> None:
         if self.quiet:
             return
         left_s = self.left_s(now)
@@ -139,7 +145,7 @@ class PlainReporter(_Reporter):
 
     def epoch(self, record: Mapping[str, Any], epochs: int) -> None:
         if not self.quiet:
-            self.notice(epoch_line(record, epochs))
+            self.notice(epoch_line(record, epochs, choose_by=self.choose_by))
 
     def data(self, what: str, done: int, total: int) -> None:
         is_new, left_s = what != self.doing, self.work_left_s(what, done, total)
@@ -181,14 +187,14 @@ class LiveReporter(_Reporter):
     def notice(self, text: str) -> None:
         self.console.print(wrapped(text, self.console.width, further="  "), soft_wrap=True)
 
-    def progress(self, now: "Progress") -> None:
+    def progress(self, now: Progress) -> None:
         self._show(f"epoch {now.epoch + 1}/{now.epochs}", now.step, now.steps, step_text(now, self.left_s(now)))
 
     def evaluating(self, split: str, done: int, total: int) -> None:
         self._show(f"evaluating on {split}", done, total)
 
     def epoch(self, record: Mapping[str, Any], epochs: int) -> None:
-        self.notice(epoch_line(record, epochs))
+        self.notice(epoch_line(record, epochs, choose_by=self.choose_by))
 
     def data(self, what: str, done: int, total: int) -> None:
         left_s = self.work_left_s(what, done, total)

@@ -226,6 +226,13 @@ class TrainConfig(Validated):
     test_every_epoch: bool = setting(
         False, "evaluate the test images after every epoch, not only at the end", panel=RUN, may_change=True
     )
+    track: Literal["none", "tensorboard"] = setting(
+        "none",
+        "tensorboard: write figures, settings and pictures to RUN/tensorboard, for TensorBoard",
+        panel=RUN,
+        off="none",
+        may_change=True,
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto, cpu, cuda or mps", panel=MACHINE, may_change=True)
     precision: Literal["auto", "float32", "bf16", "fp16"] = setting(
         "auto", "auto (the faster), float32, bf16 or fp16", panel=MACHINE, aliases=PRECISION_ALIASES

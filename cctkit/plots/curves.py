@@ -1,4 +1,4 @@
-"""Plots of loss and top-1 accuracy per epoch."""
+"""Plots of loss and accuracy per epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,31 +19,49 @@ _MARKERS = ("", "o", "s", "^", "D", "v")  # if there are more runs than colours
 _RING: dict[str, Any] = {"marker": "o", "markersize": 9, "fillstyle": "none", "color": "#000000", "linestyle": ""}
 
 
-def draw_curves(runs: Mapping[str, Records], path: Path) -> None:
-    """Plot loss and top-1 accuracy of one or several runs. A ring marks where the train loss falls below the held-out loss.
+def draw_curves(runs: Mapping[str, Records], path: Path, *, choose_by: str = "top1") -> None:
+    """Plot loss and accuracy of one or several runs. A ring marks where the train loss falls below the held-out loss.
 
-    The loss includes label smoothing if all runs recorded it.
+    choose_by: what the best epoch was chosen by, which is then shown: `balanced` for the balanced accuracy instead of top-1,
+        `loss` for the loss without label smoothing.
 
     Raises: UserError if the file name does not end in .png, .svg or .pdf, or the file cannot be written.
     """
-    ending = loss_ending(runs)
+    ending, accuracy_ending = loss_ending(runs, choose_by), accuracy_ending_of(runs, choose_by)
     with style():
-        figure, (loss, top1) = new_figure(columns=2, width=11)
+        figure, (loss, accuracy) = new_figure(columns=2, width=11)
         for number, (name, records) in enumerate(runs.items()):
-            _draw_run(loss, top1, records, ending=ending, name=name if len(runs) > 1 else "", number=number)
+            keys = (ending, accuracy_ending)
+            _draw_run(loss, accuracy, records, endings=keys, name=name if len(runs) > 1 else "", number=number)
         label(loss, loss_name(ending).capitalize(), "epoch", "nats per image")
-        label(top1, "Top-1 accuracy", "epoch", "%")
+        label(accuracy, accuracy_name(accuracy_ending), "epoch", "%")
         if max((len(records) for records in runs.values()), default=0) == 1:
-            for axes in (loss, top1):
+            for axes in (loss, accuracy):
                 axes.set_xlim(0.5, 1.5)
-        _add_legend(figure, loss, top1, runs)
+        _add_legend(figure, loss, accuracy, runs)
         save_figure(figure, path)
 
 
-def loss_ending(runs: Mapping[str, Records]) -> str:
-    """`loss_smoothed` if every record has it for the training images, otherwise `loss`."""
-    has = all(record.get("train_loss_smoothed") is not None for records in runs.values() for record in records)
+def loss_ending(runs: Mapping[str, Records], choose_by: str = "top1") -> str:
+    """`loss_smoothed` if every record has it for the training images and the epoch is not chosen by loss, otherwise `loss`."""
+    has = choose_by != "loss" and all(
+        record.get("train_loss_smoothed") is not None for records in runs.values() for record in records
+    )
     return "loss_smoothed" if has else "loss"
+
+
+def accuracy_ending_of(runs: Mapping[str, Records], choose_by: str = "top1") -> str:
+    """`balanced_accuracy_percent` if epochs are chosen by it and every record has it, otherwise `top1_percent`."""
+    balanced = "balanced_accuracy_percent"
+    has = all(
+        any(record.get(f"{split}_{balanced}") is not None for split in _LINES) for each in runs.values() for record in each
+    )
+    return balanced if choose_by == "balanced" and has else "top1_percent"
+
+
+def accuracy_name(ending: str) -> str:
+    """The name of an accuracy in plots."""
+    return "Balanced accuracy" if ending.startswith("balanced") else "Top-1 accuracy"
 
 
 def loss_name(ending: str) -> str:
@@ -72,7 +90,7 @@ def crossing_epoch(records: Records, ending: str = "loss_smoothed") -> int | Non
     return crossing
 
 
-def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name: str, number: int) -> None:
+def _draw_run(loss: "Axes", accuracy: "Axes", records: Records, *, endings: tuple[str, str], name: str, number: int) -> None:
     """Plot the splits of one run in different colours, or, if it has a name, train and held-out in the run's colour."""
     held_out = held_out_split(records)
     marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)] or ("o" if len(records) < 3 else "")
@@ -87,26 +105,30 @@ def _draw_run(loss: "Axes", top1: "Axes", records: Records, *, ending: str, name
             "markevery": max(1, len(records) // 10),
             "label": legend_name(name or split) if split == (held_out or "train") or not name else "_",
         }
-        for axes, key in ((loss, f"{split}_{ending}"), (top1, f"{split}_top1_percent")):
+        for axes, ending in zip((loss, accuracy), endings, strict=True):
+            key = f"{split}_{ending}"
             if any(record.get(key) is not None for record in records):
                 values = [float("nan") if record.get(key) is None else record[key] for record in records]
                 axes.plot([record["epoch"] for record in records], values, **look)
-    crossing = crossing_epoch(records, ending)
+    crossing = crossing_epoch(records, endings[0])
     if crossing is not None:
         loss.plot(
-            [crossing], [record[f"train_{ending}"] for record in records if record["epoch"] == crossing][:1], **_RING, zorder=5
+            [crossing],
+            [record[f"train_{endings[0]}"] for record in records if record["epoch"] == crossing][:1],
+            **_RING,
+            zorder=5,
         )
         if not name:
             first, last = records[0]["epoch"], records[-1]["epoch"]
             mark_epoch(loss, crossing, f"train below {held_out}\nfrom epoch {crossing}", left=2 * crossing > first + last)
 
 
-def _add_legend(figure: "Figure", loss: "Axes", top1: "Axes", runs: Mapping[str, Records]) -> None:
+def _add_legend(figure: "Figure", loss: "Axes", accuracy: "Axes", runs: Mapping[str, Records]) -> None:
     """For one run, its splits in each plot; for several, their names and line styles below."""
     from matplotlib.lines import Line2D
 
     if len(runs) == 1:
-        for axes in (loss, top1):
+        for axes in (loss, accuracy):
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="best")
         return
@@ -116,7 +138,7 @@ def _add_legend(figure: "Figure", loss: "Axes", top1: "Axes", runs: Mapping[str,
     keys += [Line2D([], [], color=GREY, linestyle=_HELD_OUT_LINE, label=held_out)] if held_out else []
     ring = Line2D([], [], **_RING, label=f"train loss falls below {held_out} loss")
     figure.legend(
-        handles=[*top1.get_legend_handles_labels()[0], *keys, *([ring] if held_out else [])],
+        handles=[*accuracy.get_legend_handles_labels()[0], *keys, *([ring] if held_out else [])],
         loc="outside lower center",
         ncols=3,
     )

@@ -29,6 +29,7 @@ class RunPaths:
         self.result = path / "result.json"
         self.curves = path / "curves.png"
         self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"  # with `--track tensorboard`
 
 
 class SeedPaths:

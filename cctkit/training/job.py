@@ -1,8 +1,6 @@
 """A training run: settings, data, model, run directory and reporter."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,46 +13,8 @@ from cctkit.engine.device import DevicePolicy
 from cctkit.engine.distributed import ALONE, DistContext
 from cctkit.engine.signals import StopRequest
 from cctkit.runs.rundir import RunDir
+from cctkit.training.reporter import Reporter
 from cctkit.training.schedule import Schedule, schedule_of, steps_per_epoch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The state of training at one log."""
-
-    epoch: int  # from 0
-    epochs: int
-    step: int  # of the epoch
-    steps: int
-    loss: float
-    lr: float
-    images_per_s: float
-    step_s: float | None
-    """Without the first step of the epoch, which compiles and allocates; None if there are no others yet."""
-
-
-class Reporter(Protocol):
-    """Shows the progress of training."""
-
-    log_every_s: float
-
-    def notice(self, text: str) -> None: ...
-    def progress(self, now: Progress) -> None: ...
-    def evaluating(self, split: str, done: int, total: int) -> None: ...
-    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
-    def data(self, what: str, done: int, total: int) -> None: ...
-
-
-class SilentReporter:
-    """Shows nothing."""
-
-    log_every_s = 30.0
-
-    def notice(self, text: str) -> None: ...
-    def progress(self, now: Progress) -> None: ...
-    def evaluating(self, split: str, done: int, total: int) -> None: ...
-    def epoch(self, record: Mapping[str, Any], epochs: int) -> None: ...
-    def data(self, what: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

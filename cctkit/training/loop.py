@@ -15,10 +15,12 @@ from cctkit.engine.parallel import to_device_or_shard
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
 from cctkit.models.depth import freeze_backbone
+from cctkit.runs.runfiles import read_metrics
 from cctkit.training.checkpoint import load_checkpoint, save_checkpoint
 from cctkit.training.collective import checkpoint_for_all
-from cctkit.training.job import Job, Progress
+from cctkit.training.job import Job
 from cctkit.training.optim import make_optimizers
+from cctkit.training.reporter import Progress, StartedRun
 from cctkit.training.schedule import lr_factor
 from cctkit.training.state import History, pack, unpack
 from cctkit.training.step import EpochSums, TrainState, new_state, train_step
@@ -45,6 +47,7 @@ def fit(job: Job, *, resume: bool = False, keep: Keep = lambda *_: None) -> tupl
 
 def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
     state, history = begin(job, resume=resume)
+    _report_start(job)
     while history.epochs_done < job.config.epochs and not _stops_early(job, history):
         epoch = history.epochs_done
         try:
@@ -66,7 +69,8 @@ def _fit(job: Job, *, resume: bool, keep: Keep) -> tuple[TrainState, History]:
         keep(state, history)
         state.sums.zero_()
         save(job, state, history)
-        job.reporter.epoch(record, job.config.epochs)
+        with job.context.sync_errors():
+            job.reporter.epoch(record, job.config.epochs)
     if history.best is not None:
         state.result.load_state_dict(history.best)
     return state, history
@@ -101,6 +105,12 @@ def begin(job: Job, *, resume: bool) -> tuple[TrainState, History]:
             history = unpack(found, state, steps=job.steps)
     job.context.run_on_rank0(lambda: job.run.keep_metrics(history.epochs_done))
     return state, history
+
+
+def _report_start(job: Job) -> None:
+    with job.context.sync_errors():
+        records = read_metrics(job.run.metrics) if job.context.is_rank0 else []
+        job.reporter.started(StartedRun(path=job.run.path, settings=job.config.flat(), recipe=job.recipe, records=records))
 
 
 def count_trainable(model: nn.Module) -> int:

@@ -22,7 +22,8 @@ from cctkit.errors import UserError
 from cctkit.models.build import build_model
 from cctkit.text import counted
 from cctkit.training.collective import open_once
-from cctkit.training.job import Reporter, Session
+from cctkit.training.job import Session
+from cctkit.training.reporter import Reporter
 from cctkit.training.request import Request
 
 

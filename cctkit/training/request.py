@@ -1,5 +1,6 @@
 """What the user asks of a training run, before the data set and the device are known."""
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class Request:
             recipe_name=self.recipe, file_values=self.file_values, file_name=self.file_name, flags=flags
         )
         object.__setattr__(self, "by_recipe", settings)
+        check_tracker(self.early.track)
         init, model = self.early.init, self.early.model
         if is_pretrained(init):
             check_pretrained(init, model_config(model))
@@ -59,3 +61,13 @@ class Request:
         if isinstance(found, UserError):
             raise found
         return found
+
+
+def check_tracker(name: str) -> None:
+    """Check that the package of a tracker is installed, without importing it.
+
+    Raises: UserError.
+    """
+    found = None if name == "none" else importlib.util.find_spec(name)
+    if name != "none" and (found is None or found.origin is None):  # without origin: a folder of that name
+        raise UserError(f"{name} is not installed", "--track", f"pip install {name}, or: pip install 'cctkit[{name}]'")

@@ -67,7 +67,7 @@ def write_result(
         split_fingerprint=test.fingerprint(),
     )
     write_predictions(run.predictions, predictions)
-    draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves)
+    draw_curves({run.path.name: read_metrics(run.metrics)}, run.curves, choose_by=job.config.choose_by)
     run.write_json(run.result, result)
     return result
 

@@ -22,7 +22,7 @@ from cctkit.runs.rundir import RunDir
 from cctkit.text import counted, safe_text
 from cctkit.training.budget import with_epochs
 from cctkit.training.collective import open_once, policy_for_all
-from cctkit.training.job import Job, Reporter, Session
+from cctkit.training.job import Job, Session
 from cctkit.training.loop import Keep, evaluate, fit
 from cctkit.training.prepare import (
     check_against_data,
@@ -33,6 +33,7 @@ from cctkit.training.prepare import (
     normalised_as,
     policy_of,
 )
+from cctkit.training.reporter import Reporter, Reporters
 from cctkit.training.request import Request
 from cctkit.training.result import dataset_info, keep_weights, write_result
 from cctkit.training.state import result_tensors
@@ -210,12 +211,24 @@ def _keep(job: Job) -> Keep:
 
 def _train(job: Job, *, resume: bool) -> dict[str, Any]:
     """Train to the end, evaluate on the test images, and write the result."""
-    job = job.held()
+    job = tracked(job.held())
     state, history = fit(job, resume=resume, keep=_keep(job))
     test = job.dataset.test
     assert test is not None
     evaluation = evaluate(job, state.result, test, "test")
     weights = result_tensors(state)
     result = job.context.run_on_rank0(lambda: write_result(job, state, history, evaluation, weights))
+    with job.context.sync_errors():
+        job.reporter.finished(result)
     job.context.check(job.stop)
     return result
+
+
+def tracked(job: Job) -> Job:
+    """The job, which rank 0 also reports to what `--track` names."""
+    if job.config.track == "none" or not job.context.is_rank0:
+        return job
+    from cctkit.training.tensorboard import TensorBoardReporter  # of an extra
+
+    job.reporter.notice(f"to follow the run: tensorboard --logdir {safe_text(job.run.path)}")
+    return replace(job, reporter=Reporters(job.reporter, TensorBoardReporter()))

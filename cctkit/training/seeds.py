@@ -16,7 +16,8 @@ from cctkit.runs.rundir import RunDir
 from cctkit.runs.runfiles import read_config, read_settings
 from cctkit.runs.seeds import read_seeds, summarize_seeds
 from cctkit.text import safe_text
-from cctkit.training.job import Reporter, Session
+from cctkit.training.job import Session
+from cctkit.training.reporter import Reporter
 from cctkit.training.request import Request
 from cctkit.training.run import claim, resume_run, start_run
 from cctkit.training.stored import changed_settings

@@ -19,7 +19,7 @@ from cctkit.runs.rundir import RunDir
 from cctkit.runs.runfiles import read_object, read_settings
 from cctkit.text import safe_text
 from cctkit.training.prepare import architecture_of, check_ranks
-from cctkit.training.request import Request
+from cctkit.training.request import Request, check_tracker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,12 @@ def read_stored(run: RunDir, flags: Mapping[str, Any], context: DistContext) -> 
     """
 
     def read() -> Stored:
-        config, recipe = read_settings(run.config)
+        stored, recipe = read_settings(run.config)
+        config = changed_settings(stored, flags, run.path)
+        check_tracker(config.track)
         env = read_environment(run.env)
         return Stored(
-            config=changed_settings(config, flags, run.path),
+            config=config,
             recipe=recipe,
             env=env,
             split_rule=rule_of(env["dataset"], safe_text(run.env)),

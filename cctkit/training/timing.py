@@ -15,8 +15,9 @@ from cctkit.errors import ResourceError, is_out_of_memory
 from cctkit.evaluation.evaluate import BATCH_SIZE
 from cctkit.runs.rundir import TIMING, RunDir
 from cctkit.training.budget import Budget, Costs, fitting_epochs
-from cctkit.training.job import Job, SilentReporter
+from cctkit.training.job import Job
 from cctkit.training.loop import Keep, begin, draw_plan, epoch_batches, evaluate, save
+from cctkit.training.reporter import SilentReporter
 from cctkit.training.state import History
 from cctkit.training.step import TrainState, train_step
 

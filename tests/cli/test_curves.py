@@ -52,6 +52,62 @@ def test_a_run_is_shown_with_its_crossing(tmp_path: Path) -> None:
     assert f"{fact} than on test\n" in output
 
 
+def make_run(path: Path, choose_by: str, losses: tuple[float, ...] = (0.75, 0.5, 0.625)) -> Path:
+    """A run of three epochs with validation images: top-1 rises, balanced accuracy falls."""
+    records = [
+        {
+            "epoch": i,
+            "train_loss": 1.0,
+            "train_loss_smoothed": 2.0,
+            "train_top1_percent": 80.0,
+            "val_loss": loss,
+            "val_loss_smoothed": 3.0,
+            "val_top1_percent": 50.0 + i,
+            "val_balanced_accuracy_percent": 40.0 - i,
+        }
+        for i, loss in enumerate(losses, start=1)
+    ]
+    path.mkdir(parents=True)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (path / "config.json").write_text(json.dumps({"values": {"choose_by": choose_by}, "recipe": None}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "titles", "fact"),
+    [
+        (
+            "top1",
+            ["Loss with label smoothing, nats per image", "Top-1 accuracy, %"],
+            "epoch 3, top-1 train 80.00%, val 53.00%; from",
+        ),
+        (
+            "balanced",
+            ["Loss with label smoothing, nats per image", "Balanced accuracy, %"],
+            "epoch 3, balanced accuracy val 37.00%; best balanced accuracy on val: 39.00% in epoch 1; from",
+        ),
+        (
+            "loss",
+            ["Loss, nats per image", "Top-1 accuracy, %"],
+            "epoch 3, top-1 train 80.00%, val 53.00%; best loss on val: 0.5000 in epoch 2; the",
+        ),
+    ],
+)
+def test_the_figure_that_the_epoch_is_chosen_by_is_shown(choose_by: str, titles: list[str], fact: str, tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", choose_by)
+    output = run(path, "--output", tmp_path / "curves.svg").stdout
+    assert [title for title in titles if f"{title}" in output] == titles
+    assert fact in " ".join(output.split())
+    picture = (tmp_path / "curves.svg").read_text()  # text is drawn as paths, with the words in a comment
+    assert all(f"<!-- {title.removesuffix(', %').removesuffix(', nats per image')} -->" in picture for title in titles)
+
+
+def test_runs_that_are_chosen_by_different_figures_are_compared_by_top1(tmp_path: Path) -> None:
+    output = run(make_run(tmp_path / "a", "balanced"), make_run(tmp_path / "b", "loss")).stdout
+    assert "Top-1 accuracy, %" in output
+    assert "best" not in output
+
+
 def test_without_a_name_the_newest_run_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="found no run"):

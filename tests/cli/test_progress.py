@@ -14,7 +14,7 @@ from cctkit.cli.progress import LiveReporter, PlainReporter, epoch_line
 from cctkit.engine.signals import StopRequest
 from cctkit.runs.runfiles import read_metrics
 from cctkit.training import loop
-from cctkit.training.job import Progress
+from cctkit.training.reporter import Progress, StartedRun
 from cctkit.training.request import Request
 from cctkit.training.run import start_run
 
@@ -93,6 +93,18 @@ def test_an_epochs_line_shows_plain_cross_entropy_of_what_is_held_out_or_of_trai
     diverged = {"test_loss": None, "test_loss_smoothed": 9.0, "test_top1_percent": 10.0, "images_per_s": 1234.5}
     line = "epoch  2/10  train loss 0.500  test loss nan top-1 10.00%  lr 1.00e-03  1,234 images/s"
     assert epoch_line(FIGURES | diverged, 10) == line
+
+
+def test_an_epochs_line_shows_balanced_accuracy_if_the_epoch_is_chosen_by_it() -> None:
+    held_out = {"val_loss": 0.25, "val_top1_percent": 70.0, "val_balanced_accuracy_percent": 65.5}
+    stream = io.StringIO()
+    for choose_by in ("top1", "balanced", "loss"):
+        reporter = PlainReporter(stream=stream)
+        reporter.started(StartedRun(path=Path(), settings={"choose_by": choose_by}, recipe=None, records=()))
+        reporter.epoch(FIGURES | held_out, 10)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == lines[2] == "epoch  2/10  train loss 0.500  val loss 0.250 top-1 70.00%  lr 1.00e-03"
+    assert lines[1] == "epoch  2/10  train loss 0.500  val loss 0.250 top-1 70.00% balanced 65.50%  lr 1.00e-03"
 
 
 def test_the_loss_within_an_epoch_is_plain_cross_entropy(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from cctkit.data.splits import Dataset, Split
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, UserError
 from cctkit.evaluation.source import EvalConfig, evaluate_source
-from cctkit.training.job import Progress
+from cctkit.training.reporter import Progress
 from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
