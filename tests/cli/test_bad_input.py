@@ -78,7 +78,7 @@ def test_every_flag_named_in_a_message_exists() -> None:
     from cctkit.cli.app import app
 
     group = typer.main.get_command(app)
-    known = {"--version", "--help", "--shm-size", "--nproc-per-node"}  # the last two are docker's and torchrun's
+    known = {"--version", "--help", "--shm-size", "--nproc-per-node", "--logdir"}  # docker's, torchrun's, TensorBoard's
     for command in group.commands.values():
         for parameter in command.params:
             known |= {*parameter.opts, *parameter.secondary_opts}
