@@ -13,7 +13,7 @@ from cctkit.errors import UserError
 from cctkit.files import read_limited
 from cctkit.text import safe_text
 
-_LARGEST_METRICS_BYTES = 256 * 2**20
+_LARGEST_METRICS_BYTES = 64 * 2**20
 _FIGURES = ("_loss", "_loss_smoothed", "_top1_percent")
 _LARGEST_FIGURE = 1e30  # that can be plotted
 

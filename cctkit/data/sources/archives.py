@@ -94,6 +94,8 @@ def _source(name: str, row: DatasetRow, archive: Archive, paths: list[Path], pro
     try:
         for part, data in _parts(archive, paths, progress):
             progress(f"reading {name}", len(parts), len(archive.parts))
+            if part in parts:
+                raise UserError(f"the archive of {name} has {part} twice", where)
             parts[part] = data
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"{name} cannot be read: {safe_text(error)}", where) from error
