@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-all fuzz check bench docs readme wheel clean
+.PHONY: install demo test test-all crash fuzz check bench docs readme wheel clean
 
 install: .venv/installed
 
@@ -24,6 +24,9 @@ test-all: install  # the long sweeps too
 
 fuzz: install  # spoilt files, hostile archives and names, in large numbers: a table
 	$(BIN)/python -W ignore -m tests.robustness.fuzz --seed 0 --count 1000
+
+crash: install  # kills, power cuts, full disks, signals and poisoned steps, in large numbers: a table
+	$(BIN)/python -W ignore -m tests.robustness.crash
 
 check: install
 	$(BIN)/ruff format --check .

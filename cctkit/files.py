@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -77,6 +77,31 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def make_directories(path: Path) -> list[Path]:
+    """Create a directory and its missing parents, and fsync the names of all; return those created, innermost first.
+
+    Raises: OSError; what was created is then removed.
+    """
+    made: list[Path] = []
+    try:
+        for folder in reversed([each for each in (path, *path.parents) if not each.exists()]):
+            with contextlib.suppress(FileExistsError):  # by another process
+                folder.mkdir()
+                made.insert(0, folder)
+                sync_directory(folder.parent)
+    except OSError:
+        remove_directories(made)
+        raise
+    return made
+
+
+def remove_directories(made: Iterable[Path]) -> None:
+    """Remove the directories that are empty."""
+    for folder in made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def sync_directory(path: Path) -> None:

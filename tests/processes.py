@@ -17,19 +17,24 @@ from pathlib import Path
 from benchmarks.jobs import PATIENCE_S
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        *(
-            "cctkit.cli.app",
-            "cctkit.evaluation.source",
-            "cctkit.training.run",
-            "matplotlib.backends.backend_agg",
-            "matplotlib.figure",
-        ),
-        *("matplotlib.style", "PIL.PngImagePlugin", "pydantic.type_adapter", "rich.console", "rich.panel", "rich.table"),
-        *("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torchvision.transforms.v2"),
-    ]
-)
+_PRELOADED = [
+    *("cctkit.cli.app", "cctkit.evaluation.source", "cctkit.training.run"),
+    *(
+        "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
+        "matplotlib.style",
+        "PIL.PngImagePlugin",
+        "pydantic.type_adapter",
+    ),
+    *("rich.console", "rich.panel", "rich.table"),
+    *("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "torchvision.transforms.v2"),
+]
+_SERVER.set_forkserver_preload(_PRELOADED)
+
+
+def preload(*modules: str) -> None:
+    """Import these modules too before the first process is forked."""
+    _SERVER.set_forkserver_preload([*_PRELOADED, *modules])
 
 
 class Forked:

@@ -11,7 +11,7 @@ from typing import Any
 from cctkit import __version__
 from cctkit.errors import UserError
 from cctkit.evaluation.trained import find_trained
-from cctkit.files import full_disk_named, sync_directory, write_synced
+from cctkit.files import full_disk_named, make_directories, sync_directory, write_synced
 from cctkit.hub.card import Finished, card_text
 from cctkit.models.onnx_file import read_onnx
 from cctkit.models.weights import WeightsInfo, read_weights
@@ -154,7 +154,7 @@ def _exported(path: Path, info: WeightsInfo, notify: Callable[[str], None]) -> b
 def _write_folder(output: Path, files: dict[str, bytes]) -> None:
     """Write a folder whole or not at all: beside, then renamed."""
     with full_disk_named(output, saved=False):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(output.parent)
         beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
         try:
             for name, data in files.items():

@@ -1,6 +1,5 @@
 """The run directory of this process: its lock, and atomic writes."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -12,7 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cctkit.errors import InUseError, UserError
-from cctkit.files import full_disk_named, unwritable, write_atomic
+from cctkit.files import (
+    full_disk_named,
+    make_directories,
+    remove_directories,
+    sync_directory,
+    unwritable,
+    write_atomic,
+)
 from cctkit.runs.paths import RunPaths, check_run
 from cctkit.runs.runfiles import read_metrics
 from cctkit.text import counted, json_text, safe_text
@@ -45,11 +51,14 @@ class RunDir(RunPaths):
         Raises: InUseError if a live process holds it; UserError if it is not empty.
         """
         check_output(path)
-        made = _make_directories(path)
+        try:
+            made = make_directories(path)
+        except OSError as error:
+            raise unwritable("cannot create the run directory", error, path) from error
         try:
             lock, written = _taken(path)
         except BaseException:
-            _remove_directories(made)
+            remove_directories(made)
             raise
         return cls(path, lock, made=made, written=written)
 
@@ -95,7 +104,7 @@ class RunDir(RunPaths):
                 shutil.rmtree(file, ignore_errors=True)
             else:
                 file.unlink(missing_ok=True)
-        _remove_directories(self._made)
+        remove_directories(self._made)
         self.close()
 
     def write_json(self, path: Path, value: Any) -> None:
@@ -149,28 +158,6 @@ def check_output(path: Path) -> None:
         raise UserError("cannot create the run directory: Permission denied", safe_text(over), "choose another --output")
 
 
-def _make_directories(path: Path) -> list[Path]:
-    """Create `path` and its parents; return those that were created, innermost first."""
-    made: list[Path] = []
-    for folder in reversed([each for each in (path, *path.parents) if not each.exists()]):
-        try:
-            folder.mkdir()
-        except FileExistsError:  # by another start
-            continue
-        except OSError as error:
-            _remove_directories(made)
-            raise unwritable("cannot create the run directory", error, path) from error
-        made.insert(0, folder)
-    return made
-
-
-def _remove_directories(made: Sequence[Path]) -> None:
-    """Remove the directories that are still empty."""
-    for folder in made:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
 def _taken(path: Path) -> tuple[FileLock, list[Path]]:
     """The acquired lock of a new run, and the files that a start left there that was killed before its first step.
 
@@ -180,10 +167,15 @@ def _taken(path: Path) -> tuple[FileLock, list[Path]]:
     """
     started = (path / _LOCK).exists()
     lock = _locked(path)
-    found = [item for item in path.iterdir() if item.name != _LOCK]
-    if found and not (started and all(_UNBEGUN.fullmatch(item.name) for item in found)):
+    try:
+        found = [item for item in path.iterdir() if item.name != _LOCK]
+        if found and not (started and all(_UNBEGUN.fullmatch(item.name) for item in found)):
+            raise _not_empty(path)
+        with full_disk_named(path, saved=False):
+            sync_directory(path)  # no file of the run outlives a power failure without the lock, by which a start takes it over
+    except BaseException:
         lock.release()
-        raise _not_empty(path)
+        raise
     return lock, found
 
 

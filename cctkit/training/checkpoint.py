@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cctkit.engine.distributed import ALONE, DistContext
 from cctkit.errors import UserError
-from cctkit.files import full_disk_named, sync_directory, write_synced
+from cctkit.files import full_disk_named, make_directories, sync_directory, write_synced
 from cctkit.models.weights import stored
 from cctkit.text import safe_text
 from cctkit.training.shards import is_dtensor, to_local
@@ -87,7 +87,7 @@ def begin_checkpoint(folder: Path) -> Path:
     """
     beside = folder / f"{_TEMPORARY}{os.getpid()}"
     with full_disk_named(folder, saved=bool(_generations(folder))):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directories(folder)
         _remove_stale(folder)
         beside.mkdir()
     return beside

@@ -10,13 +10,13 @@ from tests.processes import Forked
 class ForkedJob:
     """So many ranks with the environment that torchrun gives them, and no torchrun: `python -m MODULE ARGUMENTS` each."""
 
-    def __init__(self, ranks: int, *arguments: str | Path, module: str = "cctkit") -> None:
+    def __init__(self, ranks: int, *arguments: str | Path, module: str = "cctkit", **variables: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
         sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RESTART_COUNT": "0"}
         own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
-        self.ranks = [Forked(*arguments, module=module, **address, **sizes, **each) for each in own]
+        self.ranks = [Forked(*arguments, module=module, **variables, **address, **sizes, **each) for each in own]
 
     def communicate(self, *, timeout: float = PATIENCE_S) -> tuple[str, str]:
         """What all ranks have printed, on stdout and on stderr."""

@@ -80,6 +80,7 @@ class PartialFile:
         os.fsync(self.images.fileno())
         self._journal.write(b"".join(self._pending))
         self._journal.flush()
+        os.fsync(self._journal.fileno())
         self._pending.clear()
         self._next_s = time.monotonic() + _COMMIT_EVERY_S
 
@@ -94,6 +95,7 @@ class PartialFile:
         """Rename the finished file to `path` and remove the journal."""
         self.close()  # what is open has to keep its name on Windows
         os.replace(self.path, path)
+        sync_directory(path.parent)  # before the journal is removed, without which the images are decoded again
         self.remove()
 
     def close(self) -> None:
@@ -102,7 +104,9 @@ class PartialFile:
 
     def remove(self) -> None:
         """Remove all files."""
-        self.close()
+        for file in (self.images, self._journal):
+            with contextlib.suppress(OSError):  # of what could not be written, as was said before
+                file.close()
         for path in _files(self.path):
             path.unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ from cctkit.data.preprocess import Preprocess, stored_size, strict_pillow
 from cctkit.data.report.faults import BROKEN_REMEDY
 from cctkit.data.source import BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
 from cctkit.errors import StoppedError, UserError
-from cctkit.files import full_disk_named, sync_directory
+from cctkit.files import full_disk_named, make_directories
 from cctkit.text import safe_text
 
 _TRIED = 16
@@ -47,7 +47,7 @@ def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, 
     Raises: UserError naming broken images, unless they are skipped; ResourceError if the disk is full; StoppedError.
     """
     with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(path.parent)
         with open_partial(partial or partial_path(path), progress) as begun:
             if path.exists():  # damaged, or another process was faster
                 with contextlib.suppress(UserError):
@@ -60,7 +60,6 @@ def pack(source: Source, path: Path, *, config: PackConfig, progress: Progress, 
             except OSError:
                 begun.remove()
                 raise
-        sync_directory(path.parent)
     return replace(packed, path=path)
 
 

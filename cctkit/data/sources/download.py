@@ -13,7 +13,7 @@ from typing import Any
 
 from cctkit.data.source import Progress
 from cctkit.errors import UserError
-from cctkit.files import full_disk_named, sync_directory, unwritable
+from cctkit.files import full_disk_named, make_directories, sync_directory, unwritable
 from cctkit.locking import locked
 from cctkit.text import safe_text
 
@@ -41,7 +41,7 @@ def download(
     part, lock_file = (path.with_name(f"{path.name}.{end}") for end in ("part", "lock"))
     with contextlib.ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directories(path.parent)
             stack.enter_context(
                 locked(lock_file, lambda: progress(f"waiting for another process to download {path.name}", 0, 1))
             )

@@ -1,0 +1,138 @@
+"""`cctkit` in a forked process that dies, or sends itself a signal, at a file operation or in a call: see `Spec`."""
+
+import functools
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cctkit.cli.app import run
+from cctkit.files import write_atomic
+from tests.robustness.breaks import BREAKS
+from tests.robustness.operations import Operation, Operations
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What becomes of the process.
+
+    root: the folder in which file operations count.
+    report: the file for a `Report`, written if the process ends by itself.
+    signals: sent by the process to itself, each 10 ms after the one before.
+    operation: before which file operation (from 1) they are sent; 0 for none.
+    torn: the fraction of the bytes that are written before, if it is a write.
+    call: in which call (from 1) of `place` they are sent; 0 for none.
+    place: a function, as module:name or module:owner.name.
+    settings: module:name -> value, set before it begins.
+    waits_for: a file; the process begins when it is there.
+    broken: what is broken on purpose, of BREAKS.
+    draws: whether curves are drawn, which takes half of the time of a tiny run; else a few bytes are written in their place.
+    """
+
+    root: str
+    report: str = ""
+    signals: tuple[int, ...] = (signal.SIGKILL,)
+    operation: int = 0
+    torn: float = 0.0
+    call: int = 0
+    place: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    waits_for: str = ""
+    broken: str = ""
+    draws: bool = False
+
+    def as_argument(self) -> str:
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a process has done: its file operations, the calls of `place`, the CPU time of its main thread."""
+
+    NAMES: ClassVar = ("operations", "calls", "cpu_s")
+    operations: list[str]
+    calls: int
+    cpu_s: float
+
+
+def cpu_s(pid: int | str = "self") -> float:
+    """The CPU time of the main thread of a process so far; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def prepare(
+    settings: dict[str, Any], *, draws: bool, broken: str = "", patch: Callable[[Any, str, Any], None] = setattr
+) -> None:
+    """Set values in modules of this process; see `Spec`."""
+    if broken:
+        BREAKS[broken](patch)
+    for name, value in settings.items():
+        module, attribute = name.split(":")
+        patch(importlib.import_module(module), attribute, value)
+    if not draws:
+        from cctkit.training import result
+
+        patch(result, "draw_curves", _undrawn)
+
+
+def _undrawn(_: object, path: Path) -> None:
+    write_atomic(path, b"no picture")
+
+
+def _send(signals: tuple[int, ...]) -> None:
+    for number in signals:
+        os.kill(os.getpid(), number)
+        time.sleep(0.01 if len(signals) > 1 else 0)
+
+
+def main() -> int:
+    spec = Spec(**json.loads(sys.argv.pop(1)))
+    calls = [0]
+
+    def before(number: int, operation: Operation, write: Callable[[int], None]) -> None:
+        if number == spec.operation:
+            write(int(spec.torn * len(operation.data)))
+            _send(spec.signals)
+
+    if spec.place:
+        _count(spec, calls)
+    prepare(spec.settings, draws=spec.draws, broken=spec.broken)
+    while spec.waits_for and not os.path.exists(spec.waits_for):
+        time.sleep(0.001)
+    with Operations(Path(spec.root), before) as operations:
+        code = run(sys.argv[1:])
+    if spec.report:
+        report = Report(operations=[str(each) for each in operations.seen], calls=calls[0], cpu_s=cpu_s())
+        Path(spec.report).write_text(json.dumps(asdict(report)))
+    return code
+
+
+def _count(spec: Spec, calls: list[int]) -> None:
+    """Count the calls of the place, and send the signals in one of them."""
+    module, name = spec.place.split(":")
+    place = importlib.import_module(module)
+    *owners, name = name.split(".")
+    owner: Any = functools.reduce(getattr, owners, place)
+    real, pid = getattr(owner, name), os.getpid()
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        if os.getpid() == pid:
+            calls[0] += 1
+            if calls[0] == spec.call:
+                _send(spec.signals)
+        return real(*arguments, **named)
+
+    setattr(owner, name, called)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
