@@ -35,8 +35,9 @@ def draw_confusion(matrix: "np.ndarray[Any, Any]", class_names: Sequence[str], p
     side = min(_MOST_INCHES, max(2.0, classes * cell))
     names = [safe_text(name, _NAME_LENGTH) for name in class_names]
     margin = 0.6 + 0.075 * max(map(len, names))
+    bar = 0.05 * side  # that the colour bar takes from the matrix
     with style():
-        figure, (axes,) = new_figure(width=side + margin + 1.2, height=side + margin + 0.4)
+        figure, (axes,) = new_figure(width=side + margin + bar + 1.2, height=side + margin + 0.4)
         _draw(axes, percents, names, inches=side / classes)
         if classes <= _WITH_NUMBERS:
             _write_counts(axes, matrix[:, :classes], percents)

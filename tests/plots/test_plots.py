@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from cctkit.catalog.results import RESULTS
 from cctkit.errors import UserError
@@ -285,3 +286,12 @@ def test_every_name_of_a_confusion_matrix_fits_beside_its_row(classes: int, figu
     assert all(lower.y1 <= upper.y0 + 1 for upper, lower in itertools.pairwise(boxes))
     assert all(box.x0 >= 0 for box in boxes)
     assert max(figure.get_size_inches()) < 30
+
+
+@pytest.mark.slow
+def test_the_names_of_the_axes_of_a_large_confusion_matrix_are_not_cut_off(tmp_path: Path) -> None:
+    matrix = np.eye(100, 101, dtype=np.int64)
+    draw_confusion(matrix, [f"class {i}" for i in range(100)], tmp_path / "matrix.png", title="100 classes")
+    with Image.open(tmp_path / "matrix.png") as image:
+        pixels = np.asarray(image.convert("L"))
+    assert [int(edge.min()) for edge in (pixels[:, 0], pixels[:, -1], pixels[0], pixels[-1])] == [255] * 4
