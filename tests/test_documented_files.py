@@ -74,6 +74,17 @@ def test_the_keys_of_card_json_are_those_listed(folder: Path, tmp_path: Path, ca
     assert found.keys() - {"schema_version"} == named(row_of("card"))
 
 
+def test_the_keys_of_inspect_json_and_its_pictures_are_those_listed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = printed(capsys, "inspect", folder / "run", "-o", tmp_path / "page.html", "--no-check", "--mistakes=1", "--quiet")
+    assert found.keys() | found["without_data"][0].keys() == named(row_of("inspect")) | {"schema_version"}
+    (listed,) = re.findall(r"^\| (.*) \| written by `cctkit inspect`", SECTIONS["The run directory"], re.MULTILINE)
+    assert {Path(path).name for path in found["pictures"]} <= named(listed)
+    for path in found["pictures"]:
+        Path(path).unlink()
+
+
 def test_the_keys_of_bench_json_are_those_listed() -> None:
     from cctkit.bench.measure import Effort, measure
     from cctkit.bench.task import Task

@@ -22,6 +22,7 @@ FLOORS = (
     {"evaluation"},
     {"training", "prediction", "hub", "export"},
     {"summary", "bench", "api"},
+    {"inspection"},
     {"cli"},
     {"__main__"},
 )

@@ -19,6 +19,7 @@ from cctkit.cli.evaluate import evaluate
 from cctkit.cli.export import export
 from cctkit.cli.help import HelpCommand, HelpGroup
 from cctkit.cli.import_weights import import_weights
+from cctkit.cli.inspect_run import inspect_run
 from cctkit.cli.models import models
 from cctkit.cli.options import with_lone_flags
 from cctkit.cli.pack import pack
@@ -49,6 +50,7 @@ _COMMANDS: Mapping[str, Callable[..., None]] = {
     "check": check,
     "train": train,
     "eval": evaluate,
+    "inspect": inspect_run,
     "predict": predict,
     "summarize": summarize,
     "compare": compare,

@@ -11,18 +11,21 @@ from cctkit.plots.curves import (
     loss_name,
 )
 from cctkit.plots.frame import check_picture
+from cctkit.plots.grid import Tile, draw_grid
 from cctkit.plots.pareto import Point, draw_pareto
 from cctkit.plots.schedule import Curve, draw_schedule
 
 __all__ = [
     "Curve",
     "Point",
+    "Tile",
     "accuracy_ending_of",
     "accuracy_name",
     "check_picture",
     "crossing_epoch",
     "draw_confusion",
     "draw_curves",
+    "draw_grid",
     "draw_pareto",
     "draw_schedule",
     "held_out_split",

@@ -28,6 +28,9 @@ class RunPaths:
         self.predictions = path / "predictions.safetensors"
         self.result = path / "result.json"
         self.curves = path / "curves.png"
+        self.confusion = path / "confusion.png"  # this and the next two are of `cctkit inspect`
+        self.mistakes = path / "mistakes.png"
+        self.batch = path / "batch.png"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"  # with `--track tensorboard`
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from cctkit.config.settings import TrainConfig
 from cctkit.data.epoch.augment import Batch
 from cctkit.data.epoch.loader import train_batches
 from cctkit.data.epoch.plan import EpochPlan
-from cctkit.data.splits import Split
+from cctkit.data.splits import Dataset, Split
 from cctkit.engine.parallel import to_device_or_shard
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
@@ -130,8 +131,12 @@ def _stops_early(job: Job, history: History) -> bool:
 
 
 def draw_plan(job: Job, epoch: int) -> EpochPlan:
-    """The random draws of an epoch, counted from 0."""
-    config, dataset = job.config, job.dataset
+    """The random draws of an epoch of the job, counted from 0."""
+    return plan_of(job.config, job.dataset, epoch)
+
+
+def plan_of(config: TrainConfig, dataset: Dataset, epoch: int) -> EpochPlan:
+    """The random draws of an epoch, counted from 0, of a run with these settings."""
     return EpochPlan.draw(
         seed=config.seed,
         epoch=epoch,

@@ -77,12 +77,13 @@ class CheckFinding:
 
     def lines(self) -> list[str]:
         """Lines to print: the first few paths, and the remedy."""
-        shown = self._shown()
+        shown = self.shown()
         number = len(self.groups or self.paths)
         more = [f"  and {number - len(shown):,} more"] if number > len(shown) else []
         return [f"{self.severity}: {self.text}", *(f"  {line}" for line in shown), *more, f"  try: {self.remedy}"]
 
-    def _shown(self) -> list[str]:
+    def shown(self) -> list[str]:
+        """The first few paths, with what is wrong with each, or groups."""
         if self.groups:
             return [_group_line(group) for group in self.groups[:_SHOWN]]
         names = [safe_text(path, _NAME_LENGTH) for path in self.paths[:_SHOWN]]

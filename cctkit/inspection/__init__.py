@@ -1,0 +1,1 @@
+"""The page of `cctkit inspect`: everything that is known about a run, in one HTML file."""
