@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from cctkit.data.preprocess import suffixes
+from cctkit.evaluation.calibration import probabilities
 from cctkit.evaluation.load import load_trained
 from cctkit.export.verify import MARGIN
 
@@ -100,15 +101,15 @@ def make_files(photos: Sequence[Image.Image], folder: Path, *, number: int = 200
         image.save(folder / f"{index:03}-{kind}{suffix}", **({"exif": exif} if exif else {}))
 
 
-def torch_logits(model: Path, paths: Sequence[str]) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The logits of image files, float32 (n, K), by the weights of a run, and the class names."""
+def torch_logits(model: Path, paths: Sequence[str]) -> tuple[torch.Tensor, tuple[str, ...], float | None]:
+    """The logits of image files, float32 (n, K), by the weights of a run, the class names, and the temperature."""
     loaded = load_trained(model)
     parts = []
     with torch.inference_mode():
         for first in range(0, len(paths), _BATCH):
             images = torch.from_numpy(np.stack([loaded.preprocess.load(path) for path in paths[first : first + _BATCH]]))
             parts.append(loaded.model(loaded.preprocess.to_input(images, channels_last=False)))
-    return torch.cat(parts), loaded.info.class_names
+    return torch.cat(parts), loaded.info.class_names, loaded.info.temperature
 
 
 def with_mistake(name: str) -> str:
@@ -130,14 +131,16 @@ def run_example(text: str, onnx: Path, paths: Sequence[str], *, python: str) -> 
     return [(name, float(probability)) for _, name, probability in rows]
 
 
-def compare(found: Sequence[tuple[str, float]], logits: torch.Tensor, class_names: Sequence[str]) -> tuple[int, int, float]:
+def compare(
+    found: Sequence[tuple[str, float]], logits: torch.Tensor, class_names: Sequence[str], temperature: float | None
+) -> tuple[int, int, float]:
     """Changed classes, beyond and within MARGIN, and the greatest difference of the highest probability."""
     best, second = logits.topk(2, dim=1).values.unbind(dim=1)
     is_clear = (best - second > MARGIN).tolist()
     differs = [name != class_names[i] for (name, _), i in zip(found, logits.argmax(dim=1).tolist(), strict=True)]
-    probabilities = torch.tensor([probability for _, probability in found])
+    confidence = torch.tensor([probability for _, probability in found])
     beyond = sum(each and clear for each, clear in zip(differs, is_clear, strict=True))
-    return beyond, sum(differs) - beyond, float((probabilities - logits.softmax(dim=1).amax(dim=1)).abs().max())
+    return beyond, sum(differs) - beyond, float((confidence - probabilities(logits, temperature).amax(dim=1)).abs().max())
 
 
 def main() -> int:
@@ -157,14 +160,14 @@ def main() -> int:
         make_files([Image.open(path) for path in sources], args.folder)
         return 0
     paths = [str(path) for path in sorted(args.folder.rglob("*")) if path.suffix.lower() in suffixes()]
-    logits, class_names = torch_logits(args.model, paths)
+    expected = torch_logits(args.model, paths)
     failed = False
     print(
         f"{len(paths):,} files\nthe example                    changed classes   closer than {MARGIN:g}   probability, by up to"
     )
     for name in ("as it is", *(MISTAKES if args.mistakes else ())):
         text = with_mistake(name) if name in MISTAKES else EXAMPLE.read_text(encoding="utf-8")
-        changed, close, difference = compare(run_example(text, args.onnx, paths, python=args.python), logits, class_names)
+        changed, close, difference = compare(run_example(text, args.onnx, paths, python=args.python), *expected)
         failed |= (changed > 0) == (name not in MISTAKES)
         print(f"{name:30} {changed:>15,} {close:>19,} {difference:>24.4f}", flush=True)
     return int(failed)

@@ -55,14 +55,22 @@ def evaluate(
     split: str | None = None,
     device: str = "auto",
     include_seen: bool = False,
+    min_confidence: float | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run directory, a weights file or an ONNX file; return what `cctkit eval --json` prints.
 
     dataset: None: the data set of the run.
     split: test, val, train or all; None: test, or all images of another folder without a test part.
     include_seen: on another data set, keep the images that the run was trained on.
+    min_confidence: also report coverage and accuracy of the images whose class has at least this probability.
 
     Raises: UserError.
     """
-    config = EvalConfig(data=DataConfig(dataset=dataset), split=split, device=device, include_seen=include_seen)
+    config = EvalConfig(
+        data=DataConfig(dataset=dataset),
+        split=split,
+        device=device,
+        include_seen=include_seen,
+        min_confidence=min_confidence,
+    )
     return evaluate_source(Path(source), config, notify=lambda _: None, progress=lambda *_: None)

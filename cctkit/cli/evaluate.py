@@ -47,6 +47,15 @@ def evaluate(
             text="write the confusion matrix to this new file: .png, .svg, .pdf, or .csv for the counts; can be repeated",
         ),
     ] = None,
+    min_confidence: Annotated[
+        float | None,
+        flag(
+            "--min-confidence",
+            text="also report the images whose class has at least this probability (0 to 1)",
+            at_least=0,
+            at_most=1,
+        ),
+    ] = None,
     download: Annotated[bool, option("download", default="on")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -76,6 +85,7 @@ def evaluate(
         csv=csv,
         confusion=tuple(confusion or ()),
         include_seen=include_seen,
+        min_confidence=min_confidence,
     )
     with StopRequest() as stop:
         with reporting(stop, quiet=quiet) as (reporter, data_progress):

@@ -79,12 +79,12 @@ def _table(result: Mapping[str, Any]) -> "Table":
 def _figures(result: Mapping[str, Any]) -> dict[str, str]:
     """The name and text of each figure, in the order shown."""
     height, width = result["preprocessing"]["size"]
-    found = result["verification"]
+    found, temperature = result["verification"], result["preprocessing"]["in_graph"]["temperature"]
     figures = {
         "file": f"{safe_text(result['file'])}   {result['bytes'] / 1e6:,.1f} MB",
         "model": safe_text(result["model"]),
         "input": f"images: uint8 (batch, {height}, {width}, 3), RGB",
-        "outputs": "logits, probabilities",
+        "outputs": "logits, probabilities" + ("" if temperature is None else f" with the temperature {temperature:.4g}"),
     }
     if not found["verified"]:
         return figures | {"compared": "not with torch: --no-verify"}

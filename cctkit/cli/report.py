@@ -62,8 +62,9 @@ def _figures(result: Mapping[str, Any]) -> dict[str, str]:
         "macro F1": _with_interval(result, "macro_f1"),
         "without copies": _without_copies(result),
         "top-5": _text(result["top5_percent"], "{:.2f}%"),
-        "loss": _text(result["loss"], "{:.4f} nats"),
-        "calibration error": _text(result["ece"], "{:.4f}"),
+        "loss": _text(result["loss"], "{:.4f} nats") + _text(result.get("calibrated_loss"), "   {:.4f} with the temperature"),
+        "calibration error": _text(result["ece"], "{:.4f}") + _calibrated(result),
+        **_confident(result),
         "parameters": f"{params['total']:,}   without embeddings {params['without_embeddings']:,}",
         "speed": _text(result["images_per_s"], "{:,.0f} images/s"),
         "score": _text(result.get("score"), "{:.3f}   100 * (top-1 - 70) / millions of parameters"),
@@ -75,6 +76,29 @@ def _with_interval(result: Mapping[str, Any], name: str) -> str:
     value, interval = result.get(f"{name}_percent"), result.get(f"{name}_interval_percent")
     shown = "   95% interval {:.2f} to {:.2f}".format(*interval) if interval else ""
     return "" if value is None else f"{value:.2f}%{shown}"
+
+
+def _calibrated(result: Mapping[str, Any]) -> str:
+    """The calibration error with the temperature, or why there is none; "" for the result of a version that had none."""
+    if "temperature" not in result or result["ece"] is None:
+        return ""
+    if result["temperature"] is None:
+        return f"   no temperature{'' if result['chosen_by'] == 'validation' else ' without validation images'}"
+    return f"   {result['calibrated_ece']:.4f} with the temperature {result['temperature']:.4g}"
+
+
+def _confident(result: Mapping[str, Any]) -> dict[str, str]:
+    """With `eval --min-confidence`: coverage, and accuracy of these images and of the others."""
+    found = result.get("confident")
+    if found is None:
+        return {}
+    name, left = f"confidence >= {found['min_confidence']:g}", found["left"]
+    return {
+        name: _with_interval(found, "coverage") + f"   {counted(found['num_images'], 'image')}",
+        "  top-1 of these": _with_interval(found, "top1"),
+        "  top-1 of the rest": _with_interval(left, "top1")
+        and _with_interval(left, "top1") + f"   {counted(left['num_images'], 'image')}",
+    }
 
 
 def _without_copies(result: Mapping[str, Any]) -> str:

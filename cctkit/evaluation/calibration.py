@@ -1,5 +1,6 @@
-"""How well probabilities fit: calibration error and the bins of a reliability diagram."""
+"""How well probabilities fit: calibration error, the bins of a reliability diagram, and the temperature that improves them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor
 
 BINS = 15
 """As in Guo et al. 2017, On calibration of modern neural networks, table 1."""
+_TEMPERATURES = (0.01, 100.0)
+_MOST_STEPS = 100
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,41 @@ def reliability(logits: Tensor, labels: Tensor, *, temperature: float | None = N
         )
         for b, (n, mean, share) in enumerate(zip(number.tolist(), *means, strict=True))
     )
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
+    """The temperature by which to divide logits (N, K), so that the cross entropy with the labels, int64 (N,), is smallest.
+
+    Guo et al. 2017, On calibration of modern neural networks, section 4.2. The cross entropy is convex in 1 / temperature, so
+    Newton's method between two bounds finds its only minimum.
+
+    Returns: six significant digits, which the number of threads does not change; None if the minimum is not between 0.01 and
+        100, as if every image is right or the logits say nothing, or if a logit is not finite.
+    """
+    logits, labels = logits.detach().cpu().double(), labels.cpu()
+    logits = logits - logits.amax(dim=1, keepdim=True)  # the largest becomes 0
+    own = logits.gather(1, labels[:, None]).squeeze(1)  # (N,)
+
+    def derivatives(scale: float) -> tuple[float, float]:
+        """The first two derivatives of the cross entropy of scale * logits: mean and variance under the probabilities."""
+        p = (scale * logits).softmax(dim=1)
+        mean = (p * logits).sum(dim=1)
+        variance = (p * (logits - mean[:, None]).square()).sum(dim=1)
+        return float((mean - own).mean()), float(variance.mean())
+
+    high, low = (1 / limit for limit in _TEMPERATURES)
+    if not derivatives(low)[0] < 0 < derivatives(high)[0]:
+        return None
+    scale = 1.0
+    for _ in range(_MOST_STEPS):
+        slope, curvature = derivatives(scale)
+        low, high = (scale, high) if slope < 0 else (low, scale)
+        newton = scale - slope / curvature if curvature else high
+        nearer = newton if low < newton < high else math.sqrt(low * high)
+        step, scale = abs(nearer - scale), nearer
+        if step < 10.0**-_DIGITS * scale:  # convergence is quadratic: the error is far smaller than the last step
+            break
+    return float(f"{1 / scale:.{_DIGITS}g}")
 
 
 def _bin_of(confidence: Tensor) -> Tensor:

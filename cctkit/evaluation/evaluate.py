@@ -129,9 +129,19 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def result_of(
-    evaluation: Evaluation, *, model: str, dataset: str, split: str, params: Mapping[str, int], class_names: tuple[str, ...]
+    evaluation: Evaluation,
+    *,
+    model: str,
+    dataset: str,
+    split: str,
+    params: Mapping[str, int],
+    class_names: tuple[str, ...],
+    temperature: float | None,
 ) -> dict[str, Any]:
-    """The keys of `eval --json` and `result.json`, schema version 1, which stay; others may be added."""
+    """The keys of `eval --json` and `result.json`, schema version 1, which stay; others may be added.
+
+    temperature: of the weights, see `WeightsInfo.temperature`.
+    """
     metrics = evaluation.metrics
     interval = macro_f1_interval(evaluation.labels, evaluation.found, len(class_names))
     worst = sorted(
@@ -152,6 +162,7 @@ def result_of(
         "top5_percent": metrics.top5_percent,
         "loss": metrics.loss,
         "ece": metrics.ece,
+        **_calibrated(evaluation, temperature),
         "params": dict(params),
         "images_per_s": evaluation.images_per_s,
         "worst_classes": [
@@ -164,6 +175,14 @@ def result_of(
         ],
         "per_class": [_class_row(each, class_names[each.index]) for each in metrics.per_class],
     }
+
+
+def _calibrated(evaluation: Evaluation, temperature: float | None) -> dict[str, float | None]:
+    """The temperature, and cross entropy and calibration error with it."""
+    if temperature is None:
+        return dict.fromkeys(("temperature", "calibrated_loss", "calibrated_ece"))
+    metrics = compute_metrics(evaluation.logits.double() / temperature, evaluation.labels)
+    return {"temperature": temperature, "calibrated_loss": metrics.loss, "calibrated_ece": metrics.ece}
 
 
 def _class_row(metrics: ClassMetrics, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from cctkit.data.overlap import copy_figures, read_seen
 from cctkit.data.splits import Dataset, Split
 from cctkit.errors import UserError
 from cctkit.evaluation.class_metrics import confusion_matrix
+from cctkit.evaluation.coverage import coverage_figures
 from cctkit.evaluation.evaluate import Evaluation, count_parameters, evaluate_split, result_of
 from cctkit.evaluation.images import class_order, default_split, leave_out_seen, listed, load_images, split_named
 from cctkit.evaluation.load import load_trained
@@ -32,6 +33,7 @@ class EvalConfig:
     csv: the file to write the metrics of each class to.
     confusion: the files to write the confusion matrix to: pictures, or CSV if they end in .csv.
     include_seen: on another data set, keep the images that the run was trained on.
+    min_confidence: also report the images whose class has at least this probability, see `coverage_figures`.
     """
 
     data: DataConfig
@@ -43,6 +45,7 @@ class EvalConfig:
     csv: Path | None = None
     confusion: tuple[Path, ...] = ()
     include_seen: bool = False
+    min_confidence: float | None = None
 
 
 def evaluate_source(
@@ -81,6 +84,8 @@ def evaluate_source(
     )
     if predictions := _predictions_path(config, found):
         _save(predictions, evaluation, split, dataset, info, name)
+    if is_own and name in ("val", "all") and info.temperature is not None:
+        notify("the temperature was fitted on the validation images: figures with it are too good on them")
     if is_own and split in (dataset.test, dataset.val):
         figures = copy_figures(split, dataset.train, evaluation.is_correct)
     result = figures | result_of(
@@ -90,17 +95,24 @@ def evaluate_source(
         split=name,
         params=count_parameters(build_without_data(info.model)),
         class_names=info.class_names,
+        temperature=info.temperature,
     )
+    if config.min_confidence is not None:
+        result["confident"] = coverage_figures(
+            evaluation.logits, evaluation.labels, min_confidence=config.min_confidence, temperature=info.temperature
+        )
     _write_class_files(config, evaluation, result, info.class_names)
     trained = dict.fromkeys(("epoch", "planned_epochs", "chosen_by")) if info.trained is None else asdict(info.trained)
     return result | {"missing_classes": missing, **trained, "finished": found.is_finished}
 
 
 def check_outputs(config: EvalConfig) -> None:
-    """Check that the files of an evaluation can be written, before any work is done.
+    """Check the options of an evaluation and that its files can be written, before any work is done.
 
     Raises: UserError.
     """
+    if config.min_confidence is not None and not 0 <= config.min_confidence <= 1:
+        raise UserError(f"min_confidence is {config.min_confidence}, expected 0 to 1", "--min-confidence")
     named = [("--save-predictions", config.save_predictions), ("--csv", config.csv)]
     outputs = [(flag, path) for flag, path in (*named, *(("--confusion", path) for path in config.confusion)) if path]
     for i, (flag, path) in enumerate(outputs):

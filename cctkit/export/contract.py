@@ -7,7 +7,7 @@ from cctkit.data.preprocess import Preprocess
 CONTRACT_SCHEMA = 1
 
 
-def contract_of(preprocess: Preprocess) -> dict[str, Any]:
+def contract_of(preprocess: Preprocess, *, temperature: float | None) -> dict[str, Any]:
     """The steps of `data.preprocess` up to the uint8 images, and what the graph itself does after them.
 
     `box` is the largest centered box with the aspect ratio of `size`; its corners need not be whole pixels.
@@ -33,5 +33,7 @@ def contract_of(preprocess: Preprocess) -> dict[str, Any]:
             "std": list(preprocess.std),
             "image_size": list(preprocess.image_size or preprocess.stored_size),
             "upsampling": "bilinear" if preprocess.image_size not in (None, preprocess.stored_size) else None,
+            "temperature": temperature,
+            "probabilities": "softmax(logits)" if temperature is None else "softmax(logits / temperature)",
         },
     }

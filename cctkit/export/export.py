@@ -107,7 +107,7 @@ def export_onnx(
         "model": loaded.info.model.name,
         "weights_digest": loaded.info.digest,
         "opset": OPSET,
-        "preprocessing": contract_of(loaded.preprocess),
+        "preprocessing": contract_of(loaded.preprocess, temperature=loaded.info.temperature),
         "verification": verification,
         **speeds,
     }
@@ -137,6 +137,6 @@ def _metadata(loaded: LoadedModel) -> dict[str, str]:
     return {
         HEADER_KEY: json.dumps({**header_of(info), "digest": info.digest}, sort_keys=True),
         CLASSES_KEY: json.dumps(list(info.class_names)),
-        CONTRACT_KEY: json.dumps(contract_of(loaded.preprocess), sort_keys=True),
+        CONTRACT_KEY: json.dumps(contract_of(loaded.preprocess, temperature=loaded.info.temperature), sort_keys=True),
         WEIGHTS_KEY: info.digest or "",
     }

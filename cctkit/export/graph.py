@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cctkit.data.preprocess import Preprocess
 from cctkit.errors import UserError
+from cctkit.evaluation.calibration import probabilities
 from cctkit.evaluation.load import LoadedModel
 from cctkit.models.build import set_attention_impl
 from cctkit.models.onnx_file import IMAGES, LOGITS, PROBABILITIES
@@ -22,16 +23,16 @@ _EXAMPLES = 2  # with a batch of one, torch.export would fix the size
 
 
 class _Deployed(nn.Module):
-    """uint8 (B, h, w, 3) -> logits and probabilities (B, K): normalization, upsampling, model, softmax."""
+    """uint8 (B, h, w, 3) -> logits and probabilities (B, K): normalization, upsampling, model, softmax with temperature."""
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, model: nn.Module, preprocess: Preprocess, temperature: float | None) -> None:
         super().__init__()
-        self.model, self.preprocess = model, preprocess
+        self.model, self.preprocess, self.temperature = model, preprocess, temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = self.preprocess.to_input(images.permute(0, 3, 1, 2), channels_last=False)
         logits = self.model(x)
-        return logits, logits.softmax(dim=1)
+        return logits, probabilities(logits, self.temperature)
 
 
 def onnx_graph(loaded: LoadedModel) -> Any:
@@ -48,7 +49,7 @@ def onnx_graph(loaded: LoadedModel) -> Any:
     batch = torch.export.Dim("batch", min=1)
     with _quiet():
         program = torch.onnx.export(
-            _Deployed(loaded.model, loaded.preprocess).eval(),
+            _Deployed(loaded.model, loaded.preprocess, loaded.info.temperature).eval(),
             (images,),
             dynamo=True,
             opset_version=OPSET,

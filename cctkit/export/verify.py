@@ -12,6 +12,7 @@ from cctkit.config.settings import DataConfig
 from cctkit.data.splits import Dataset, Split
 from cctkit.engine.device import DevicePolicy
 from cctkit.errors import UserError
+from cctkit.evaluation.calibration import probabilities
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
 from cctkit.evaluation.images import class_order, default_split, load_images, split_named
 from cctkit.evaluation.load import LoadedModel, preprocess_of
@@ -104,14 +105,16 @@ def verify(
     found = evaluated(exported, "onnxruntime", in_model=True)
     few = np.arange(min(_FEW, len(split)))
     raw = preprocess_of(loaded.info, in_model=True).to_input(split.take(few), channels_last=False)
-    few_logits, probabilities = exported.outputs(raw)
+    few_logits, few_probabilities = exported.outputs(raw)
     logits = torch.cat([found.logits, few_logits])
     expected = torch.cat([reference.logits, reference.logits[: len(few)]])
     max_difference, changed, close = compare(expected, logits)
-    if changed or not (probabilities - few_logits.softmax(dim=1)).abs().max() <= _PROBABILITY_DIFFERENCE:
+    difference = (few_probabilities - probabilities(few_logits, loaded.info.temperature)).abs().max()
+    if changed or not difference <= _PROBABILITY_DIFFERENCE:
         raise UserError(
             f"the exported model is not the same: onnxruntime and torch differ in the class of {counted(changed, 'image')} of "
-            f"{len(split):,}, and by up to {max_difference:.3g} in a logit; no file was written",
+            f"{len(split):,}, by up to {max_difference:.3g} in a logit, and by up to {difference:.3g} in a probability; "
+            "no file was written",
             safe_text(loaded.info.model.name),
             "another version of the exporter: pip install -U onnx onnxscript onnxruntime",
         )

@@ -96,12 +96,22 @@ def _accuracy(info: WeightsInfo, result: Mapping[str, Any]) -> str:
     rows += [
         ("loss", "not finite" if result["loss"] is None else f"{result['loss']:.4f} nats"),
         ("expected calibration error", "not finite" if result["ece"] is None else f"{result['ece']:.4f}"),
+        *_calibrated(result),
         ("parameters", f"{result['params']['total']:,}"),
         ("multiply-adds per image", f"{count(info.model).macs / 1e6:,.1f} million"),
     ]
     if result.get("score") is not None:
         rows.append(("score, 100 * (top-1 - 70) / millions of parameters", f"{result['score']:.3f}"))
     return _table(("figure", "value"), rows)
+
+
+def _calibrated(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The figures with the temperature, if the weights have one."""
+    figures = [result.get(key) for key in ("temperature", "calibrated_loss", "calibrated_ece")]
+    if None not in figures:
+        yield "temperature of the probabilities, fitted on validation images", f"{result['temperature']:.4g}"
+        yield "loss with the temperature", f"{result['calibrated_loss']:.4f} nats"
+        yield "expected calibration error with the temperature", f"{result['calibrated_ece']:.4f}"
 
 
 def _data(info: WeightsInfo, result: Mapping[str, Any]) -> Iterator[str]:

@@ -33,6 +33,7 @@ _RESULT: Mapping[str, Shape] = {
 _RESULT_LATER = {
     **dict.fromkeys(("copies_in_train", "copies_of_another_class"), (int, None)),
     **dict.fromkeys(("top1_percent_without_copies", "score"), _OPTIONAL),
+    **dict.fromkeys(("temperature", "calibrated_loss", "calibrated_ece"), _OPTIONAL),
 }
 """Missing in the results of earlier versions."""
 _WORST: Mapping[str, Shape] = {"class": str, "num_images": int, "top1_percent": NUMBER}

@@ -24,7 +24,8 @@ from cctkit.text import did_you_mean, safe_text
 
 WEIGHTS_SCHEMA = 1
 HEADER_KEY = "cctkit"
-_TEMPERATURE = "temperature"
+TEMPERATURE = "temperature"
+"""The key of `WeightsInfo.temperature` in `WeightsInfo.metrics`."""
 _WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile and DDP
 
 
@@ -82,7 +83,7 @@ class WeightsInfo:
     @property
     def temperature(self) -> float | None:
         """The probabilities are the softmax of the logits divided by this; None: of the logits themselves."""
-        return self.metrics.get(_TEMPERATURE)
+        return self.metrics.get(TEMPERATURE)
 
 
 def save_weights(path: Path, *, tensors: Mapping[str, Tensor], info: WeightsInfo) -> None:
@@ -220,12 +221,12 @@ def _parse(header: dict[str, Any]) -> WeightsInfo:
 def _check_metrics(values: Any) -> None:
     if problem := fault(values, {}, "metrics"):
         raise ValueError(problem)
-    if _TEMPERATURE not in values:
+    if TEMPERATURE not in values:
         return
-    if problem := fault(values, {_TEMPERATURE: NUMBER}):
+    if problem := fault(values, {TEMPERATURE: NUMBER}):
         raise ValueError(problem)
-    if not 0 < values[_TEMPERATURE] < math.inf:
-        raise ValueError(f"{_TEMPERATURE} is {values[_TEMPERATURE]}, expected a positive number")
+    if not 0 < values[TEMPERATURE] < math.inf:
+        raise ValueError(f"{TEMPERATURE} is {values[TEMPERATURE]}, expected a positive number")
 
 
 def _upsampling(values: Any, size: Sequence[int]) -> Upsampling | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cctkit.data.preprocess import Preprocess, strict_pillow
 from cctkit.data.source import BadImageError, Pixels
 from cctkit.errors import UserError
+from cctkit.evaluation.calibration import probabilities
 from cctkit.evaluation.evaluate import BATCH_SIZE, forward_pass
 from cctkit.evaluation.load import load_trained
 from cctkit.evaluation.trained import find_trained
@@ -26,7 +27,7 @@ ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | Pixels
 
 
 class ClassProbability(NamedTuple):
-    """A class and its probability, 0 to 1."""
+    """A class and its probability, 0 to 1: with the temperature of the weights, if they have one."""
 
     class_name: str
     probability: float
@@ -37,7 +38,7 @@ class Prediction:
     """The classes of an image.
 
     top: the most probable classes, best first.
-    logits: float32 (K,), in the order of `Classifier.classes`.
+    logits: float32 (K,), in the order of `Classifier.classes`, without the temperature.
     """
 
     top: tuple[ClassProbability, ...]
@@ -149,9 +150,8 @@ class Classifier:
 
     def predictions(self, logits: Tensor, *, top: int) -> list[Prediction | None]:
         """The most probable classes for each row of `logits` (B, K); None for a row that is not finite."""
-        probabilities = logits.softmax(dim=1)
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
-        best = probabilities.gather(1, order).tolist()
+        best = probabilities(logits, self.info.temperature).gather(1, order).tolist()
         finite = logits.isfinite().all(dim=1).tolist()
         rows = zip(order.tolist(), best, finite, logits.numpy(), strict=True)
         return [

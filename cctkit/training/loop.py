@@ -14,6 +14,7 @@ from cctkit.data.epoch.plan import EpochPlan
 from cctkit.data.splits import Dataset, Split
 from cctkit.engine.parallel import to_device_or_shard
 from cctkit.errors import DamagedError, DivergedError, ResourceError, StoppedError, is_out_of_memory
+from cctkit.evaluation.calibration import fit_temperature
 from cctkit.evaluation.evaluate import Evaluation, evaluate_split
 from cctkit.models.depth import freeze_backbone
 from cctkit.runs.runfiles import read_metrics
@@ -248,11 +249,14 @@ def _record(job: Job, state: TrainState, epoch: int, speed: Mapping[str, float])
     splits = {"val": job.dataset.val, "test": job.dataset.test if job.config.test_every_epoch else None}
     for name, split in splits.items():
         if split is not None:
-            metrics = evaluate(job, state.result, split, name).metrics
+            evaluation = evaluate(job, state.result, split, name)
+            metrics = evaluation.metrics
             record[f"{name}_loss"] = metrics.loss
             record[f"{name}_loss_smoothed"] = metrics.loss_smoothed
             record[f"{name}_top1_percent"] = metrics.top1_percent
             record[f"{name}_balanced_accuracy_percent"] = metrics.balanced_accuracy_percent
+            if name == "val":
+                record["val_temperature"] = fit_temperature(evaluation.logits, evaluation.labels)
     return record | dict(speed)
 
 

@@ -14,7 +14,7 @@ from cctkit.data.splits import Dataset
 from cctkit.errors import UserError
 from cctkit.evaluation.evaluate import Evaluation, count_parameters, result_of
 from cctkit.files import full_disk_named, sync_directory
-from cctkit.models.weights import Trained, Upsampling, WeightsInfo, read_info, save_weights
+from cctkit.models.weights import TEMPERATURE, Trained, Upsampling, WeightsInfo, read_info, save_weights
 from cctkit.plots import draw_curves
 from cctkit.runs.predictions import Predictions, write_predictions
 from cctkit.runs.runfiles import read_metrics
@@ -42,6 +42,7 @@ def write_result(
         split="test",
         params=params,
         class_names=job.dataset.class_names,
+        temperature=history.kept_temperature,
     )
     result |= copy_figures(test, job.dataset.train, evaluation.is_correct)
     trained = _trained(job, history, epoch=history.best_epoch or history.epochs_done)
@@ -54,9 +55,10 @@ def write_result(
         "trained_params": count_trainable(state.model),
         "score": score(result["top1_percent"], params["total"] / 1e6) if job.dataset.name == "cifar100" else None,
     }
+    info = _info(job, trained, history.kept_temperature)
     metrics = {key: result[key] for key in ("top1_percent", "top5_percent", "loss", "ece")}
     run = job.run
-    save_weights(run.weights, tensors=weights, info=replace(_info(job, trained), metrics=metrics))
+    save_weights(run.weights, tensors=weights, info=replace(info, metrics={**metrics, **info.metrics}))
     predictions = Predictions(
         ids=test.ids(),
         labels=test.labels,
@@ -82,7 +84,7 @@ def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
 
     def write() -> bool:
         trained = _trained(job, history, epoch=history.epochs_done)
-        save_weights(run.last, tensors=newest, info=_info(job, trained))
+        save_weights(run.last, tensors=newest, info=_info(job, trained, history.temperature))
         if not history.newest_is_best:
             return _epoch_in(run.weights) == history.best_epoch
         with full_disk_named(run.weights):
@@ -94,7 +96,8 @@ def keep_weights(job: Job, *, state: TrainState, history: History) -> None:
         assert history.best is not None
         best = whole_tensors(state, history.best)
         trained = _trained(job, history, epoch=history.best_epoch)
-        job.context.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=_info(job, trained)))
+        info = _info(job, trained, history.best_temperature)
+        job.context.run_on_rank0(lambda: save_weights(run.weights, tensors=best, info=info))
 
 
 def _epoch_in(path: Path) -> int | None:
@@ -111,8 +114,8 @@ def _trained(job: Job, history: History, *, epoch: int) -> Trained:
     return Trained(epoch=epoch, planned_epochs=job.config.epochs, chosen_by=chosen_by)
 
 
-def _info(job: Job, trained: Trained) -> WeightsInfo:
-    """The header of a run's weights, without metrics."""
+def _info(job: Job, trained: Trained, temperature: float | None) -> WeightsInfo:
+    """The header of a run's weights, without the metrics of its result."""
     assert job.model_config is not None
     return WeightsInfo(
         model=job.model_config,
@@ -123,7 +126,7 @@ def _info(job: Job, trained: Trained) -> WeightsInfo:
         upsampling=Upsampling(stored_size=job.dataset.stored_size) if job.dataset.is_enlarged else None,
         dataset=dataset_info(job.dataset),
         recipe=job.recipe,
-        metrics={},
+        metrics={} if temperature is None else {TEMPERATURE: temperature},
         trained=trained,
     )
 

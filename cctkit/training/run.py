@@ -215,6 +215,10 @@ def _train(job: Job, *, resume: bool) -> dict[str, Any]:
     state, history = fit(job, resume=resume, keep=_keep(job))
     test = job.dataset.test
     assert test is not None
+    if job.dataset.val is not None and history.kept_temperature is None:
+        job.reporter.notice(
+            "no temperature for the probabilities: on the validation images all predictions are right, or no better than chance"
+        )
     evaluation = evaluate(job, state.result, test, "test")
     weights = result_tensors(state)
     result = job.context.run_on_rank0(lambda: write_result(job, state, history, evaluation, weights))

@@ -26,9 +26,11 @@ _LATER_VALUES: dict[str, Shape] = {
     "improved_epoch": int,
     "best_score": NUMBER,
     "best_top1_percent": NUMBER,
+    "temperature": (NUMBER, None),
+    "best_temperature": (NUMBER, None),
 }
 """Missing in older checkpoints, which have `best_top1_percent` in place of `best_score`."""
-_HISTORY = ("epochs_done", "best_epoch", "best_score", "best_loss", "improved_epoch")
+_HISTORY = ("epochs_done", "best_epoch", "best_score", "best_loss", "improved_epoch", "temperature", "best_temperature")
 _SCORES: dict[str, tuple[str, int]] = {
     "top1": ("val_top1_percent", 1),
     "balanced": ("val_balanced_accuracy_percent", 1),
@@ -45,6 +47,7 @@ class History:
     best_score: the figure of the best epoch, negative if lower is better.
     best_loss: None if unknown.
     improved_epoch: the last epoch that raised the score, from which early stopping counts.
+    temperature, best_temperature: of the newest and the best epoch, see `fit_temperature`; None if there is none.
     best: weights of the best epoch.
     """
 
@@ -53,6 +56,8 @@ class History:
     best_score: float = -1.0
     best_loss: float | None = None
     improved_epoch: int = 0
+    temperature: float | None = None
+    best_temperature: float | None = None
     best: dict[str, Tensor] | None = None
 
     @property
@@ -60,12 +65,18 @@ class History:
         """Whether to keep the newest epoch: always without validation images."""
         return self.best_epoch in (0, self.epochs_done)
 
+    @property
+    def kept_temperature(self) -> float | None:
+        """That of the epoch whose weights are the result."""
+        return self.best_temperature if self.best_epoch else self.temperature
+
     def add(self, record: Mapping[str, Any], model: nn.Module, *, choose_by: str = "top1") -> None:
         """Add the epoch of `record`; keep the weights of `model` if they are the best so far.
 
         choose_by: top1, balanced or loss.
         """
         self.epochs_done = record["epoch"]
+        self.temperature = record.get("val_temperature")
         key, sign = _SCORES[choose_by]
         value, loss = record.get(key), record.get("val_loss")
         if value is None:
@@ -78,6 +89,7 @@ class History:
         elif loss is None or self.best_loss is None or loss >= self.best_loss:
             return
         self.best_epoch, self.best_score, self.best_loss = self.epochs_done, score, loss
+        self.best_temperature = self.temperature
         self.best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 

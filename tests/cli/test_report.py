@@ -76,6 +76,19 @@ maple_tree     oak_tree       22
 seal           otter          19
 """
 
+CALIBRATED = {"temperature": 1.2345678, "calibrated_loss": 1.5, "calibrated_ece": 0.0123}
+VALIDATED = {"epoch": 1, "planned_epochs": 1, "chosen_by": "validation"}
+CONFIDENT: dict[str, Any] = {
+    "min_confidence": 0.5,
+    "coverage_percent": 63.2,
+    "coverage_interval_percent": [62.25, 64.141],
+    "num_images": 6320,
+    "top1_percent": 83.119,
+    "top1_interval_percent": [82.175, 84.02],
+    "left": {"num_images": 3680, "top1_percent": 11.5, "top1_interval_percent": [10.51, 12.57]},
+}
+NOTHING = {"num_images": 0, "top1_percent": None, "top1_interval_percent": None}
+
 HOSTILE = {
     "\x1b[31mred\x1b[0m": r"\x1b[31mred\x1b[0m",
     "[bold]otter[/bold]": "[bold]otter[/bold]",
@@ -207,3 +220,34 @@ def test_figures_stay_under_their_headings_beside_wide_characters() -> None:
     rows = [{"class": name, "num_images": 7, "top1_percent": 50.0} for name in ("魚", "otter", "a")]
     lines = shown(RESULT | {"worst_classes": rows, "confusions": []}, width=60).splitlines()[-4:]
     assert {cell_len(line) for line in lines} == {len("worst class  top-1  images")}
+
+
+@pytest.mark.parametrize(
+    ("more", "loss", "error"),
+    [
+        (CALIBRATED, "1.6543 nats   1.5000 with the temperature", "0.0321   0.0123 with the temperature 1.235"),
+        (dict.fromkeys(CALIBRATED), "1.6543 nats", "0.0321   no temperature without validation images"),
+        (dict.fromkeys(CALIBRATED) | VALIDATED, "1.6543 nats", "0.0321   no temperature"),
+        ({}, "1.6543 nats", "0.0321"),
+    ],
+    ids=["with", "without", "undetermined", "earlier version"],
+)
+def test_the_temperature_is_beside_the_figures_that_it_changes(more: dict[str, Any], loss: str, error: str) -> None:
+    lines = shown(RESULT | more, width=80).splitlines()
+    assert f"loss               {loss}" in lines
+    assert f"calibration error  {error}" in lines
+
+
+def test_above_a_confidence_there_are_coverage_accuracy_and_what_is_left() -> None:
+    lines = shown(RESULT | {"confident": CONFIDENT}, width=100).splitlines()
+    at = lines.index("confidence >= 0.5    63.20%   95% interval 62.25 to 64.14   6,320 images")
+    assert lines[at + 1 : at + 3] == [
+        "  top-1 of these     83.12%   95% interval 82.17 to 84.02",
+        "  top-1 of the rest  11.50%   95% interval 10.51 to 12.57   3,680 images",
+    ]
+    no_rest = shown(RESULT | {"confident": CONFIDENT | {"left": NOTHING}}, width=100)
+    assert ("top-1 of these" in no_rest, "top-1 of the rest" in no_rest) == (True, False)
+    none = CONFIDENT | NOTHING | {"coverage_percent": 0.0, "coverage_interval_percent": [0.0, 0.04]}
+    assert "confidence >= 0.5    0.00%   95% interval 0.00 to 0.04   0 images\n  top-1 of the rest" in shown(
+        RESULT | {"confident": none}, width=100
+    )

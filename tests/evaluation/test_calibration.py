@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cctkit.evaluation.calibration import BINS, calibration_error, probabilities, reliability
+from cctkit.evaluation.calibration import BINS, calibration_error, fit_temperature, probabilities, reliability
 from cctkit.evaluation.metrics import compute_metrics
 
 
@@ -73,3 +73,57 @@ def test_without_a_temperature_probabilities_are_the_softmax_to_the_bit_and_with
     # log-odds of 2 between two classes, at a temperature of 4, are 0.5.
     found = probabilities(torch.tensor([[2.0, 0.0]]), 4.0)
     assert found.tolist() == [pytest.approx([1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(0.5))])]
+
+
+@pytest.mark.parametrize(("margin", "right", "images"), [(2.0, 3, 4), (0.5, 7, 10), (20.0, 99, 100)])
+def test_of_two_classes_with_one_margin_the_temperature_is_known_in_closed_form(margin: float, right: int, images: int) -> None:
+    # The cross entropy is least where the sigmoid of margin / T is the fraction of right images: T = margin / ln(odds).
+    logits = torch.tensor([[margin, 0.0]]).expand(images, 2)
+    labels = (torch.arange(images) >= right).long()
+    assert fit_temperature(logits, labels) == pytest.approx(margin / math.log(right / (images - right)), rel=5e-6)
+
+
+@pytest.mark.parametrize("factor", [0.02, 0.4, 1.0, 2.5, 60.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_of_calibrated_images_multiplied_by_a_factor_give_that_factor_back(factor: float, dtype: torch.dtype) -> None:
+    # Ten images with probabilities 0.5, 0.3 and 0.2 and as many of each class; another twenty of which 0.9 are sure and right.
+    log_p = torch.cat([torch.tensor([[0.5, 0.3, 0.2]]).expand(10, 3), torch.tensor([[0.05, 0.9, 0.05]]).expand(20, 3)]).log()
+    labels = torch.tensor([0] * 5 + [1] * 3 + [2] * 2 + [0] + [1] * 18 + [2])
+    assert fit_temperature((factor * log_p + 7).to(dtype), labels) == pytest.approx(factor, rel=5e-5)
+
+
+def test_the_temperature_is_no_worse_than_any_other_and_leaves_every_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(600, 20, generator=generator)
+    labels = torch.where(torch.arange(600) % 3 > 0, logits.argmax(dim=1), torch.randint(20, (600,), generator=generator))
+    found = fit_temperature(logits, labels)
+    assert found is not None
+    losses = {
+        t: torch.nn.functional.cross_entropy(logits.double() / t, labels).item()
+        for t in (0.999 * found, found, 1.001 * found, 1)
+    }
+    assert min(losses, key=losses.__getitem__) == found
+    assert torch.equal(probabilities(logits, found).argmax(dim=1), logits.argmax(dim=1))
+    assert found == fit_temperature(logits.flip(0), labels.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        ([[3.0, 0.0], [0.0, 2.0]], [0, 1]),  # every image is right: the smaller, the better
+        ([[1000.0, 0.0], [0.0, 1000.0]], [0, 1]),
+        ([[3.0, 0.0], [0.0, 2.0]], [1, 0]),  # every image is wrong: the larger, the better
+        ([[1.0, 1.0], [5.0, 5.0]], [1, 0]),  # it does nothing
+        ([[300.0, 0.0]] * 4, [0, 0, 0, 1]),  # 300 / ln 3 is beyond 100
+        ([[0.0, math.nan], [0.0, 1.0]], [0, 0]),
+        ([[0.0, math.inf], [0.0, 1.0]], [0, 0]),
+    ],
+    ids=str,
+)
+def test_images_that_determine_no_temperature_give_none(logits: list[list[float]], labels: list[int]) -> None:
+    assert fit_temperature(torch.tensor(logits), torch.tensor(labels)) is None
+
+
+def test_one_image_whose_class_is_ruled_out_is_no_reason_to_hang() -> None:
+    logits = torch.tensor([[2.0, 0.0, -math.inf]] * 3 + [[0.0, 1.0, 3e38]])
+    assert fit_temperature(logits, torch.tensor([0, 0, 1, 2])) is None

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cctkit.catalog.models import named_config
+from cctkit.cli.app import run as command
 from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import load_dataset
 from cctkit.data.images import pack_dataset
@@ -28,7 +29,7 @@ from cctkit.training.result import dataset_info
 from tests.conftest import write_images
 
 
-def weights_of(data: DataConfig, path: Path) -> Path:
+def weights_of(data: DataConfig, path: Path, *, temperature: float | None = None) -> Path:
     """A weights file, untrained, as of a run on `data`."""
     dataset = load_dataset(data)
     config = named_config("cct_2_3x2", num_classes=len(dataset.class_names))
@@ -40,7 +41,7 @@ def weights_of(data: DataConfig, path: Path) -> Path:
         resize_mode="crop",
         dataset=dataset_info(dataset),
         recipe=None,
-        metrics={},
+        metrics={} if temperature is None else {"temperature": temperature},
     )
     save_weights(path, tensors=build_model(config, seed=0).state_dict(), info=info)
     return path
@@ -77,6 +78,55 @@ def test_weights_without_a_digest_are_evaluated_and_said_to_be_unverified_once(t
     strip_digest(weights)
     assert images_of(weights, tmp_path / "a", said=said) == seen
     assert said == [f"{weights} has no checksums (an earlier version wrote it): not verified"]
+
+
+def test_loss_and_calibration_error_come_before_and_after_the_temperature(tmp_path: Path) -> None:
+    write_images(tmp_path / "a", {"cat": 40, "dog": 40, "eel": 40})
+    data = DataConfig(dataset=str(tmp_path / "a"), val_fraction=0.25)
+    weights = weights_of(data, tmp_path / "with.safetensors", temperature=0.125)
+    said: list[str] = []
+    config = EvalConfig(data=data, save_predictions=tmp_path / "p.safetensors")
+    result = evaluate_source(weights, config, notify=said.append, progress=lambda *_: None)
+    predictions = read_predictions(tmp_path / "p.safetensors")
+    logits, labels = torch.from_numpy(predictions.logits).double(), torch.from_numpy(predictions.labels)
+    assert result["temperature"] == 0.125
+    assert result["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
+    assert result["calibrated_loss"] == pytest.approx(torch.nn.functional.cross_entropy(8 * logits, labels).item())
+    assert result["calibrated_loss"] != pytest.approx(result["loss"], rel=0.01)
+    assert result["calibrated_ece"] != pytest.approx(result["ece"], rel=0.01)
+    without = weights_of(data, tmp_path / "without.safetensors")
+    plain = evaluate_source(without, EvalConfig(data=data), notify=said.append, progress=lambda *_: None)
+    assert said == []
+    same = result.keys() - {"images_per_s", "temperature", "calibrated_loss", "calibrated_ece"}
+    assert {key: plain[key] for key in same} == {key: result[key] for key in same}
+    assert (plain["temperature"], plain["calibrated_loss"], plain["calibrated_ece"]) == (None, None, None)
+    for split in ("val", "all"):
+        evaluate_source(weights, EvalConfig(data=data, split=split), notify=said.append, progress=lambda *_: None)
+    assert said == ["the temperature was fitted on the validation images: figures with it are too good on them"] * 2
+
+
+def test_the_images_above_a_confidence_are_those_to_which_predict_gives_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "a", {"cat": 40, "dog": 40, "eel": 40}, size=(32, 32))
+    data = DataConfig(dataset=str(tmp_path / "a"))
+    weights = weights_of(data, tmp_path / "w.safetensors", temperature=0.125)
+    config = EvalConfig(data=data, save_predictions=tmp_path / "p.safetensors", min_confidence=0.5)
+    ids = [str(tmp_path / "a" / name) for name in images_of(weights, tmp_path / "a")]
+    assert command(["predict", *ids, "--model", str(weights), "--json", "-q"]) == 0
+    confidences = sorted(json.loads(line)["probability"] for line in capsys.readouterr().out.splitlines())
+    for least in (confidences[5], (confidences[9] + confidences[10]) / 2, 0.0, 1.0):
+        expected = sum(each >= least for each in confidences)
+        config = EvalConfig(data=data, min_confidence=least, precision="float32")
+        found = evaluate_source(weights, config, notify=lambda _: None, progress=lambda *_: None)["confident"]
+        assert (found["num_images"], found["left"]["num_images"]) == (expected, len(ids) - expected)
+
+
+def test_a_confidence_that_is_no_probability_is_an_error(tmp_path: Path) -> None:
+    for value in (-0.1, 1.1, float("nan")):
+        config = EvalConfig(data=DataConfig(), min_confidence=value)
+        with pytest.raises(UserError, match=r"min_confidence is .*, expected 0 to 1"):
+            evaluate_source(tmp_path, config, notify=lambda _: None, progress=lambda *_: None)
 
 
 def test_damaged_weights_are_not_evaluated(tmp_path: Path) -> None:

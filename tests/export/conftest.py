@@ -22,6 +22,7 @@ from cctkit.models.weights import Upsampling, WeightsInfo, save_weights
 from cctkit.training.result import dataset_info
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk")
+TEMPERATURE = 0.8
 STORED, SIZE = (16, 20), (32, 40)  # (height, width): neither square nor that of any file
 
 
@@ -56,7 +57,7 @@ def write_weights(path: Path, images: Path, files: tuple[str, ...]) -> None:
         resize_mode="crop",
         dataset=dataset_info(dataset),
         recipe=None,
-        metrics={},
+        metrics={"temperature": TEMPERATURE},
         upsampling=Upsampling(stored_size=STORED),
     )
     model, preprocess = build_model(info.model, seed=0).eval(), preprocess_of(info)

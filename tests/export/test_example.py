@@ -10,7 +10,7 @@ import torch
 from benchmarks.deployed import EXAMPLE, KINDS, MISTAKES, compare, torch_logits, with_mistake
 from tests.export.conftest import Exported
 
-Logits = tuple[torch.Tensor, tuple[str, ...]]
+Logits = tuple[torch.Tensor, tuple[str, ...], float | None]
 
 
 @pytest.fixture(scope="module")

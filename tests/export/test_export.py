@@ -26,7 +26,7 @@ from cctkit.export.verify import compare
 from cctkit.models.onnx_file import read_onnx
 from cctkit.runs.predictions import read_predictions
 from tests.conftest import write_images
-from tests.export.conftest import CLASSES, Exported
+from tests.export.conftest import CLASSES, TEMPERATURE, Exported
 from tests.test_documented_files import SECTIONS, named, row_of
 
 GraphMade = Callable[[Callable[[Any], None]], None]
@@ -66,7 +66,7 @@ def test_any_number_of_raw_images_goes_in_and_logits_and_probabilities_come_out(
         with torch.inference_mode():
             expected = model(x)
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=0, atol=1e-4)
-        torch.testing.assert_close(torch.from_numpy(probabilities), expected.softmax(dim=1), rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(probabilities), (expected / TEMPERATURE).softmax(dim=1), rtol=0, atol=1e-5)
 
 
 def test_the_file_says_what_it_is_and_what_comes_before_it(exported: Exported) -> None:
@@ -89,7 +89,14 @@ def test_the_file_says_what_it_is_and_what_comes_before_it(exported: Exported) -
         "size": [16, 20],
         "dtype": "uint8",
         "layout": "NHWC",
-        "in_graph": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3], "image_size": [32, 40], "upsampling": "bilinear"},
+        "in_graph": {
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.25, 0.3],
+            "image_size": [32, 40],
+            "upsampling": "bilinear",
+            "temperature": 0.8,
+            "probabilities": "softmax(logits / temperature)",
+        },
     }
 
 
@@ -128,7 +135,7 @@ def test_eval_of_the_file_gives_the_figures_of_the_weights(exported: Exported, t
         results.append(evaluate_source(source, config, notify=lambda _: None, progress=lambda *_: None))
         logits.append(read_predictions(saved).logits)
     np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-4)
-    for key in ("loss", "ece"):
+    for key in ("loss", "ece", "calibrated_loss", "calibrated_ece"):
         assert results[1].pop(key) == pytest.approx(results[0].pop(key), abs=1e-5)
     del results[0]["images_per_s"], results[1]["images_per_s"]
     assert results[1] == results[0]
@@ -153,6 +160,18 @@ def negated_bias(proto: Any) -> None:
 def nearest_for_bilinear(proto: Any) -> None:
     (mode,) = (a for node in proto.graph.node if node.op_type == "Resize" for a in node.attribute if a.name == "mode")
     mode.s = b"nearest"
+
+
+def test_probabilities_without_the_temperature_are_not_written(
+    exported: Exported, graph_made: GraphMade, tmp_path: Path
+) -> None:
+    def without(proto: Any) -> None:
+        (softmax,) = (node for node in proto.graph.node if "probabilities" in node.output)
+        softmax.input[0] = "logits"
+
+    graph_made(without)
+    assert "no file was written" in error_of(lambda: exported_again(exported, tmp_path / "m.onnx"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change", [negated_bias, nearest_for_bilinear])
@@ -223,6 +242,7 @@ def test_the_command_prints_what_the_comparison_found(
         "0   and 0 where",
         f"{top1:.2f}%   95% interval",
         "(batch, 16, 20, 3)",
+        "logits, probabilities with the temperature 0.8",
     ):
         assert line in printed
     (tmp_path / "m.onnx").rename(tmp_path / "first.onnx")
@@ -370,3 +390,5 @@ def test_every_family_is_exported(name: str, tmp_path: Path) -> None:
     )
     assert said["verification"]["max_difference"] < 1e-4
     assert said["preprocessing"]["crop"] is None
+    assert said["preprocessing"]["in_graph"]["temperature"] is None
+    assert said["preprocessing"]["in_graph"]["probabilities"] == "softmax(logits)"

@@ -29,5 +29,5 @@ def test_a_classifier_takes_the_file(exported: Exported, tmp_path: Path) -> None
     classifier = Classifier(exported.onnx)
     assert tuple(classifier.classes) == CLASSES
     found = [each.class_name for each in classifier.predict(list(exported.files))]
-    logits, _ = torch_logits(exported.weights, exported.files)
+    logits, *_ = torch_logits(exported.weights, exported.files)
     assert found == [CLASSES[i] for i in torch.argmax(logits, dim=1).tolist()]

@@ -85,6 +85,21 @@ def test_the_folder_has_the_hubs_layout_and_its_card_the_runs_figures(trained: t
     assert f"{result['params']['total']:,} parameters for 3 classes" in card
 
 
+def test_the_card_has_the_figures_with_the_temperature_if_there_is_one(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    assert "with the temperature" not in (written(trained, tmp_path / "without") / "README.md").read_text()
+    shutil.copytree(trained[1], tmp_path / "run")
+    values = {"temperature": 1.23456, "calibrated_loss": 0.98765, "calibrated_ece": 0.01234}
+    result = json.loads((trained[1] / "result.json").read_text()) | values
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    card = (written((tmp_path, tmp_path / "run"), tmp_path / "with") / "README.md").read_text()
+    for row in (
+        "| temperature of the probabilities, fitted on validation images | 1.235 |",
+        "| loss with the temperature | 0.9877 nats |",
+        "| expected calibration error with the temperature | 0.0123 |",
+    ):
+        assert row in card.splitlines()
+
+
 def test_the_card_has_the_exact_command(trained: tuple[Path, Path], tmp_path: Path) -> None:
     env = json.loads((trained[1] / "env.json").read_text())
     env["command"] = ["train", "--dataset", "my images", "--epochs", "2"]

@@ -1,6 +1,7 @@
 """`cctkit.Classifier`: files, PIL images and arrays in, classes out, as the evaluation has it."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from cctkit.cli.app import run
 from cctkit.models.attention import ATTENTION_IMPLS
 from cctkit.prediction.classifier import Transform
 from cctkit.runs.predictions import read_predictions
+from tests.prediction.weights import info_of, write_weights
 from tests.probes import write_probe
 
 
@@ -85,6 +87,19 @@ def test_probabilities_are_the_softmax_of_the_logits_and_the_top_is_sorted(
     assert (found.class_name, found.probability) == found.top[0]
     (short,) = classifier.predict(trained / "images" / "dark" / "0.png")
     assert short.top == found.top[:1]
+
+
+def test_a_temperature_changes_the_probabilities_and_neither_logits_nor_classes(tmp_path: Path) -> None:
+    info = info_of("cct_2_3x2", classes=("ant", "bee", "cat", "dog"), size=16)
+    plain = cctkit.Classifier(write_weights(tmp_path / "plain.safetensors", info))
+    scaled = cctkit.Classifier(write_weights(tmp_path / "scaled.safetensors", replace(info, metrics={"temperature": 0.02})))
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    for before, after in zip(plain.predict(images, top=4), scaled.predict(images, top=4), strict=True):
+        np.testing.assert_array_equal(after.logits, before.logits)
+        assert [name for name, _ in after.top] == [name for name, _ in before.top]
+        exponentials = np.exp((after.logits.astype(np.float64) - after.logits.max()) / 0.02)
+        assert [value for _, value in after.top] == pytest.approx(sorted(exponentials / exponentials.sum())[::-1], rel=1e-4)
+        assert after.probability > before.probability + 0.05
 
 
 def _odd_images(folder: Path) -> list[Path]:

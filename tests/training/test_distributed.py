@@ -73,8 +73,9 @@ def test_two_ranks_repeat_to_the_bit_on_every_attention_path_and_in_both_formats
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
-def test_a_sharded_evaluation_is_bit_for_bit_that_of_one_rank(found: Any, ranks: str) -> None:
+def test_a_sharded_evaluation_and_its_temperature_are_bit_for_bit_those_of_one_rank(found: Any, ranks: str) -> None:
     assert all(each["logits"] == found["1"][0]["logits"] for each in found[ranks])
+    assert 0.01 < float(found["1"][0]["logits"]["1001"].split()[1]) < 100
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])

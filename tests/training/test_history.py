@@ -91,6 +91,16 @@ def test_early_stopping_counts_from_the_last_better_top1_whatever_the_loss() -> 
     assert not _stops_early(job, history_of(*falling[:2], val(51, 0.8)))
 
 
+def test_the_temperature_is_that_of_the_epoch_that_is_kept() -> None:
+    epochs = [val(50) | {"val_temperature": 1.5}, val(60) | {"val_temperature": 1.25}, val(40) | {"val_temperature": 2.0}]
+    history = history_of(*epochs)
+    assert (history.kept_temperature, history.best_temperature, history.temperature) == (1.25, 1.25, 2.0)
+    assert history_of(val(50) | {"val_temperature": 1.5}, val(60) | {"val_temperature": None}).kept_temperature is None
+    assert history_of({}, {}).kept_temperature is None
+    unchosen = {"val_temperature": 1.5, "val_loss": None}  # by a figure that is not finite: the newest epoch is kept
+    assert history_of(unchosen, choose_by="loss").kept_temperature == 1.5
+
+
 def state_of() -> TrainState:
     config = TrainConfig()
     model = POLICY.prepare(build_model(named_config("cct_2_3x2", num_classes=2, image_size=8), seed=0)).train()
@@ -99,23 +109,25 @@ def state_of() -> TrainState:
 
 def test_an_older_checkpoint_goes_on_and_keeps_the_earlier_of_equal_epochs() -> None:
     state = state_of()
-    before = History(epochs_done=3, best_epoch=2, best_score=50.0, best_loss=0.25, improved_epoch=1)
+    before = History(epochs_done=3, best_epoch=2, best_score=50.0, best_loss=0.25, improved_epoch=1, best_temperature=1.5)
     before.best = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     tensors, values = pack(state, before)
     found = Checkpoint(path=Path("step-000000000"), step=0, tensors=tensors, state=values | {"step": 9})
     again = unpack(found, state_of(), steps=3)
     assert (again.best_loss, again.improved_epoch) == (0.25, 1)
-    assert again.best_score == 50.0
-    for key in ("best_loss", "improved_epoch", "best_score"):
+    assert (again.best_score, again.best_temperature, again.temperature) == (50.0, 1.5, None)
+    for key in ("best_loss", "improved_epoch", "best_score", "temperature", "best_temperature"):
         del found.state[key]
     found.state["best_top1_percent"] = 50.0
     older = unpack(found, state_of(), steps=3)
     assert (older.best_epoch, older.best_score, older.best_loss, older.improved_epoch) == (2, 50.0, None, 2)
     older.add({"epoch": 4, **val(50.0, 0.01)}, state.model)
-    assert older.best_epoch == 2
+    assert (older.best_epoch, older.best_temperature) == (2, None)
 
 
-@pytest.mark.parametrize("change", [{"best_loss": "low"}, {"improved_epoch": None}, {"best_score": None}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"best_loss": "low"}, {"improved_epoch": None}, {"best_score": None}, {"best_temperature": "hot"}], ids=str
+)
 def test_a_history_of_another_shape_is_an_error(change: dict[str, Any]) -> None:
     state = state_of()
     tensors, values = pack(state, History())
