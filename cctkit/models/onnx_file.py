@@ -121,7 +121,7 @@ def open_session(data: bytes, path: Path, *, threads: int | None = None) -> Any:
         raise UserError("onnxruntime is not installed", safe_text(path), "pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would print of an error is in what it raises
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above

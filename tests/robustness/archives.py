@@ -319,7 +319,8 @@ def exploits_run(folder: Path) -> Iterator[tuple[str, str]]:
 
     for form in ("zip", "legacy", "bare pickle"):
         for name in exploits(Path("x")):
-            mark, path = folder / f"{form} {name} mark", folder / f"{form} {name}.pth"
+            plain = f"{form}-{name}".replace(" ", "-")  # a shell would split it at the blanks
+            mark, path = folder / f"{plain}.mark", folder / f"{plain}.pth"
             payload = exploits(mark)[name]
             if form == "bare pickle":
                 path.write_bytes(pickle.dumps(payload))

@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.probes import write_probe
 from tests.robustness.originals import Originals, make_originals
 from tests.robustness.readers import READERS, attempts
+from tests.robustness.rest import REST
 from tests.robustness.trials import Tally
 
 _SILENT_S = 60.0  # after which an attempt that no signal could interrupt is killed
@@ -61,11 +62,41 @@ def _attempts(to: Connection, name: str, originals: Originals, folder: Path, see
     to.close()
 
 
-def row(tally: Tally) -> str:
+def fuzz_rest(name: str, originals: Originals, folder: Path, *, seed: int) -> Tally:
+    """A row that does not depend on the seed, in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_rest, args=(theirs, name, originals, folder))
+    process.start()
+    theirs.close()
+    promise, guard, _ = REST[name]
+    found = Tally(promise=promise, what=name, guard=guard, seed=seed)
+    try:
+        while ours.poll(_SILENT_S * 10):
+            found.add(*ours.recv())
+        found.add("failed", "it hangs, and was killed")
+        process.kill()
+    except EOFError:
+        process.join()
+        if process.exitcode:
+            found.add("failed", f"the process ended with {process.exitcode}")
+    process.join()
+    return found
+
+
+def _rest(to: Connection, name: str, originals: Originals, folder: Path) -> None:
+    """In the forked process."""
+    folder.mkdir()
+    for what, faults in REST[name][2](originals, folder):
+        to.send(("failed" if faults else "refused", f"{what}: {'; '.join(faults)}"))
+    to.close()
+
+
+def row(tally: Tally, *, seeded: bool) -> str:
     """A row of the table in Markdown."""
-    counts = (tally.counts[key] for key in ("refused", "equal", "other", "failed"))
-    cells = (tally.promise, tally.what, tally.guard, f"{tally.tried:,}", f"{tally.survived:,}", *counts, tally.seed)
-    return f"| {' | '.join(map(str, cells))} |"
+    counts = [tally.counts[key] for key in ("refused", "equal", "other")] if seeded else ["", "", ""]
+    cells = (tally.promise, tally.what, tally.guard, f"{tally.tried:,}", f"{tally.survived:,}", *counts, tally.counts["failed"])
+    return f"| {' | '.join(map(str, cells))} | {tally.seed if seeded else ''} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000, help="mutants per reader (default: 1000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
-    parser.add_argument("--only", action="append", choices=list(READERS), help="a row of the table; may be repeated")
+    parser.add_argument("--only", action="append", choices=[*READERS, *REST], help="a row of the table; may be repeated")
     options = parser.parse_args(arguments)
     place = Path(tempfile.mkdtemp(prefix="cctkit-fuzz-"))
     os.environ["CCTKIT_CACHE"] = str(place / "cache")
@@ -84,9 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"| {' | '.join(_HEADINGS)} |\n| {' | '.join(['---'] * len(_HEADINGS))} |", flush=True)
     failed = False
     start = time.monotonic()
-    for name in options.only or READERS:
-        tally = fuzz_reader(name, originals, place / "mutants", seed=options.seed, first=options.first, count=options.count)
-        print(row(tally), flush=True)
+    for number, name in enumerate(options.only or [*READERS, *REST]):
+        if name in REST:
+            tally = fuzz_rest(name, originals, place / f"rest-{number}", seed=options.seed)
+        else:
+            tally = fuzz_reader(name, originals, place / "mutants", seed=options.seed, first=options.first, count=options.count)
+        print(row(tally, seeded=name in READERS), flush=True)
         for failure in tally.failures:
             again = f"python -m tests.robustness.fuzz --seed {options.seed} --only '{name}' --first NUMBER --count 1"
             print(f"{failure}\n  again: {again}", file=sys.stderr, flush=True)

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 
+from cctkit.errors import UserError
+from cctkit.models.onnx_file import read_onnx
 from tests.robustness.archives import BOMBS, HOSTILE, exploits_run, faults_of_bomb, faults_of_hostile
 
 _SLOW = {  # to write, or to read through
@@ -34,3 +37,12 @@ def test_no_weights_file_runs_code(tmp_path: Path) -> None:
     found = dict(exploits_run(tmp_path))
     assert len(found) == 30
     assert {name: fault for name, fault in found.items() if fault} == {}
+
+
+def test_an_onnx_file_without_a_graph_is_refused_and_onnxruntime_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])).SerializeToString())
+    with pytest.raises(UserError, match="onnxruntime cannot open"):
+        read_onnx(tmp_path / "m.onnx")
+    assert capfd.readouterr().err == ""
