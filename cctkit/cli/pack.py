@@ -55,6 +55,7 @@ def pack(
 
     with StopRequest() as stop, reporting(stop, quiet=quiet) as (reporter, data_progress):
         packed = pack_dataset(config, output, progress=data_progress, notify=reporter.notice)
+        stop.check()  # the file is whole, and yet a script must not go on as if nobody had stopped it
     height, width = packed.image_size
     if as_json:
         print_json(

@@ -84,7 +84,7 @@ def prepare(
         patch(result, "draw_curves", _undrawn)
 
 
-def _undrawn(_: object, path: Path) -> None:
+def _undrawn(_: object, path: Path, **_named: object) -> None:
     write_atomic(path, b"no picture")
 
 

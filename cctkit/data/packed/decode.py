@@ -133,6 +133,7 @@ def decoded(source: Source, *, start: int, preprocess: Preprocess, progress: Pro
             yield job.images(numbers, told)
             if cores > 1 and time.perf_counter() > end_s:
                 yield from _ahead(job, chunks, cores, numbers.stop, progress)
+    progress(_READING, total, total)  # stops if a signal came since the last time
 
 
 def _ahead(job: _Job, chunks: Iterator[range], cores: int, done: int, progress: Progress) -> Iterator[DecodedChunk]:
