@@ -1,4 +1,4 @@
-"""Checks the links of README.md, CONTRIBUTING.md and docs: a part of `make docs`.
+"""Checks the links of README.md, CONTRIBUTING.md, SECURITY.md and docs: a part of `make docs`.
 
 Files and headings that are linked to have to exist. Of links to other sites only the form of the address is checked, so
 that the check needs no network.
@@ -20,7 +20,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 def documents() -> list[Path]:
     """The documents that are written by hand, README.md first."""
     pages = sorted(path for path in (ROOT / "docs").rglob("*.md") if "build" not in path.relative_to(ROOT).parts)
-    top = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md") if path.exists()]
+    top = [path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md") if path.exists()]
     return [*top, *(path for path in pages if path != GENERATED)]
 
 
