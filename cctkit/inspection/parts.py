@@ -9,7 +9,7 @@ import torch
 from cctkit.data.check.check import by_severity, check_dataset
 from cctkit.data.check.finding import CheckFinding
 from cctkit.errors import ResourceError, UserError
-from cctkit.evaluation.calibration import reliability
+from cctkit.evaluation.calibration import ReliabilityBin, reliability
 from cctkit.evaluation.class_metrics import confusion_matrix, predicted_classes
 from cctkit.inspection.charts import Chart, Line, Matrix, bar_chart, line_chart, matrix_chart
 from cctkit.inspection.run import InspectedRun, NoDataError
@@ -61,10 +61,9 @@ class ConfusionPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReliabilityPart:
-    """The reliability diagram and the number of images in its bins."""
+    """Reliability diagrams, and the number of images in the bins."""
 
-    accuracy: Chart
-    counts: Chart
+    charts: Sequence[Chart]
     sentence: str
     table: Table
 
@@ -104,7 +103,10 @@ def curves_part(run: InspectedRun) -> CurvesPart:
     if crossing is not None:
         ring = float(crossing), next(record[f"train_{ending}"] for record in epochs if record["epoch"] == crossing)
     accuracies = dict.fromkeys(("top1_percent", accuracy_ending_of({"": epochs}, run.config.choose_by)))
-    kinds = [(loss_name(ending), ending, "nats per image"), *((accuracy_name(each), each, "%") for each in accuracies)]
+    kinds = [
+        (loss_name(ending).capitalize(), ending, "nats per image"),
+        *((accuracy_name(each), each, "%") for each in accuracies),
+    ]
     charts = [
         line_chart(title, lines, x_label="epoch", y_label=unit, ring=ring if key == ending else None)
         for title, key, unit in kinds
@@ -123,7 +125,8 @@ def _lines(run: InspectedRun, key: str) -> list[Line]:
     """One line for each split that has the figure."""
     lines = []
     for colour, split in enumerate(("train", "val", "test"), start=1):
-        values = [record.get(f"{split}_{key}") for record in run.epochs]
+        found = (record.get(f"{split}_{key}") for record in run.epochs)
+        values = [value if isinstance(value, (int, float)) else None for value in found]
         if any(value is not None for value in values):
             x = [record["epoch"] for record in run.epochs]
             lines.append(Line(name=split, colour=colour, x=x, y=values, dashed=split == "train"))
@@ -145,7 +148,7 @@ def rate_part(run: InspectedRun) -> RatePart:
         sentence += f" for AdamW and {config.muon_lr:g} for Muon, whose learning rate has the same shape"
     sentence += f"; warm-up of {counted(schedule.warmup_steps, 'step')}."
     return RatePart(
-        chart=line_chart("as planned", [line], x_label="epoch", y_label="learning rate", from_zero=True), sentence=sentence
+        chart=line_chart("As planned", [line], x_label="epoch", y_label="learning rate", from_zero=True), sentence=sentence
     )
 
 
@@ -181,37 +184,44 @@ def matrix_of(predictions: Predictions) -> "np.ndarray[tuple[int, int], np.dtype
 
 
 def reliability_part(run: InspectedRun) -> ReliabilityPart:
-    """Raises: NoDataError if there are no predictions."""
+    """With the temperature of the weights, and if there is one also without. Raises: NoDataError without predictions."""
     predictions, temperature = run.need_predictions(), run.info.temperature
+    bins = _bins_of(predictions, temperature)
+    number = sum(each.num_images for each in bins)
+    shares = [(each.low, each.high, each.num_images / number, _bin_text(each)) for each in bins]
+    kinds = {"Accuracy by confidence": bins}
+    told = "The probabilities are the softmax of the logits: there is no temperature, which is fitted on validation images."
+    if temperature is not None:
+        kinds = {"Accuracy by confidence, with the temperature": bins, "Without it": _bins_of(predictions, None)}
+        told = f"The temperature of the weights, by which the logits are divided, is {temperature:.4g}."
+    return ReliabilityPart(
+        charts=[
+            *(_reliability_chart(title, each) for title, each in kinds.items()),
+            bar_chart("Fraction of the images by confidence", shares, x_label="confidence", y_label="fraction of images"),
+        ],
+        sentence=f"If a bar ends below the diagonal, the model is surer than it is right. {told}",
+        table=reliability_table(bins),
+    )
+
+
+def _bins_of(predictions: Predictions, temperature: float | None) -> Sequence[ReliabilityBin]:
+    """The bins with images. Raises: NoDataError if there are none."""
     logits, labels = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.labels)
     bins = [each for each in reliability(logits, labels, temperature=temperature) if each.num_images]
     if not bins:
         raise NoDataError("No prediction of the run is finite.")
-    number = sum(each.num_images for each in bins)
-    bars = [
-        (
-            each.low,
-            each.high,
-            each.accuracy or 0.0,
-            f"confidence {each.low:.2f} to {each.high:.2f}: {counted(each.num_images, 'image')}, mean confidence "
-            f"{each.mean_confidence:.3f}, accuracy {each.accuracy:.3f}",
-        )
-        for each in bins
-    ]
-    shares = [(low, high, each.num_images / number, text) for (low, high, _, text), each in zip(bars, bins, strict=True)]
-    told = (
-        "The probabilities are the softmax of the logits: the weights hold no temperature."
-        if temperature is None
-        else f"The probabilities are the softmax of the logits divided by {temperature:.3f}, the temperature of the weights."
-    )
-    counts = bar_chart("fraction of the images by confidence", shares, x_label="confidence", y_label="fraction of images")
-    return ReliabilityPart(
-        accuracy=bar_chart(
-            "accuracy by confidence", bars, x_label="confidence", y_label="accuracy", diagonal="probabilities that fit"
-        ),
-        counts=counts,
-        sentence=f"A bar below the diagonal: the model is surer than it should be. {told}",
-        table=reliability_table(bins),
+    return bins
+
+
+def _reliability_chart(title: str, bins: Sequence[ReliabilityBin]) -> Chart:
+    bars = [(each.low, each.high, each.accuracy or 0.0, _bin_text(each)) for each in bins]
+    return bar_chart(title, bars, x_label="confidence", y_label="accuracy", diagonal="probabilities that fit")
+
+
+def _bin_text(found: ReliabilityBin) -> str:
+    return (
+        f"confidence {found.low:.2f} to {found.high:.2f}: {counted(found.num_images, 'image')}, mean confidence "
+        f"{found.mean_confidence:.3f}, accuracy {found.accuracy:.3f}"
     )
 
 

@@ -25,6 +25,13 @@ _RESULT: Mapping[str, Shape] = {
     "ece": (NUMBER, None),
     "params": {"total": int, "without_embeddings": int},
 }
+_OPTIONAL: Mapping[str, Shape] = {
+    "balanced_accuracy_interval_percent": (None, [NUMBER, NUMBER]),
+    "macro_f1_interval_percent": (None, [NUMBER, NUMBER]),
+    "copies_in_train": (int, None),
+    "per_class": list,
+}
+"""What versions before it did not write."""
 _CLASS: Mapping[str, Shape] = {
     "class": str,
     "num_images": int,
@@ -138,8 +145,9 @@ def read_run(path: Path, *, notify: Callable[[str], None]) -> InspectedRun:
 
 def _read_result(path: Path) -> Mapping[str, Any]:
     result = read_object(path, _RESULT)
-    rows = result.get("per_class", [])  # which versions before it did not write
-    problem = fault(rows, list) or next((found for row in rows if (found := fault(row, _CLASS))), None)
+    problem = fault(result, {key: shape for key, shape in _OPTIONAL.items() if key in result})
+    rows = [] if problem else result.get("per_class", [])
+    problem = problem or next((found for row in rows if (found := fault(row, _CLASS))), None)
     if problem:
         raise malformed(path, problem)
     return result

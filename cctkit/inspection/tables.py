@@ -66,6 +66,9 @@ def figures(result: Mapping[str, Any]) -> list[Figure]:
         ("top5_percent", "top-5", "{:.2f}%", ""),
         ("loss", "loss", "{:.4f}", "nats per image"),
         ("ece", "calibration error", "{:.4f}", ""),
+        ("temperature", "temperature", "{:.4g}", "fitted on the validation images"),
+        ("calibrated_loss", "loss with the temperature", "{:.4f}", "nats per image"),
+        ("calibrated_ece", "calibration error with the temperature", "{:.4f}", ""),
         ("num_images", "test images", "{:,}", _copies(result)),
         ("score", "score", "{:.3f}", "100 * (top-1 - 70) / millions of parameters"),
     ]

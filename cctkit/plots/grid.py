@@ -35,7 +35,8 @@ def draw_grid(tiles: Sequence[Tile], path: Path, *, columns: int, title: str) ->
     """
     captions = [[part for line in tile.caption for part in _wrapped(line)] for tile in tiles]
     above = _LINE_INCHES * max(map(len, captions)) + 0.06
-    across, down = _CELL_INCHES + _GAP_INCHES, above + _CELL_INCHES + _GAP_INCHES
+    tallest = max(min(1.0, tile.pixels.shape[0] / tile.pixels.shape[1]) for tile in tiles)  # height of a cell by its width
+    across, down = _CELL_INCHES + _GAP_INCHES, above + _CELL_INCHES * tallest + _GAP_INCHES
     width, height = _GAP_INCHES + columns * across, _HEAD_INCHES + -(-len(tiles) // columns) * down
     with style():
         figure, (axes,) = new_figure(width=width, height=height, margins=(0, 0, 1, 1))

@@ -1,6 +1,7 @@
 """The page of `cctkit inspect` without a browser: its figures, what it may load, names from outside, parts without data."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -12,8 +13,12 @@ import numpy as np
 import pytest
 
 from cctkit.cli.app import run
+from cctkit.data.dataset import load_dataset
 from cctkit.errors import UserError
+from cctkit.inspection.mistakes import tested
 from cctkit.inspection.page import CONTENTS
+from cctkit.inspection.parts import reliability_part
+from cctkit.inspection.run import read_run
 from cctkit.runs.predictions import read_predictions
 from cctkit.summary.summary import summarize
 from cctkit.text import safe_text
@@ -124,6 +129,27 @@ def test_the_most_confused_classes_and_the_mistakes_are_those_of_the_predictions
     assert [float(each) for each in cards] == pytest.approx([100 * each for each in expected], abs=0.06)
 
 
+def test_with_a_temperature_the_probabilities_are_those_that_predict_gives(finished: Path) -> None:
+    run = read_run(finished, notify=lambda _: None)
+    assert run.trained is not None
+    assert run.predictions is not None
+    assert len(reliability_part(run).charts) == 2
+    info = dataclasses.replace(run.trained.info, metrics={"temperature": 2.0})
+    warm = dataclasses.replace(run, trained=dataclasses.replace(run.trained, info=info))
+    found = reliability_part(warm)
+    assert [chart.title for chart in found.charts[:2]] == ["Accuracy by confidence, with the temperature", "Without it"]
+    assert "is 2." in found.sentence
+    logits = run.predictions.logits.astype(np.float64) / 2
+    confidence = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).max(axis=1)
+    means = [row[3].value for row in found.table.rows]
+    assert sum(row[2].value * mean for row, mean in zip(found.table.rows, means, strict=True)) == pytest.approx(
+        confidence.sum()
+    )
+    dataset = load_dataset(run.config.data, split_rule=2)
+    images = tested(run.predictions, dataset.test, temperature=2.0)
+    assert images.confidence == pytest.approx(confidence)
+
+
 @pytest.mark.usefixtures("no_memory")
 def test_a_run_that_is_not_finished_says_so_in_the_parts_that_need_its_end(copied: Path, tmp_path: Path) -> None:
     (copied / "result.json").unlink()
@@ -188,6 +214,8 @@ def test_lost_predictions_and_results_of_earlier_versions_are_named(copied: Path
         ("result.json", lambda result: result.update(top1_percent="<b>")),
         ("result.json", lambda result: result["per_class"][0].update(recall_percent=[1])),
         ("result.json", lambda result: result.update(params=3)),
+        ("result.json", lambda result: result.update(macro_f1_interval_percent="x")),
+        ("result.json", lambda result: result.update(per_class={})),
         ("env.json", lambda env: env.update(policy=None)),
     ],
 )
