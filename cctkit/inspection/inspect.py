@@ -14,7 +14,7 @@ from cctkit.errors import ResourceError, UserError
 from cctkit.evaluation.trained import find_trained
 from cctkit.inspection.batch import Fed, first_batch
 from cctkit.inspection.looking import Looker
-from cctkit.inspection.mistakes import Mistake, Tested, examples, mistakes, tested
+from cctkit.inspection.mistakes import Classified, Mistake, classified, examples, mistakes
 from cctkit.inspection.output import check_output, keep_picture, picture_bytes, write_page
 from cctkit.inspection.page import Page, render
 from cctkit.inspection.parts import (
@@ -94,7 +94,7 @@ class _Maker:
     def page(self) -> Page:
         run = self.run
         dataset = part(self._dataset)
-        images = part(lambda: self._tested(_there(dataset)))
+        images = part(lambda: self._classified(_there(dataset)))
         looker = part(lambda: self._looker(_there(dataset)))
         return Page(
             title=self._title(),
@@ -134,8 +134,8 @@ class _Maker:
             raise NoDataError(f"The images of {dataset.name} are not those that the run was trained with.")
         return normalised_as(dataset, run.env["init"])
 
-    def _tested(self, dataset: Dataset) -> Tested:
-        return tested(self.run.need_predictions(), dataset.test, temperature=self.run.info.temperature)
+    def _classified(self, dataset: Dataset) -> Classified:
+        return classified(self.run.need_predictions(), dataset.test, temperature=self.run.info.temperature)
 
     def _looker(self, dataset: Dataset) -> Looker:
         trained = self.run.need_trained()
@@ -143,7 +143,7 @@ class _Maker:
         policy = source.choose_policy(device=self.config.device, threads=self.config.threads)
         return Looker(trained=trained, dataset=dataset, policy=policy)
 
-    def _mistakes(self, looker: Looker | Missing, images: Tested | Missing) -> Sequence[Mistake]:
+    def _mistakes(self, looker: Looker | Missing, images: Classified | Missing) -> Sequence[Mistake]:
         found = mistakes(
             _there(looker),
             _there(images),

@@ -50,7 +50,7 @@ class Mistake:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tested:
+class Classified:
     """Test images with their predictions, in the same order.
 
     found: int64 (n,), the class that each image is taken for; K for a row of logits that is not finite.
@@ -69,7 +69,7 @@ class Tested:
         return wrong & (self.found < len(self.predictions.class_names))
 
 
-def tested(predictions: Predictions, split: Split | None, *, temperature: float | None) -> Tested:
+def classified(predictions: Predictions, split: Split | None, *, temperature: float | None) -> Classified:
     """The test images and what the model takes them for.
 
     temperature: of the weights; None: the probabilities are the softmax of the logits.
@@ -80,10 +80,10 @@ def tested(predictions: Predictions, split: Split | None, *, temperature: float 
         raise NoDataError("The predictions of the run are not of the test images that are there now.")
     logits = torch.from_numpy(predictions.logits).double()
     confidence = probabilities(logits, temperature).amax(dim=1).numpy()
-    return Tested(split=split, predictions=predictions, found=predicted_classes(logits).numpy(), confidence=confidence)
+    return Classified(split=split, predictions=predictions, found=predicted_classes(logits).numpy(), confidence=confidence)
 
 
-def mistakes(looker: Looker, images: Tested, *, number: int, on_batch: OnBatch) -> Sequence[Mistake]:
+def mistakes(looker: Looker, images: Classified, *, number: int, on_batch: OnBatch) -> Sequence[Mistake]:
     """The mistakes with the highest probability, highest first, at most `number`.
 
     Raises: NoDataError if there are none.
@@ -110,7 +110,7 @@ def mistakes(looker: Looker, images: Tested, *, number: int, on_batch: OnBatch) 
     ]
 
 
-def examples(looker: Looker, images: Tested) -> Sequence[Shown]:
+def examples(looker: Looker, images: Classified) -> Sequence[Shown]:
     """The first test image of each of the first twelve classes, with its heat map.
 
     Raises: NoDataError if the model has no heat maps.
@@ -120,7 +120,7 @@ def examples(looker: Looker, images: Tested) -> Sequence[Shown]:
     return _shown(looker, images, firsts[:_EXAMPLES])
 
 
-def _shown(looker: Looker, images: Tested, positions: Labels) -> list[Shown]:
+def _shown(looker: Looker, images: Classified, positions: Labels) -> list[Shown]:
     pixels = take(images.split, positions)
     heat = part(lambda: looker.heat_maps(pixels))
     maps: Sequence[Picture | None] = [None] * len(positions) if isinstance(heat, Missing) else heat

@@ -15,7 +15,7 @@ import pytest
 from cctkit.cli.app import run
 from cctkit.data.dataset import load_dataset
 from cctkit.errors import UserError
-from cctkit.inspection.mistakes import tested
+from cctkit.inspection.mistakes import classified
 from cctkit.inspection.page import CONTENTS
 from cctkit.inspection.parts import reliability_part
 from cctkit.inspection.run import read_run
@@ -146,7 +146,7 @@ def test_with_a_temperature_the_probabilities_are_those_that_predict_gives(finis
         confidence.sum()
     )
     dataset = load_dataset(run.config.data, split_rule=2)
-    images = tested(run.predictions, dataset.test, temperature=2.0)
+    images = classified(run.predictions, dataset.test, temperature=2.0)
     assert images.confidence == pytest.approx(confidence)
 
 
