@@ -160,7 +160,7 @@ def epochs_table(epochs: Sequence[Mapping[str, Any]]) -> Table:
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The metrics of each class, from the rows of `per_class`."""
-    columns = ["images", "precision", "recall", "F1", "taken for it"]
+    columns = ["images", "precision", "recall", "F1", "predicted"]
     return Table(
         name="metrics by class",
         columns=[Column("class"), *(Column(name, is_number=True) for name in columns)],
