@@ -127,3 +127,10 @@ def test_images_that_determine_no_temperature_give_none(logits: list[list[float]
 def test_one_image_whose_class_is_ruled_out_is_no_reason_to_hang() -> None:
     logits = torch.tensor([[2.0, 0.0, -math.inf]] * 3 + [[0.0, 1.0, 3e38]])
     assert fit_temperature(logits, torch.tensor([0, 0, 1, 2])) is None
+
+
+def test_images_that_are_all_right_give_none_whatever_the_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        logits = 30 * torch.randn(40, 10, generator=generator) + 5
+        assert fit_temperature(logits, logits.argmax(dim=1)) is None

@@ -32,6 +32,8 @@ def test_the_temperature_moves_images_across_the_limit() -> None:
 def test_a_confidence_equal_to_the_limit_is_enough_and_an_image_that_is_not_finite_never() -> None:
     even = torch.zeros(2, 2)
     assert coverage_figures(even, LABELS[:2], min_confidence=0.5, temperature=None)["num_images"] == 2
+    above = 0.5 + 1e-12  # in float32 0.5
+    assert coverage_figures(even, LABELS[:2], min_confidence=above, temperature=None)["num_images"] == 0
     bad = torch.tensor([[0.0, math.nan], [5.0, -math.inf], [math.inf, 0.0]])
     found = coverage_figures(bad, torch.zeros(3, dtype=torch.int64), min_confidence=0.0, temperature=None)
     assert (found["num_images"], found["coverage_percent"], found["top1_percent"]) == (0, 0.0, None)
