@@ -47,7 +47,7 @@ def test_test_figures_come_after_each_epoch_or_once_at_the_end(
     settings = {**SETTINGS, "dataset": images, "epochs": 2, "val_fraction": 0.2}
     result = fit(recipe=recipe, output=tmp_path / "run", **settings, **flags)
     for record in epochs_of(tmp_path / "run"):
-        figures = ("loss", "loss_smoothed", "top1_percent", "balanced_accuracy_percent")
+        figures = ("loss", "loss_smoothed", "top1_percent", "balanced_accuracy_percent", "temperature")
         assert {key for key in record if key.startswith("val_")} == {f"val_{figure}" for figure in figures}
         assert ("test_top1_percent" in record, "test_loss" in record) == (each, each)
     assert (result["split"], result["num_images"]) == ("test", 15)  # 20% of 24, rounded, of each class
