@@ -34,6 +34,7 @@ from cctkit.runs.predictions import read_predictions
 from cctkit.runs.runfiles import read_config, read_settings
 from cctkit.runs.seeds import read_seeds
 from cctkit.training.checkpoint import load_checkpoint
+from tests.data.packs import pack
 from tests.robustness import mutate
 from tests.robustness.mutate import Mutate
 from tests.robustness.originals import Originals
@@ -129,10 +130,33 @@ def _checkpoint(originals: Originals, folder: Path) -> object:
 
 
 def _packed(originals: Originals, folder: Path) -> object:
-    found = open_packed(folder / "file")
+    return _facts_of_packed(folder / "file")
+
+
+def _facts_of_packed(path: Path) -> object:
+    found = open_packed(path)
     rows = np.arange(len(found.images))
     facts = (found.name, found.class_names, found.fingerprint, found.image_size, found.resize_mode, found.labels, found.roles)
     return facts, found.sums, found.order, found.pixel_digests, found.skipped, found.seen, found.ids(rows), found.take(rows)
+
+
+def _place_journal(originals: Originals, folder: Path) -> list[Path]:
+    """A packing that found a broken image: `--skip-bad` goes on from its images and its journal."""
+    shutil.copytree(originals.images, folder / "images")
+    (folder / "images" / "cat" / "0.png").write_bytes(b"broken")
+    (folder / "begun").mkdir()
+    with contextlib.suppress(UserError):
+        pack(folder / "images", folder / "begun" / "packed", size=8)
+    return [folder / "begun" / name for name in ("packed.part", "packed.part.rows")]
+
+
+def _journal(originals: Originals, folder: Path) -> object:
+    shutil.copytree(folder / "begun", folder / "tried")
+    try:
+        pack(folder / "images", folder / "tried" / "packed", size=8, skip_bad=True)
+        return _facts_of_packed(folder / "tried" / "packed")
+    finally:
+        shutil.rmtree(folder / "tried")
 
 
 def _predictions(originals: Originals, folder: Path) -> object:
@@ -321,6 +345,7 @@ def _readers() -> dict[str, Reader]:
         of("weights", SHA, mutate.of_safetensors, _copied(lambda each: each.run / "weights.safetensors"), _weights),
         of("checkpoint", SHA, _of_checkpoint, _place_checkpoints, _checkpoint),
         of("packed images", f"{SHA}, CRC-32", mutate.of_safetensors, _copied(lambda each: each.packed), _packed),
+        of("unfinished packing", "CRC-32", mutate.of_bytes, _place_journal, _journal),
         of("predictions", SHA, mutate.of_safetensors, _copied(lambda each: each.run / "predictions.safetensors"), _predictions),
         of(
             "digests of training images",
