@@ -80,8 +80,13 @@ class HeatmapFolder:
         path = self._new_path(file.name)
         with full_disk_named(path, saved=False):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as out:
-                picture.save(out, format="PNG")
+            out = open(path, "xb")  # noqa: SIM115
+            try:
+                with out:
+                    picture.save(out, format="PNG")
+            except OSError:
+                path.unlink()
+                raise
         return str(path)
 
     def _new_path(self, name: str) -> Path:

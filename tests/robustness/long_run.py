@@ -26,14 +26,15 @@ def long_run(seed: int, count: int, folder: Path, *, work: Work = AVERAGED) -> T
     tally = Tally(promise=3, name=f"{count} epochs: memory, descriptors, files", seed=seed)
     place = Place(folder, replace(work, words=("--epochs", str(count), *work.words[2:])))
     seen: list[tuple[int, int, int]] = []
-    real = loop.save
-
-    def save(job: Any, state: Any, history: Any) -> None:
-        real(job, state, history)
-        files = sum(path.is_file() for path in job.run.path.rglob("*"))
-        seen.append((_resident_bytes(), len(os.listdir("/proc/self/fd")), files))
 
     with in_place(place), pytest.MonkeyPatch.context() as patch:
+        real = loop.save
+
+        def save(job: Any, state: Any, history: Any) -> None:
+            real(job, state, history)
+            files = sum(path.is_file() for path in job.run.path.rglob("*"))
+            seen.append((_resident_bytes(), len(os.listdir("/proc/self/fd")), files))
+
         patch.setattr(loop, "save", save)
         code, errors = quietly([*place.command("run"), "--seed", str(seed)])
     start, end = seen[len(seen) // 4], seen[-1]

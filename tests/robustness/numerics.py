@@ -113,7 +113,20 @@ def false_alarms(seed: int, count: int, folder: Path) -> Tally:
         for trial in range(seed, seed + count):
             recipe, output = names[trial % len(names)], place.folder / f"run {trial}"
             words = ["train", "--dataset", str(place.images), "--recipe", recipe, "--model", "cct_2_3x2", "--image-size", "8"]
-            words += ["--embed-dim", "16", "--batch-size", "8", "--epochs", "4", "--warmup-epochs", "1", "--seed", str(trial)]
+            words += [
+                "--embed-dim",
+                "16",
+                "--batch-size",
+                "8",
+                "--epochs",
+                "4",
+                "--warmup-epochs",
+                "1",
+                "--cooldown-epochs",
+                "0",
+                "--seed",
+                str(trial),
+            ]
             words += ["--threads", "1", "--quiet", "-o", str(output)]
             code, errors = quietly(words)
             tally.add(trial, [f"{recipe}: exit code {code}: {errors}"] if code else [])

@@ -22,7 +22,11 @@ OFTEN_SAVED = replace(SHORT, settings=OFTEN)
 FOUND: dict[str, tuple[str, Callable[[Work, Path], Tally], Work]] = {
     "masks from a counter": ("differs", lambda work, path: kills_of("training", work, 0, 4, path), OFTEN_SAVED),
     "EMA not restored": ("differs", lambda work, path: kills_of("training", work, 0, 4, path), OFTEN_SAVED),
-    "nothing is synced": ("lost", lambda work, path: power_cuts_of_run(work, 0, 0, path), SHORT),
+    "fsync of files does nothing": (
+        "no checkpoint of this run is valid",
+        lambda work, path: power_cuts_of_run(work, 0, 0, path),
+        SHORT,
+    ),
     "parents are not synced": ("lost with the whole run", lambda work, path: power_cuts_of_run(work, 0, 0, path), SHORT),
     "renamed before the fsync": ("config.json", lambda work, path: power_cuts_of_run(work, 0, 0, path), SHORT),
     "journal is not synced": (

@@ -29,7 +29,14 @@ class PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.images, self._journal = _opened(path), _opened(_files(path)[1])
+        self.images = _opened(path)
+        try:
+            self._journal = _opened(_files(path)[1])
+        except OSError:
+            self.images.close()
+            if path.stat().st_size == 0:
+                path.unlink()
+            raise
         self._pending: list[bytes] = []
         self._next_s = 0.0
 
