@@ -2,8 +2,8 @@
 
 A block of kind `console` begins with a command after `$ ` and goes on with what it prints: on stdout, and on stderr too if
 the command ends in `2>&1`. All run in one folder, the README's first, beside `images/`, a small folder of images made
-here; the pictures that they leave there become those of `docs/`. A test repeats the blocks of kind `console`; what differs
-between machines is of kind `console once`.
+here, `garden/`, one that is spoilt, and `mended/`, the same one mended. The pictures that they leave there become those of
+`docs/`. A test repeats the blocks of kind `console`; what differs between machines is of kind `console once`.
 """
 
 import os
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```console(?P<once> once)?\n\$ (?P<command>cctkit [^\n]*)\n(?P<output>.*?)```\n", re.DOTALL)
 PICTURES = (".svg", ".png")
 BOTH = " 2>&1"
+FOUND = 2  # the exit code of `cctkit check` if it has found something that spoils a result
 
 
 def pages() -> list[Path]:
@@ -41,7 +42,9 @@ def output_of(command: str, folder: Path) -> str:
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-m", "cctkit", *shlex.split(command.removesuffix(BOTH))[1:]]
     stderr = subprocess.STDOUT if command.endswith(BOTH) else None
-    done = subprocess.run(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, check=True)
+    done = subprocess.run(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    if done.returncode and not (arguments[3] == "check" and done.returncode == FOUND):
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout)
     return done.stdout.replace(f"{folder.resolve()}{os.sep}", "")  # the temporary folder has another name each time
 
 
@@ -59,10 +62,19 @@ def make_images(folder: Path) -> None:
     (folder / "pear" / "all").symlink_to(folder.absolute(), target_is_directory=True)
 
 
+def make_garden(folder: Path) -> None:
+    """The folder of the guide From a folder to a model, and beside it a copy that is mended."""
+    command = [sys.executable, "-m", "benchmarks.spoilt"]
+    subprocess.run([*command, str(folder)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    shutil.copytree(folder, folder.with_name("mended"))
+    subprocess.run([*command, "--mend", str(folder.with_name("mended"))], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_images(folder / "images")
+        make_garden(folder / "garden")
 
         def anew(block: re.Match[str]) -> str:
             print(f"$ {block['command']}", file=sys.stderr)

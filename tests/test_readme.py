@@ -46,6 +46,22 @@ def test_an_output_is_what_the_command_prints(command: str, tmp_path: Path) -> N
     assert outputs.output_of(command, tmp_path) == REPEATED[command]
 
 
+AFTERNOON = [block["command"] for block in outputs.blocks(PAGES["docs/guides/afternoon.md"])]
+
+
+def test_the_afternoon_goes_from_the_check_to_the_card() -> None:
+    assert [command.split()[1] for command in AFTERNOON] == ["check", "check", "train", "eval", "inspect", "predict", "card"]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_afternoon_run_one_after_the_other(tmp_path: Path) -> None:
+    outputs.make_garden(tmp_path / "garden")
+    for command in AFTERNOON:
+        outputs.output_of(command.replace("--time 3m", "--epochs 2"), tmp_path)
+    written = {"garden-run", "classes.csv", "confusion.png", "garden.html", "garden-model"}
+    assert {path.name for path in tmp_path.iterdir()} == {"garden", "mended"} | written
+
+
 def test_each_kind_of_table_is_among_the_repeated_outputs() -> None:
     assert {command.split()[1] for command in REPEATED} >= {"summarize", "compare", "plot-lr", "models"}
 

@@ -245,6 +245,13 @@ def test_an_image_with_its_sides_swapped_is_pointed_out(tmp_path: Path) -> None:
     assert found(tmp_path)["sideways"].paths == ("ant/side.png",)
 
 
+def test_imbalance_is_that_of_the_training_images(folder: Path) -> None:
+    lose_images(folder)  # of the 20 training images of a class one remains, beside its 5 test images
+    finding = found(folder)["uneven"]
+    assert finding.text.startswith("class imbalance, 20 to 1")
+    assert "--class-weights" in finding.remedy
+
+
 def test_a_class_of_grey_images_is_a_warning(folder: Path) -> None:
     for part in ("train", "test"):
         for path in (folder / part / "ant").iterdir():

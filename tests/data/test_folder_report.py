@@ -27,7 +27,7 @@ data: {place}
     320x240, width x height
   preprocessing: center-cropped and downsampled to 32x32; --image-size 128 keeps
     more
-  warning: class imbalance, 12 to 1: the accuracy can be high even if small
+  warning: class imbalance, 15 to 1: the accuracy can be high even if small
     classes are not recognised
   warning: 3 images with 16 bits but no value above 4,095 of 65,535: nearly
     black; rescale them to 0 to 65,535, or save them with 8 bits:

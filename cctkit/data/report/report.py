@@ -75,8 +75,14 @@ class DataReport:
         return f"{len(numbers)}, of {least:,} ('{names[0]}') to {most:,} images ('{names[1]}')"
 
     def uneven(self) -> Finding | None:
-        """Warning if the largest class has many times as many images as the smallest."""
-        ratio = max(self.per_class) / max(1, min(self.per_class))
+        """Warning if the largest class has many times as many images as the smallest.
+
+        Test images do not count, unless they were split off here.
+        """
+        has_test = any(role == "test" for role, _ in self.folders)
+        kept = [numbers for part, numbers in self.parts.items() if part != "test" or not has_test]
+        numbers = tuple(map(sum, zip(*kept, strict=True)))
+        ratio = max(numbers) / max(1, min(numbers))
         return None if ratio < _UNEVEN else Finding(kind="uneven", level="warning", text=_UNEVEN_TEXT.format(ratio), number=1)
 
     def _sizes(self) -> str:
