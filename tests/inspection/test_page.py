@@ -17,7 +17,7 @@ from cctkit.data.dataset import load_dataset
 from cctkit.errors import UserError
 from cctkit.inspection.mistakes import classified
 from cctkit.inspection.page import CONTENTS
-from cctkit.inspection.parts import reliability_part
+from cctkit.inspection.parts import confusion_part, reliability_part
 from cctkit.inspection.run import read_run
 from cctkit.runs.predictions import read_predictions
 from cctkit.summary.summary import summarize
@@ -148,6 +148,23 @@ def test_with_a_temperature_the_probabilities_are_those_that_predict_gives(finis
     dataset = load_dataset(run.config.data, split_rule=2)
     images = classified(run.predictions, dataset.test, temperature=2.0)
     assert images.confidence == pytest.approx(confidence)
+
+
+def test_rows_that_are_not_finite_are_told_and_are_no_mistakes(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = read_run(finished, notify=lambda _: None)
+    assert run.predictions is not None
+    logits = run.predictions.logits.copy()
+    logits[[0, 3], 1] = np.nan
+    broken = dataclasses.replace(run.predictions, logits=logits)
+    found = confusion_part(dataclasses.replace(run, predictions=broken), lambda: "")
+    assert found.without_class.startswith("2 images without a prediction")
+    dataset = load_dataset(run.config.data, split_rule=2)
+    images = classified(broken, dataset.test, temperature=None)
+    assert not images.is_wrong[[0, 3]].any()
+    assert images.is_wrong.sum() == (np.delete(_found(finished) != _labels(finished), [0, 3])).sum()
+    monkeypatch.setattr("cctkit.inspection.parts._MOST_DRAWN", 7)  # of the 8 classes of the run
+    many = confusion_part(run, lambda: "data:image/png;base64,AA")
+    assert (many.matrix, many.uri) == (None, "data:image/png;base64,AA")
 
 
 @pytest.mark.usefixtures("no_memory")
