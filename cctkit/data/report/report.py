@@ -67,23 +67,25 @@ class DataReport:
         return numbers + made + (f"; {safe_text(called)}" if called else "")
 
     def _classes(self) -> str:
-        numbers = self.per_class
+        numbers, without = self._to_train_with()
+        if min(numbers) == max(numbers):
+            return f"{len(numbers)}, each of {counted(numbers[0], 'image')}{without}"
         least, most = min(numbers), max(numbers)
-        if least == most:
-            return f"{len(numbers)}, each of {counted(most, 'image')}"
         names = [safe_text(self.store.class_names[numbers.index(number)], 40) for number in (least, most)]
-        return f"{len(numbers)}, of {least:,} ('{names[0]}') to {most:,} images ('{names[1]}')"
+        return f"{len(numbers)}, of {least:,} ('{names[0]}') to {most:,} images ('{names[1]}'){without}"
 
     def uneven(self) -> Finding | None:
-        """Warning if the largest class has many times as many images as the smallest.
-
-        Test images do not count, unless they were split off here.
-        """
-        has_test = any(role == "test" for role, _ in self.folders)
-        kept = [numbers for part, numbers in self.parts.items() if part != "test" or not has_test]
-        numbers = tuple(map(sum, zip(*kept, strict=True)))
+        """Warning if the largest class has many times as many images as the smallest; see `_to_train_with`."""
+        numbers, _ = self._to_train_with()
         ratio = max(numbers) / max(1, min(numbers))
         return None if ratio < _UNEVEN else Finding(kind="uneven", level="warning", text=_UNEVEN_TEXT.format(ratio), number=1)
+
+    def _to_train_with(self) -> tuple[tuple[int, ...], str]:
+        """Number of images per class, without the test images if these were given; and words for that."""
+        if not any(role == "test" for role, _ in self.folders):
+            return self.per_class, ""
+        kept = [numbers for part, numbers in self.parts.items() if part != "test"]
+        return tuple(map(sum, zip(*kept, strict=True))), ", without test"
 
     def _sizes(self) -> str:
         seen = self.store.seen

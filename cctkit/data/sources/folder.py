@@ -127,7 +127,8 @@ def _class_faults(class_names: tuple[str, ...], counts: dict[Role, Counts], fold
             faults.append(_fault("empty_class", text, empty, "add images, or remove the folder", folders[role]))
         if missing := [name for name in class_names if name not in classes]:
             text = f"{counted(len(missing), 'class', 'classes')} missing in {role} but present in another split"
-            faults.append(_fault("missing_class", text, missing, "give every split the same class folders", folders[role]))
+            remedy = "move some images of it there, or remove it from the other splits"
+            faults.append(_fault("missing_class", text, missing, remedy, folders[role]))
     if len(class_names) < 2:
         text = "there is only one class, expected at least two"
         faults.append(_fault("one_class", text, class_names, "make one folder per class", next(iter(folders.values()))))
