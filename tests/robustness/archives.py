@@ -118,9 +118,25 @@ def _tree(folder: Path) -> set[str]:
 # Bombs: a file, and the command that reads it.
 
 
-def _zeros(number: int) -> Iterator[bytes]:
-    for _ in range(number >> 20):
-        yield bytes(2**20)
+_BLOCK = 2**20
+
+
+def _zeros(size: int, *, first: bytes = b"") -> bytes:
+    """`first` and `size` zeros as a stream of deflate. After a full flush equal blocks are equal bytes: one is compressed."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    start = packer.compress(first) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(_BLOCK)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return start + block * (size // _BLOCK) + packer.compress(bytes(size % _BLOCK)) + packer.flush()
+
+
+def _zlib_zeros(size: int) -> bytes:
+    """The same with zlib's header and checksum, which for zeros is their number."""
+    return b"\x78\xda" + _zeros(size) + struct.pack(">HH", size % 65_521, 1)
+
+
+def _gzip_zeros(size: int, *, first: bytes = b"") -> bytes:
+    """The same with gzip's header; whoever has read up to its checksum has read it all."""
+    return b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + _zeros(size, first=first) + bytes(4) + struct.pack("<I", size + len(first))
 
 
 def _gzip_of_a_gigabyte(folder: Path) -> tuple[list[str], dict[str, DatasetRow]]:
@@ -129,33 +145,18 @@ def _gzip_of_a_gigabyte(folder: Path) -> tuple[list[str], dict[str, DatasetRow]]
     for remote, data in zip(row.archives[0].files, idx_parts().values(), strict=True):
         path = folder / "data" / remote.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with gzip.open(path, "wb", compresslevel=1) as file:
-            for block in _zeros(2**30) if "train-images" in path.name else [data]:
-                file.write(block)
+        path.write_bytes(_gzip_zeros(2**30) if "train-images" in path.name else gzip.compress(data))
         files.append(dataclasses.replace(remote, md5=""))
     row = dataclasses.replace(row, archives=(dataclasses.replace(row.archives[0], files=tuple(files)),))
     return ["pack", "mnist", "--data-dir", str(folder / "data"), "-o", str(folder / "new")], {"mnist": row}
 
 
-class _Zeros(io.RawIOBase):
-    """A file of zeros."""
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-
-    def read(self, size: int = -1) -> bytes:
-        taken = min(self.left, size)
-        self.left -= taken
-        return bytes(taken)
-
-
 def _tar_of_a_gigabyte(folder: Path) -> tuple[list[str], dict[str, DatasetRow]]:
     (folder / "data").mkdir()
     path = folder / "data" / "small.tar.gz"
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        entry = tarfile.TarInfo(f"{_FOLDER}/train")
-        entry.size = 2**30
-        tar.addfile(entry, _Zeros(entry.size))  # type: ignore[arg-type]
+    entry = tarfile.TarInfo(f"{_FOLDER}/train")
+    entry.size = 2**30
+    path.write_bytes(_gzip_zeros(entry.size + 1024, first=entry.tobuf()))
     return ["pack", "cifar100", "--data-dir", str(folder / "data"), "-o", str(folder / "new")], {"cifar100": _row(path)}
 
 
@@ -178,15 +179,13 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def png_bomb(side: int) -> bytes:
     """A PNG of `side` x `side` black pixels, which compress to a thousandth."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    packer = zlib.compressobj(9)
-    data = b"".join(packer.compress(bytes(1 + 3 * side)) for _ in range(side)) + packer.flush()
+    data = _zlib_zeros(side * (1 + 3 * side))
     return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
 
 def _png_text() -> bytes:
     """A small PNG whose comment is a gigabyte when decompressed."""
-    packer = zlib.compressobj(9)
-    text = b"".join(packer.compress(block) for block in _zeros(2**30)) + packer.flush()
+    text = _zlib_zeros(2**30)
     small = png_bomb(8)
     return small[:33] + _chunk(b"zTXt", b"Comment\0\0" + text) + small[33:]
 
@@ -238,15 +237,13 @@ def _pth(write: Callable[[Path], object]) -> Callable[[Path], tuple[list[str], d
 
 
 def _deflated(path: Path) -> None:
-    """A `.pth` file of a gigabyte of zeros, compressed."""
-    torch.save({"a": torch.zeros(4)}, path)
+    """A `.pth` file of zeros, compressed; that it is compressed is enough."""
+    torch.save({"a": torch.zeros(2**24)}, path)
     with zipfile.ZipFile(path) as plain:
         parts = {entry.filename: plain.read(entry) for entry in plain.infolist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         for name, data in parts.items():
-            with packed.open(name, "w", force_zip64=True) as file:
-                for block in _zeros(2**30) if name.endswith("/0") else [data]:
-                    file.write(block)
+            packed.writestr(name, data)
 
 
 def _expanded(path: Path) -> None:
@@ -287,7 +284,7 @@ BOMBS: Mapping[str, Callable[[Path], tuple[list[str], dict[str, DatasetRow]]]] =
     "gzip of a gigabyte": _gzip_of_a_gigabyte,
     "tar member of a gigabyte": _tar_of_a_gigabyte,
     "pickle that claims 2 GiB": _pickle_of_a_gigabyte,
-    "compressed .pth of a gigabyte": _pth(_deflated),
+    "compressed .pth file": _pth(_deflated),
     ".pth tensor of four terabytes": _pth(_expanded),
     "weights of a petabyte": _header,
     "metrics of a terabyte": _lines,

@@ -9,14 +9,6 @@ from cctkit.errors import UserError
 from cctkit.models.onnx_file import read_onnx
 from tests.robustness.archives import BOMBS, HOSTILE, exploits_run, faults_of_bomb, faults_of_hostile
 
-_SLOW = {  # to write, or to read through
-    "PNG of 20,000 x 20,000 pixels",
-    "PNG with a comment of a gigabyte",
-    "gzip of a gigabyte",
-    "tar member of a gigabyte",
-    "compressed .pth of a gigabyte",
-}
-
 
 def test_fifteen_archives_and_ten_bombs_are_tried() -> None:
     assert len(HOSTILE) >= 15
@@ -28,7 +20,7 @@ def test_a_hostile_archive_writes_nothing_and_changes_no_result(name: str, tmp_p
     assert list(faults_of_hostile(name, tmp_path / "here")) == []
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW)) for name in BOMBS])
+@pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_an_error_and_takes_less_than_a_gigabyte(name: str, tmp_path: Path, cache: Path) -> None:
     assert list(faults_of_bomb(name, tmp_path / "here")) == []
 

@@ -46,6 +46,17 @@ def test_every_line_of_a_command_does(name: str, on_terminal: bool, play: Play, 
     assert 0 in {ran.code for ran in lines}
 
 
+@pytest.mark.slow
+def test_torchs_own_exporter_does_not_connect_either(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests put a small graph in its place, which takes milliseconds."""
+    from cctkit.export.graph import onnx_graph
+
+    monkeypatch.setattr("cctkit.export.export.onnx_graph", onnx_graph)
+    monkeypatch.chdir(tmp_path)
+    ran = run_line(["export", "--model", str(play.run), "-o", "\x1b[2J.onnx"], play)
+    assert (ran.code, failures([ran])) == (0, [])
+
+
 def test_names_come_back_from_json_as_they_were(play: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = json.loads(run_line(["eval", str(play.run), "--json"], play).out)
