@@ -23,7 +23,7 @@ class Spec:
     """What becomes of the process.
 
     root: the folder in which file operations count.
-    report: the file for a `Report`, written if the process ends by itself.
+    report: the file for a `Report`, written if the process ends by itself; of several ranks by the first.
     signals: sent by the process to itself, each 10 ms after the one before.
     operation: before which file operation (from 1) they are sent; 0 for none.
     torn: the fraction of the bytes that are written before, if it is a write.
@@ -110,7 +110,7 @@ def main() -> int:
         time.sleep(0.001)
     with Operations(Path(spec.root), before) as operations:
         code = run(sys.argv[1:])
-    if spec.report:
+    if spec.report and os.environ.get("RANK", "0") == "0":
         report = Report(operations=[str(each) for each in operations.seen], calls=calls[0], cpu_s=cpu_s())
         Path(spec.report).write_text(json.dumps(asdict(report)))
     return code

@@ -7,6 +7,8 @@ from tests.robustness.outcome import differences
 from tests.robustness.tally import Tally
 from tests.robustness.work import Place, Work
 
+_STEPS = 5  # of an epoch
+WITH_WORKERS = Work(words=("--epochs", "1", "--stream", "--workers", "2"))
 SHORT = Work(words=("--epochs", "1"))
 
 
@@ -28,15 +30,15 @@ def races(seed: int, count: int, folder: Path, *, work: Work = SHORT) -> Tally:
     return tally
 
 
-def killed_holders(seed: int, count: int, folder: Path) -> Tally:
-    """The holder of a run is killed: the next start has the lock at once, though workers of the dead may live on."""
+def killed_holders(seed: int, count: int, folder: Path, *, work: Work = WITH_WORKERS) -> Tally:
+    """The holder of a run is killed in a step: the next start has the lock at once, though workers of the dead may live on."""
     tally = Tally(promise=5, name="start after the holder was killed", seed=seed)
-    place = Place(folder, Work(words=("--epochs", "1", "--stream", "--workers", "2")))
+    place = Place(folder, work)
     place.finish("unbroken")
     expected = place.outcome("unbroken")
     for trial in range(seed, seed + count):
         output = f"run {trial}"
-        spec = place.spec(place="cctkit.training.loop:train_step", call=1 + trial % 6, signals=(signal.SIGKILL,))
+        spec = place.spec(place="cctkit.training.loop:train_step", call=1 + trial % _STEPS, signals=(signal.SIGKILL,))
         process = place.start(output, spec=spec)
         process.communicate()
         wrong = [] if process.returncode == -signal.SIGKILL else [f"exit code {process.returncode}"]

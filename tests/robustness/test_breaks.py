@@ -8,10 +8,9 @@ import pytest
 
 from tests.robustness.breaks import BREAKS
 from tests.robustness.faults import faults_of_work
-from tests.robustness.kills import kills_of
 from tests.robustness.long_run import long_run
 from tests.robustness.numerics import poisons
-from tests.robustness.races import races
+from tests.robustness.races import killed_holders, races
 from tests.robustness.recovery import power_cuts_of_packing, power_cuts_of_run
 from tests.robustness.stops import stops_in
 from tests.robustness.tally import Tally
@@ -20,8 +19,8 @@ from tests.robustness.work import OFTEN, STATEFUL, WORKS, Work
 SHORT = Work(words=("--epochs", "1", *STATEFUL), settings={})
 OFTEN_SAVED = replace(SHORT, settings=OFTEN)
 FOUND: dict[str, tuple[str, Callable[[Work, Path], Tally], Work]] = {
-    "masks from a counter": ("differs", lambda work, path: kills_of("training", work, 0, 4, path), OFTEN_SAVED),
-    "EMA not restored": ("differs", lambda work, path: kills_of("training", work, 0, 4, path), OFTEN_SAVED),
+    "masks from a counter": ("differs", lambda work, path: killed_holders(3, 1, path, work=work), OFTEN_SAVED),
+    "EMA not restored": ("differs", lambda work, path: killed_holders(3, 1, path, work=work), OFTEN_SAVED),
     "fsync of files does nothing": (
         "no checkpoint of this run is valid",
         lambda work, path: power_cuts_of_run(work, 0, 0, path),

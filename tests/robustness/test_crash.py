@@ -20,7 +20,7 @@ from tests.robustness.tally import Tally, table
 from tests.robustness.work import STATEFUL, WORKS, Work
 
 SHORT = Work(words=("--epochs", "1", *STATEFUL), settings={})
-FEW_WORKS = ("--stream, 2 workers", "2 ranks, --shard", "--seeds 2", "early stopping", "class weights")
+FEW_WORKS = ("--stream, 2 workers", "--seeds 2", "early stopping", "class weights")
 FEW_PHASES = ("scanning", "packing in training", "training with 2 workers", "training with 2 ranks", "saving", "plotting")
 
 

@@ -14,7 +14,7 @@ from tests.training.jobs import ForkedJob
 
 TINY = ["--model", "cct_2_3x2", "--image-size", "8", "--batch-size", "8", "--threads", "1", "--recipe", "report"]
 TINY += ["--optimizer", "adamw", "--warmup-epochs", "1", "--quiet", "--embed-dim", "16"]
-"""43 images are 6 steps an epoch, of which the last has 3."""
+"""36 images are 5 steps an epoch, of which the last has 4."""
 STATEFUL = ["--ema", "0.9", "--mixup", "0.5", "--accumulate", "2", "--dropout", "0.1", "--drop-path", "0.3"]
 STATEFUL += ["--val-fraction", "0.1"]
 OFTEN = {"cctkit.training.loop:_CHECKPOINT_EVERY_S": 0.0, "cctkit.data.packed.journal:_COMMIT_EVERY_S": 0.0}
