@@ -1,6 +1,7 @@
 """One attempt to hurt a reader: what came of it, how long it took, how much memory."""
 
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import os
@@ -105,6 +106,8 @@ class Memory:
     """The peak of this process's memory since it was made (Linux; elsewhere nothing is measured)."""
 
     def __init__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # what was freed before would be taken first, and not be seen
+            ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         self._before = _status("VmRSS")
