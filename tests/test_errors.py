@@ -57,6 +57,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 def train(error: BaseException, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(loop, "begin", lambda *_, **__: (None, SimpleNamespace(epochs_done=0)))
+    patch.setattr(loop, "_report_start", lambda _: None)
     patch.setattr(loop, "_train_epoch", raising(error))
     config = SimpleNamespace(epochs=1, batch_size=8, accumulate=1, early_stopping=None)
     with pytest.raises(ResourceError, match="--accumulate 2"):

@@ -21,7 +21,7 @@ from cctkit.data.splits import Dataset, Split
 from cctkit.engine.signals import StopRequest
 from cctkit.errors import DamagedError, UserError
 from cctkit.evaluation.source import EvalConfig, evaluate_source
-from cctkit.training.reporter import Progress
+from cctkit.training.reporter import Progress, Reporter
 from cctkit.training.request import Request
 from cctkit.training.run import resume_run, start_run
 from tests.conftest import write_images
@@ -38,8 +38,8 @@ TINY = {
 }
 
 
-class Told:
-    """A reporter that keeps what it is told, and does something at the first log of an epoch."""
+class Told(Reporter):
+    """Keeps the notices, and does something at the first log of an epoch."""
 
     log_every_s = 0.0
 
@@ -54,10 +54,6 @@ class Told:
         if now.epoch == self._at_epoch:
             self._at_epoch = -1
             self._then()
-
-    def evaluating(self, split: str, done: int, total: int) -> None: ...
-    def epoch(self, record: Any, epochs: int) -> None: ...
-    def data(self, what: str, done: int, total: int) -> None: ...
 
 
 def train(run: Path, told: Told, **settings: Any) -> None:

@@ -96,7 +96,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_file(
     with pytest.raises(ResourceError, match="No space left") as caught:
         load(folder)
     assert "CCTKIT_CACHE" in str(caught.value.remedy)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists() or list(cache.iterdir()) == []
 
 
 def test_an_unusable_cache_folder_is_an_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

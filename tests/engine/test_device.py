@@ -141,6 +141,7 @@ def test_training_leaves_the_devices_generator_as_it_was(stopped: bool, monkeypa
         return SimpleNamespace(), SimpleNamespace(epochs_done=0, best=None)
 
     monkeypatch.setattr(loop, "begin", begin)
+    monkeypatch.setattr(loop, "_report_start", lambda _: None)
     with pytest.raises(StoppedError) if stopped else contextlib.nullcontext():
         loop.fit(SimpleNamespace(policy=policy, config=SimpleNamespace(epochs=0)))  # type: ignore[arg-type]
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())
