@@ -27,25 +27,27 @@ FLAGS = (
 ITS_OWN = re.compile(r"([/.]|CONNECT )?[\w.-]*\.(google|googleapis|gstatic)\.com[:/]")
 """Where Chromium connects by itself, however it is told not to. What the page loads is looked at in the page, too."""
 LOOK = """
-const table = document.querySelector("#classes table");
-const column = (n) => [...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, row.cells[n].dataset.value ?? null]);
-const press = (n) => { table.tHead.rows[0].cells[n].firstElementChild.click(); return column(n); };
-const pressed = { recall: [press(3), press(3)], names: press(0), sorted: table.tHead.innerHTML.match(/aria-sort="\\w+"/g) };
-table.querySelector("button").focus();
-document.documentElement.style.width = "400px";
-const beyond = [...document.querySelectorAll("body *")].filter(
-  (each) => each.parentElement.closest(".scroll") === null && each.getBoundingClientRect().right > 400.5);
-document.body.dataset.seen = JSON.stringify({
-  ...pressed,
-  focus: document.activeElement.tagName,
-  hacked: typeof window.hacked,
-  scripts: document.scripts.length,
-  handlers: [...document.querySelectorAll("*")].filter((each) => [...each.attributes].some((a) => /^on/.test(a.name))).length,
-  loaded: performance.getEntriesByType("resource").map((each) => each.name.slice(0, 40)),
-  broken: [...document.images].filter((each) => each.naturalWidth === 0).length,
-  images: document.images.length,
-  beyond: beyond.map((each) => each.outerHTML.slice(0, 80)),
-  dark: matchMedia("(prefers-color-scheme: dark)").matches && getComputedStyle(document.body).backgroundColor,
+addEventListener("load", () => {
+  const table = document.querySelector("#classes table");
+  const column = (n) => [...table.tBodies[0].rows].map((row) => [row.cells[0].textContent, row.cells[n].dataset.value ?? null]);
+  const press = (n) => { table.tHead.rows[0].cells[n].firstElementChild.click(); return column(n); };
+  const pressed = { recall: [press(3), press(3)], names: press(0), sorted: table.tHead.innerHTML.match(/aria-sort="\\w+"/g) };
+  table.querySelector("button").focus();
+  document.documentElement.style.width = "400px";
+  const beyond = [...document.querySelectorAll("body *")].filter(
+    (each) => each.parentElement.closest(".scroll") === null && each.getBoundingClientRect().right > 400.5);
+  document.body.dataset.seen = JSON.stringify({
+    ...pressed,
+    focus: document.activeElement.tagName,
+    hacked: typeof window.hacked,
+    scripts: document.scripts.length,
+    handlers: [...document.querySelectorAll("*")].filter((each) => [...each.attributes].some((a) => /^on/.test(a.name))).length,
+    loaded: performance.getEntriesByType("resource").map((each) => each.name.slice(0, 40)),
+    broken: [...document.images].filter((each) => each.naturalWidth === 0).length,
+    images: document.images.length,
+    beyond: beyond.map((each) => each.outerHTML.slice(0, 80)),
+    dark: matchMedia("(prefers-color-scheme: dark)").matches && getComputedStyle(document.body).backgroundColor,
+  });
 });
 """
 
