@@ -33,7 +33,7 @@ def spoil(root: Path) -> None:
 SPOILT = """\
 data: {place}
   images: 39 train, 9 test
-  classes: 2, of 19 ('bee') to 20 images ('ant'), without test
+  classes: 2, of 19 ('bee') to 20 images ('ant'), not counting test
   sizes: all 32x32
   preprocessing: 32x32, not resized
 

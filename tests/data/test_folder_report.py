@@ -22,7 +22,7 @@ from tests.data.messy import messy_folder
 MESSY = """\
 data: {place}
   images: 88 train, 15 test; Train/ is train, Testing/ is test
-  classes: 3, of 4 ('bird') to 61 images ('cat'), without test
+  classes: 3, of 4 ('bird') to 61 images ('cat'), not counting test
   sizes: 320x240 (78), 160x120 (6), 80x60 (4) and 11 more; from 80x60 to
     320x240, width x height
   preprocessing: center-cropped and downsampled to 32x32; --image-size 128 keeps
@@ -265,7 +265,7 @@ def test_the_sizes_of_classes_are_without_test_images_that_were_given(tmp_path: 
     write_images(tmp_path / "a" / "train", {"cat": 5, "dog": 5})
     write_images(tmp_path / "a" / "test", {"cat": 2, "dog": 2}, seed=1)
     write_images(tmp_path / "b", {"cat": 5, "dog": 5})
-    assert line(load(tmp_path / "a"), "classes") == "2, each of 5 images, without test"
+    assert line(load(tmp_path / "a"), "classes") == "2, each of 5 images, not counting test"
     assert line(load(tmp_path / "b"), "classes") == "2, each of 5 images"
 
 

@@ -85,7 +85,7 @@ class DataReport:
         if not any(role == "test" for role, _ in self.folders):
             return self.per_class, ""
         kept = [numbers for part, numbers in self.parts.items() if part != "test"]
-        return tuple(map(sum, zip(*kept, strict=True))), ", without test"
+        return tuple(map(sum, zip(*kept, strict=True))), ", not counting test"
 
     def _sizes(self) -> str:
         seen = self.store.seen
