@@ -29,13 +29,17 @@ class Kills:
         self.cpu_s: float = found["cpu_s"]
         self.expected = self.place.outcome("unbroken")
 
+    def generator(self, seed: int) -> random.Random:
+        """What a trial draws from."""
+        return random.Random(f"{self.name} {seed}")
+
     def trial(self, seed: int, *, most: int = 1000) -> tuple[int, list[str]]:
         """How many times it was killed, at most `most`, and what is wrong at the end.
 
         Half of the kills are uniform over the CPU time of the unbroken run, half over its file operations, of which half
         come in the midst of a write.
         """
-        generator, output = random.Random(f"{self.name} {seed}"), f"run {seed}"
+        generator, output = self.generator(seed), f"run {seed}"
         kills, again, torn = 0, False, generator.random() < 0.5
         while not self.place.is_done(output) and kills < most:
             by_operation = generator.random() < 0.5

@@ -8,7 +8,7 @@ import pytest
 
 from tests.robustness.crash import CHECKS
 from tests.robustness.faults import COMMANDS, faults_of_command, faults_of_work
-from tests.robustness.kills import kills_of
+from tests.robustness.kills import Kills, kills_of
 from tests.robustness.long_run import long_run
 from tests.robustness.numerics import false_alarms, poisons
 from tests.robustness.operations import Operations
@@ -161,10 +161,19 @@ def test_nothing_grows_over_the_epochs(tmp_path: Path) -> None:
     holds(long_run(0, 24, tmp_path))
 
 
-@pytest.mark.slow
-def test_a_check_of_many_trials_is_repeated_trial_by_trial(tmp_path: Path) -> None:
-    """The seed after `failed:` in the table repeats one trial alone."""
-    both = kills_of("packing", WORKS["packing"], 3, 2, tmp_path / "both")
-    alone = kills_of("packing", WORKS["packing"], 3, 1, tmp_path / "alone")
-    assert (both.seed, alone.seed) == (3, 3)
-    assert both.tried >= alone.tried >= 1
+def test_a_check_of_many_trials_is_repeated_trial_by_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The seed after `failed:` in the table repeats one trial alone, which draws the same again."""
+    drawn: list[float] = []
+
+    def trial(kills: Kills, seed: int) -> tuple[int, list[str]]:
+        drawn.append(kills.generator(seed).random())
+        return 1, ["the end differs"] if seed == 4 else []
+
+    monkeypatch.setattr(Kills, "trial", trial)
+    many = kills_of("packing", WORKS["packing"], 3, 3, tmp_path / "many")
+    assert many.failures == [(4, "the end differs")]
+    assert (many.tried, many.survived) == (3, 2)
+    alone = kills_of("packing", WORKS["packing"], 4, 1, tmp_path / "alone")
+    assert alone.failures == many.failures
+    assert len(set(drawn[:3])) == 3
+    assert drawn[3] == drawn[1]
