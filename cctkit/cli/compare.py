@@ -24,7 +24,12 @@ def compare(
         flag("--runs", text="run directory, or a directory of runs; may be repeated", default="runs/ if it exists"),
     ] = None,
     published: Annotated[
-        bool, flag("--published/--no-published", text="include the published results", default="--published")
+        bool,
+        flag(
+            "--published/--no-published",
+            text="include the published results and the weights that come with cctkit",
+            default="--published",
+        ),
     ] = True,
     everything: Annotated[
         bool, flag("--all", text="include published results with more epochs, of other networks and on other data sets")
@@ -81,11 +86,17 @@ def compare(
 def _collect(runs: Sequence[Path] | None, *, published: bool, everything: bool) -> "tuple[list[Row], dict[str, str]]":
     """Rows of published results and own runs, and why runs were skipped, by path."""
     from cctkit.catalog.results import RESULTS
-    from cctkit.runs.comparison import find_runs, published_row
+    from cctkit.runs.comparison import find_runs, published_row, shipped_rows
 
     if everything and not published:
         raise UserError("--all and --no-published cannot be combined", "command line")
-    rows = [published_row(result) for result in RESULTS if published and (everything or result.kind != "published")]
+    rows = shipped_rows() if published else []
+    beside = {(row.model, row.dataset) for row in rows}
+    rows += [
+        published_row(result)
+        for result in RESULTS
+        if published and (everything or result.kind != "published" or (result.name, result.dataset) in beside)
+    ]
     skipped: dict[str, str] = {}
     for root in dict.fromkeys(runs or ([_RUNS] if _RUNS.is_dir() else [])):
         found, bad = find_runs(root)
@@ -151,7 +162,7 @@ def _panels(tables: "Sequence[Sequence[Row]]") -> "dict[str, list[Point]]":
                 params_millions=size,
                 top1_percent=row.top1_percent,
                 on_front=row.pareto_true_params,
-                own=row.is_own,
+                ours=row.is_ours,
             )
             for row in rows
             if (size := row.true_params_millions or row.params_millions) is not None

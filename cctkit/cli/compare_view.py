@@ -46,6 +46,8 @@ def label(row: Row, *, with_recipe: bool = False) -> str:
 
     with_recipe: add the recipe and seed of an own run.
     """
+    if row.kind == "shipped" and row.run:
+        return row.run
     if row.kind == "final result":
         return f"{row.model}, final result"
     if row.kind == "published" and row.epochs not in (None, 200):
@@ -87,7 +89,7 @@ class _Marks:
 
     def of(self, row: Row, *, numbered: bool = True) -> str:
         """The marks of a row. numbered: also mark an own run, whose path would be too long."""
-        if row.run and not numbered:
+        if row.run and row.is_own and not numbered:
             return row.run
         number = self.sources.setdefault(_described(row), len(self.sources) + 1)
         letters = [self.notes.setdefault(note, _NOTE_LETTERS[len(self.notes)]) for note in row.notes]
@@ -103,10 +105,11 @@ class _Marks:
 
 
 def _described(row: Row) -> str:
-    """The source of a row; for an own run its path, recipe and seed."""
+    """The source of a row; for an own run its path, recipe and seed, and for weights that come with cctkit their name too."""
     if row.run is None:
         return row.source
     details = (
+        "" if row.is_own else row.source,
         f"recipe {row.recipe}" if row.recipe else "",
         _of_seeds(row),
     )
@@ -125,7 +128,7 @@ def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> l
             columns.append(Column(heading=heading, cells=cells, left=left, drop=drop, folded=folded))
 
     add(("", "model"), label, left=True)
-    add(("top-1", "%"), lambda row: _decimals(row.top1_percent, 2, 2 if row.is_own else 3))
+    add(("top-1", "%"), lambda row: _decimals(row.top1_percent, 2, 2 if row.is_ours else 3))
     add(("std over", "seeds"), _std_text)
     add(("95%", "interval"), _interval_text, drop=7)
     add(("size", "M"), lambda row: _decimals(row.params_millions, 0, 3))
@@ -139,7 +142,7 @@ def _columns(rows: Sequence[Row], marks: _Marks, *, numbered: bool = False) -> l
         add(("score", "t.s."), lambda row: _score_text(row, row.score_without_embeddings), drop=6)
     add(("MACs", "G"), lambda row: "" if row.macs is None else f"{row.macs / 1e9:.3f}", drop=1)
     add(("", "epochs"), lambda row: "" if row.epochs is None else str(row.epochs), drop=2)
-    add(("", "recipe"), lambda row: row.recipe or "", left=True, drop=3)
+    add(("", "recipe"), lambda row: (row.is_own and row.recipe) or "", left=True, drop=3)
     add(("", "seed"), _seed_text, drop=3)
     if len(rows) > 1:
         add(("", "front"), lambda row: _front_text(row, own_only=own_only), left=True, drop=8)
@@ -165,6 +168,8 @@ def _decimals(value: float | None, least: int, most: int) -> str:
 
 
 def _seed_text(row: Row) -> str:
+    if not row.is_own:
+        return ""
     return _of_seeds(row) if row.seed is None else str(row.seed)
 
 

@@ -20,7 +20,7 @@ class Point:
     """A model in the plot.
 
     group: models with the same group share a Pareto front.
-    own: whether it is an own run.
+    ours: whether cctkit has trained it: an own run, or weights that come with it.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Point:
     params_millions: float
     top1_percent: float
     on_front: bool
-    own: bool = False
+    ours: bool = False
 
 
 def draw_pareto(panels: Mapping[str, Sequence[Point]], path: Path, *, threshold: Mapping[str, float] | None = None) -> None:
@@ -72,10 +72,10 @@ def _draw_panel(axes: "Axes", title: str, points: Sequence[Point], threshold: fl
 
 
 def _marker(point: Point, groups: Sequence[str]) -> dict[str, Any]:
-    """Colour by family; filled in the last group, open in the others; a star for own runs."""
+    """Colour by family; filled in the last group, open in the others; a star for what cctkit has trained."""
     colour = _colour(point.family)
     filled = point.group == groups[-1]
-    shape = {"marker": "*", "markersize": 13} if point.own else {"marker": "o", "markersize": 7}
+    shape = {"marker": "*", "markersize": 13} if point.ours else {"marker": "o", "markersize": 7}
     return {"color": colour, "markerfacecolor": colour if filled else "white", "markeredgewidth": 1.4, "linestyle": "", **shape}
 
 
@@ -109,16 +109,16 @@ def _add_legend(axes: "Axes", points: Sequence[Point], groups: Sequence[str]) ->
     if len(groups) > 1:
         others = f"open markers: {', '.join(map(legend_name, groups[:-1]))}"
         keys.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", markersize=7, label=others))
-    if any(point.own for point in points):
-        keys.append(Line2D([], [], color=GREY, marker="*", linestyle="", markersize=13, label="own run"))
+    if any(point.ours for point in points):
+        keys.append(Line2D([], [], color=GREY, marker="*", linestyle="", markersize=13, label="trained with cctkit"))
     axes.legend(handles=[*keys, *axes.get_legend_handles_labels()[0]], loc="best")
 
 
 def _name_points(axes: "Axes", points: Sequence[Point]) -> None:
-    """Names of points on a front and of own runs, left or right of the point if there is room."""
+    """Names of points on a front and of models that cctkit has trained, left or right of the point if there is room."""
     placed: list[BboxBase] = []
-    for point in sorted(points, key=lambda point: (not point.own, point.params_millions)):
-        if not (point.on_front or point.own):
+    for point in sorted(points, key=lambda point: (not point.ours, point.params_millions)):
+        if not (point.on_front or point.ours):
             continue
         at = (point.params_millions, point.top1_percent)
         for side, place in (("right", (-4, 5)), ("left", (7, -3))):

@@ -13,7 +13,7 @@ from cctkit.catalog.results import FROM_SCRATCH, PublishedResult
 from cctkit.catalog.score import pareto_front, score
 from cctkit.config.settings import TrainConfig
 from cctkit.errors import UserError
-from cctkit.runs.paths import RunPaths, SeedPaths, is_seeds
+from cctkit.runs.paths import RunPaths, SeedPaths, is_seeds, shipped_names, shipped_run
 from cctkit.runs.runfiles import NUMBER, Shape, fault, malformed, read_object
 from cctkit.runs.seeds import summarize_seeds
 from cctkit.text import safe_text
@@ -72,8 +72,13 @@ class Row:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a run, not a published result."""
+        """Whether it is a run, not a published result or weights that come with cctkit."""
         return self.kind == "run"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether cctkit has trained it: a run, or weights that come with it."""
+        return self.kind in ("run", "shipped")
 
     @property
     def score(self) -> float | None:
@@ -125,6 +130,14 @@ def published_row(result: PublishedResult) -> Row:
         epochs=result.epochs,
         notes=result.notes,
     )
+
+
+def shipped_rows() -> list[Row]:
+    """The weights that come with cctkit: `run` is their name."""
+    return [
+        replace(run_row(shipped_run(name)), kind="shipped", source="weights that come with cctkit", run=name)
+        for name in shipped_names()
+    ]
 
 
 def find_runs(root: Path) -> tuple[list[Row], dict[str, str]]:

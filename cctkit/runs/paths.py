@@ -9,7 +9,7 @@ from cctkit.text import safe_text
 
 DEFAULT_ROOT = Path("runs")
 SHIPPED = Path(__file__).parents[1] / "weights"
-"""The weights that come with cctkit: `NAME.safetensors` for each name."""
+"""The weights that come with cctkit: for each name a run directory without checkpoints, and its model card."""
 HUB_WEIGHTS = "model.safetensors"
 """The weights in a folder that `cctkit card` has written; a folder with this file is one."""
 
@@ -86,8 +86,13 @@ def default_name(dataset: str, model: str, now: datetime, root: Path = DEFAULT_R
 
 
 def shipped_names() -> list[str]:
-    """The names of the weights that come with cctkit, each the file `NAME.safetensors` in the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    """The names of the weights that come with cctkit, such as `cct_2_3x2_c100`."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/weights.safetensors"))
+
+
+def shipped_run(name: str) -> Path:
+    """The run directory of weights that come with cctkit."""
+    return SHIPPED / name
 
 
 def weights_file(source: Path) -> Path:
@@ -98,7 +103,7 @@ def weights_file(source: Path) -> Path:
     Raises: UserError if a directory has no weights.
     """
     if not source.is_dir():
-        shipped = SHIPPED / f"{source.name}.safetensors"
+        shipped = RunPaths(shipped_run(source.name)).weights
         return shipped if str(source) in shipped_names() and not source.exists() else source
     for weights in (source / HUB_WEIGHTS, RunPaths(source).weights):
         if weights.exists():

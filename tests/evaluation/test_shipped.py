@@ -1,5 +1,8 @@
 """Weights that come with cctkit, by their name."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shipped")
     write_images(folder / "images", {"dark": 12, "light": 12})
     cctkit.fit(dataset=str(folder / "images"), model="cct_2_3x1", image_size=8, epochs=1, output=folder / "run", threads=1)
-    (folder / "weights").mkdir()
-    (folder / "weights" / "tiny_c2.safetensors").write_bytes((folder / "run" / "weights.safetensors").read_bytes())
+    shutil.copytree(folder / "run", folder / "weights" / "tiny_c2")
     return folder
 
 
@@ -54,3 +56,29 @@ def test_an_unknown_name_says_which_there_are(capsys: pytest.CaptureFixture[str]
     assert "tiny_c2" in capsys.readouterr().err
     assert run(["train", "--dataset", "digits", "--init", "tiny_c3"]) == 2
     assert "tiny_c2" in capsys.readouterr().err
+
+
+def test_compare_shows_them_beside_what_is_published_of_the_same_model(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = place / "weights" / "tiny_c2" / "result.json"
+    values = json.loads(result.read_text()) | {"model": "cct_2_3x2", "dataset": "cifar100", "top1_percent": 66.0}
+    values |= {"top1_interval_percent": [65.0, 67.0], "params": {"total": 295_333, "without_embeddings": 287_141}}
+    monkeypatch.setattr(paths, "SHIPPED", tmp_path)
+    shutil.copytree(place / "weights" / "tiny_c2", tmp_path / "tiny_c2")
+    (tmp_path / "tiny_c2" / "result.json").write_text(json.dumps(values))
+
+    assert run(["compare", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    shipped = next(row for row in rows if row["kind"] == "shipped")
+    assert (shipped["run"], shipped["true_params"], shipped["top1_interval_percent"]) == ("tiny_c2", 295_333, [65.0, 67.0])
+    assert (shipped["macs"] is None, shipped["epochs"], shipped["seed"]) == (True, 1, 0)
+    published = next(row for row in rows if row["model"] == "cct_2_3x2" and row["kind"] == "published")
+    assert (published["top1_percent"], published["dataset"]) == (66.90, "cifar100")
+
+    assert run(["compare", "--plot", "front.svg"]) == 0
+    table = capsys.readouterr().out
+    assert "65.00-67.00" in next(line for line in table.splitlines() if line.startswith("tiny_c2 "))
+    assert "tiny_c2, weights that come with cctkit, recipe fast, seed 0" in table
+    assert {"tiny_c2", "trained with cctkit"} <= set(re.findall("<!-- (.*?) -->", Path("front.svg").read_text()))
+    assert run(["compare", "--no-published"]) == 2

@@ -231,7 +231,7 @@ def test_own_runs_are_named_first_and_of_those_at_one_place_as_many_as_have_room
             params_millions=0.49,
             top1_percent=70.4,
             on_front=False,
-            own=True,
+            ours=True,
         )
         for i in range(30)
     ]
@@ -255,7 +255,7 @@ def test_each_groups_front_is_a_line_and_parameters_are_logarithmic(figures: lis
 
 
 def test_a_single_point_can_be_plotted(tmp_path: Path) -> None:
-    point = Point(name="a", family="other", group="g", params_millions=1, top1_percent=100, on_front=True, own=True)
+    point = Point(name="a", family="other", group="g", params_millions=1, top1_percent=100, on_front=True, ours=True)
     draw_pareto({"x": [point]}, tmp_path / "a.png")
 
 
