@@ -18,6 +18,9 @@ def inspect_run(
         Path,
         flag("--output", "-o", text="page to write; only an earlier page of this command is replaced", metavar="FILE.html"),
     ],
+    dataset: Annotated[
+        str | None, option("dataset", text="where the images of the run are now", default="where they were")
+    ] = None,
     mistakes: Annotated[
         int,
         flag("--mistakes", text="number of mistakes to show; 0 is faster", default=12, at_least=0, at_most=100),
@@ -42,7 +45,7 @@ def inspect_run(
     from cctkit.inspection.inspect import inspect_run as write_page
     from cctkit.text import safe_text
 
-    config = InspectConfig(output=output, mistakes=mistakes, check=check, device=device, threads=threads)
+    config = InspectConfig(output=output, dataset=dataset, mistakes=mistakes, check=check, device=device, threads=threads)
     with StopRequest() as stop, reporting(stop, quiet=quiet) as (reporter, data_progress):
         result = write_page(source, config, notify=reporter.notice, progress=data_progress)
     if as_json:

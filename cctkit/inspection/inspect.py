@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cctkit.config.settings import DataConfig
 from cctkit.data.dataset import split_images
 from cctkit.data.images import open_images
 from cctkit.data.splits import Dataset
@@ -45,11 +46,13 @@ Progress = Callable[[str, int, int], None]
 class InspectConfig:
     """What to show, and where to write it.
 
+    dataset: where the images of the run are now; None: where they were.
     mistakes: how many are shown; with 0 the training images are not looked through.
     check: whether to check the images as `cctkit check` does.
     """
 
     output: Path
+    dataset: str | None = None
     mistakes: int = 12
     check: bool = True
     device: str = "auto"
@@ -118,10 +121,14 @@ class _Maker:
     def _title(self) -> str:
         return f"{self.run.config.model.model} on {self.run.env['dataset'].get('name', 'its images')}"
 
+    def _data(self) -> DataConfig:
+        """Where the images are, and how they are read."""
+        data = self.run.config.data
+        return replace(data, dataset=self.config.dataset or data.dataset, download=False)
+
     def _dataset(self) -> Dataset:
         """The images of the run. Raises: NoDataError if they are not there any more, or have changed."""
-        run = self.run
-        config = replace(run.config.data, download=False)
+        run, config = self.run, self._data()
         try:
             images = open_images(config, progress=self.progress, notify=self.notify)
             dataset = split_images(images, config, split_rule=rule_of(run.env["dataset"], safe_text(run.paths.env)))
@@ -191,7 +198,7 @@ class _Maker:
     def _check(self) -> CheckPart:
         if not self.config.check:
             raise NoDataError("The images were not checked (--no-check).")
-        return check_part(self.run, progress=self.progress, notify=self.notify)
+        return check_part(self._data(), progress=self.progress, notify=self.notify)
 
 
 def _there(found: T | Missing) -> T:

@@ -1,11 +1,12 @@
 """The parts of the page that are made from the files of the run alone, and what `cctkit check` finds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from cctkit.config.settings import DataConfig
 from cctkit.data.check.check import by_severity, check_dataset
 from cctkit.data.check.finding import CheckFinding
 from cctkit.errors import ResourceError, UserError
@@ -225,9 +226,8 @@ def _bin_text(found: ReliabilityBin) -> str:
     )
 
 
-def check_part(run: InspectedRun, *, progress: Callable[[str, int, int], None], notify: Callable[[str], None]) -> CheckPart:
+def check_part(config: DataConfig, *, progress: Callable[[str, int, int], None], notify: Callable[[str], None]) -> CheckPart:
     """What `cctkit check` finds in the images now. Raises: NoDataError if they cannot be checked."""
-    config = replace(run.config.data, download=False)
     if config.stream:
         raise NoDataError("A streamed folder is not checked here; cctkit check with the folder's name packs and checks it.")
     try:

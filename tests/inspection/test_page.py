@@ -194,7 +194,9 @@ def test_a_run_whose_first_epoch_is_not_finished_has_settings_environment_and_ba
 
 
 @pytest.mark.usefixtures("no_memory")
-def test_without_the_images_of_the_run_the_rest_is_there(copied: Path, tmp_path: Path) -> None:
+def test_without_the_images_of_the_run_the_rest_is_there_and_all_where_they_are_now(
+    copied: Path, images: Path, tmp_path: Path
+) -> None:
     change_json(copied / "config.json", lambda config: config["values"].update(dataset=str(tmp_path / "gone")))
     result, html = inspected(copied, tmp_path / "page.html", check=True)
     assert missing(result).keys() == {"mistakes", "batch", "heat-maps", "check"}
@@ -202,6 +204,8 @@ def test_without_the_images_of_the_run_the_rest_is_there(copied: Path, tmp_path:
     assert missing(result)["check"].startswith("The images cannot be checked: ")
     assert "gone" in missing(result)["batch"]
     assert html.count('class="missing"') == 4
+    moved, _ = inspected(copied, tmp_path / "page.html", check=True, dataset=str(images))
+    assert missing(moved) == {}
 
 
 @pytest.mark.slow
