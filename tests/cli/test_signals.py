@@ -138,9 +138,10 @@ MOMENTS = {
     "the weights": ("models.weights", "write_atomic", 3, 12),
     "the predictions": ("runs.predictions", "write_atomic", 1, 12),
 }
+FEW = {"a step", "a checkpoint's manifest", "the weights"}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [each if each in FEW else pytest.param(each, marks=pytest.mark.slow) for each in MOMENTS])
 def test_once_training_has_begun_everything_is_saved(
     unbroken: Path, tmp_path: Path, send: Callable[..., list[int]], capsys: pytest.CaptureFixture[str], moment: str
 ) -> None:

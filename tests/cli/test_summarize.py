@@ -275,12 +275,12 @@ def test_bad_input_is_refused_in_three_lines(arguments: list[str], message: str,
     assert len(error.splitlines()) <= 3
 
 
-@pytest.mark.parametrize("width", [60, 80])
-def test_on_a_narrow_terminal_no_figure_is_cut(width: int) -> None:
+def test_on_a_narrow_terminal_no_figure_is_cut() -> None:
     policy = memory_policy(device="cpu", dtype="bf16", attention="chunked")
     names = ("cct_2_3x2", "cvt_6_4", "vit_lite_6_4", "cct_6_3x1")
     summaries = [summarize(named_config(name), policy=policy, fit_bytes=2**32, batch_size=8) for name in names]
-    for table in (renderable(*summaries, width=width), catalog_table(summaries, width=width)):
+    tables = {width: (renderable(*summaries, width=width), catalog_table(summaries, width=width)) for width in (60, 80)}
+    for width, table in ((width, table) for width, both in tables.items() for table in both):
         console = Console(width=width, file=io.StringIO())
         console.print(table)
         text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -102,7 +102,7 @@ def test_the_weights_alone_repeat_the_figures_to_the_last_digit(unbroken: Path, 
     assert info.class_names == tuple("0123456789")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_resumed_run_is_the_unbroken_one(
     unbroken: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -105,6 +105,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_killed_rank_costs_nothing_with_max_restarts(unbroken: Path, tmp_path: Path) -> None:
     _, err = finish(launch(2, "-m", "tests.training.killed", "training", *TRAIN, "-o", tmp_path / "run", restarts=1))
     assert f"resuming {tmp_path / 'run'}" in err
@@ -124,7 +125,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_of_two_ranks_goes_on_under_one_and_three(ranks: int, unbroken: Path, stopped: Path, tmp_path: Path) -> None:
     shutil.copytree(stopped, tmp_path / "run")
     done = len(lines(stopped))

@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "model": "cct_2_3x2", "image_size": 8, "batch_size": 8, "epochs": 2, "optimizer": "adamw",
     "dropout": 0.1, "drop_path": 0.3, "mixup": 0.5, "ema": 0.9, "val_fraction": 0.1, "accumulate": 2,
 }  # fmt: skip
+FEW = {"plain-float32", "fused-bf16", "chunked-bf16"}
 EVERY = [pytest.param(impl, each, {}, id=f"{impl}-{each}") for impl in ATTENTION_IMPLS for each in ("float32", "bf16")]
 EVERY += [
     pytest.param("chunked", "float32", {"balanced_sampling": 1.0, "choose_by": "balanced"}, id="balanced sampling"),
@@ -70,7 +71,10 @@ def resume(path: Path, stop: StopRequest, told: list[str] | None = None) -> None
     resume_run(path, {}, reporter=reporter, stop=stop)
 
 
-@pytest.mark.parametrize(("path", "precision", "more"), EVERY)
+@pytest.mark.parametrize(
+    ("path", "precision", "more"),
+    [each if each.id in FEW else pytest.param(*each.values, id=each.id, marks=pytest.mark.slow) for each in EVERY],
+)
 def test_a_run_that_is_stopped_and_killed_in_the_midst_of_its_epochs_ends_as_an_unbroken_one(
     path: str, precision: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

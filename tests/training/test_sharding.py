@@ -121,6 +121,7 @@ def test_a_killed_job_resumes_to_the_same_weights(unbroken: Path, killed: Path, 
     assert not list((tmp_path / "run" / "checkpoints").glob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_it_goes_on_in_one_process(unbroken: Path, killed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(killed, tmp_path / "run")
     assert run(["train", "--resume", str(tmp_path / "run")]) == 0
