@@ -31,10 +31,10 @@ def until(true: Callable[[], object], *, timeout_s: float = PATIENCE_S) -> None:
         time.sleep(0.005)
 
 
-def launch(ranks: int, *arguments: str | Path, restarts: int = 0) -> subprocess.Popen[str]:
-    """torchrun with `ranks` processes of one thread each."""
+def launch(ranks: int, *arguments: str | Path, restarts: int = 0, **variables: str) -> subprocess.Popen[str]:
+    """torchrun with `ranks` processes of one thread each; variables: of the environment."""
     command = [*TORCHRUN, "--nproc-per-node", str(ranks), "--max-restarts", str(restarts), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

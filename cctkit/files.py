@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -51,7 +52,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
     Raises: DiskError where the disk is full or failing, in opening and finishing; `full_disk_named` says it of a write.
     """
-    beside = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
+    beside = _beside(path)
     try:
         with full_disk_named(path):
             _remove_stale(path.parent)
@@ -69,6 +70,28 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             sync_directory(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill with fsynced files, which gets its name at the end; see `write_atomic`. An empty folder is replaced.
+
+    Raises: DiskError if the disk is full or failing.
+    """
+    beside = _beside(path)
+    with full_disk_named(path, saved=False):
+        make_directories(path.parent)
+        _remove_stale(path.parent)
+        try:
+            beside.mkdir()
+            yield beside
+            sync_directory(beside)
+            if path.is_dir():
+                path.rmdir()
+            beside.rename(path)
+            sync_directory(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -136,6 +159,13 @@ def unwritable(what: str, error: OSError, path: Path, *, saved: bool = False) ->
     return UserError(f"{what}: {safe_text(error.strerror or error)}", safe_text(path))
 
 
+def failing_disk(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk that fails: a reader calls a file damaged that it could not read."""
+    while error is not None and not (isinstance(error, OSError) and error.errno == errno.EIO):
+        error = error.__cause__
+    return error is not None
+
+
 @cache
 def _machine() -> str:
     """A name for the machine or container, within which process IDs are unique."""
@@ -148,14 +178,19 @@ def _short(*facts: object) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
 
+def _beside(path: Path) -> Path:
+    """The temporary name under which `path` is written."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
+
+
 def _remove_stale(folder: Path) -> None:
-    """Remove the temporary files of dead processes."""
+    """Remove the temporary files and folders of dead processes."""
     with os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
             with contextlib.suppress(OSError):
                 if found and _is_dead(found["machine"], int(found["pid"]), entry.stat().st_mtime):
-                    os.unlink(entry.path)
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
 
 def _is_dead(machine: str, pid: int, written: float) -> bool:

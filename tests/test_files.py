@@ -94,6 +94,20 @@ def test_a_write_removes_temporary_files_of_dead_processes_only(tmp_path: Path) 
     assert tree(tmp_path) == {"other": b"newer"}
 
 
+def test_a_folder_of_a_killed_process_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".card.{files._machine()}-{dead.pid}.tmp"
+    left.mkdir()
+    (left / "README.md").write_bytes(b"half")
+    with files.new_folder(tmp_path / "card") as beside:
+        assert not left.exists()
+        files.write_synced(beside / "README.md", b"whole")
+        assert not (tmp_path / "card").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["card"]
+    assert (tmp_path / "card" / "README.md").read_bytes() == b"whole"
+
+
 def test_processes_that_cannot_be_asked_count_as_dead_after_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

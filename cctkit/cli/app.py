@@ -30,6 +30,7 @@ from cctkit.cli.summarize import summarize
 from cctkit.cli.tables import print_text
 from cctkit.cli.train import train
 from cctkit.errors import ElsewhereError, ResourceError, StoppedError, UserError, is_out_of_memory
+from cctkit.files import failing_disk
 from cctkit.text import safe_text
 
 # From the click that Typer uses; newer versions include their own.
@@ -103,6 +104,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app(args=words, prog_name="cctkit", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UserError as error:
+        if failing_disk(error) and not isinstance(error, ResourceError):
+            return _print_failing_disk(error.where)
         _print_error(error.what, error.where, error.remedy)
         return error.exit_code
     except ElsewhereError as error:
@@ -134,10 +137,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _print_error("memory ran out", None, "choose a smaller model or image size")
         return ResourceError.exit_code
     except OSError as error:
+        if failing_disk(error):
+            return _print_failing_disk(None if error.filename is None else str(error.filename))
         if error.filename is None:  # not about a file: a bug
             raise
         _print_error(str(error.strerror), str(error.filename), None)
         return UserError.exit_code
+
+
+def _print_failing_disk(where: str | None) -> int:
+    _print_error("the disk failed to read: Input/output error", where, "repeat it; if it fails again, check the disk")
+    return ResourceError.exit_code
 
 
 def _without_no_color(arguments: Sequence[str]) -> list[str]:

@@ -72,7 +72,9 @@ def check(
 
     with StopRequest() as stop, reporting(stop, quiet=quiet) as (reporter, data_progress):
         found = check_dataset(config, progress=data_progress, notify=reporter.notice)
+        stop.check()
         timed = _timed(found, config, (lambda _: None) if quiet else reporter.notice) if suggest else []
+        stop.check()  # a signal may have come while a model was timed
     if as_json:
         print_json(_contract(found, timed))
     else:

@@ -58,6 +58,7 @@ def export(
     config = ExportConfig(data=data, verify=verify, threads=threads)
     with StopRequest() as stop, reporting(stop, quiet=quiet) as (reporter, data_progress):
         result = export_onnx(model, output, config, notify=reporter.notice, progress=data_progress)
+        stop.check()  # the file is whole, and yet a script must not go on
     if as_json:
         print_json(result)
     else:

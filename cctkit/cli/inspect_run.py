@@ -48,6 +48,7 @@ def inspect_run(
     config = InspectConfig(output=output, dataset=dataset, mistakes=mistakes, check=check, device=device, threads=threads)
     with StopRequest() as stop, reporting(stop, quiet=quiet) as (reporter, data_progress):
         result = write_page(source, config, notify=reporter.notice, progress=data_progress)
+        stop.check()  # the page is whole, and yet a script must not go on
     if as_json:
         print_json(result)
         return

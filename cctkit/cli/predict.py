@@ -95,6 +95,7 @@ def predict(
             reporter.notice(note)
         if unsure:
             reporter.notice(f"{counted(unsure, 'image')} below --min-confidence {min_confidence:g}")
+        stop.check()  # before the rows get their name
     if csv is not None and not quiet:
         reporter.notice(f"{counted(done, 'row')} in {safe_text(csv)}")
     if failed:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from cctkit import __version__
 from cctkit.errors import UserError
 from cctkit.evaluation.trained import find_trained
-from cctkit.files import full_disk_named, make_directories, sync_directory, write_synced
+from cctkit.files import new_folder, write_synced
 from cctkit.hub.card import Finished, card_text
 from cctkit.models.onnx_file import read_onnx
 from cctkit.models.weights import WeightsInfo, read_weights
@@ -153,25 +151,7 @@ def _exported(path: Path, info: WeightsInfo, notify: Callable[[str], None]) -> b
 
 
 def _write_folder(output: Path, files: dict[str, bytes]) -> None:
-    """Write a folder whole or not at all: beside, then renamed."""
-    with full_disk_named(output, saved=False):
-        make_directories(output.parent)
-        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
-        try:
-            for name, data in files.items():
-                write_synced(beside / name, data)
-            sync_directory(beside)
-            beside.chmod(0o777 & ~_umask())
-            if output.is_dir():
-                output.rmdir()
-            beside.rename(output)
-            sync_directory(output.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-
-
-def _umask() -> int:
-    """The process's mask of permissions, which `mkdtemp` does not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Write a folder whole or not at all."""
+    with new_folder(output) as beside:
+        for name, data in files.items():
+            write_synced(beside / name, data)

@@ -88,6 +88,23 @@ def test_operating_system_errors_have_an_exit_code(
     assert printed(capsys)[0] == words
 
 
+@pytest.mark.parametrize("path", ["weights", None])  # an error of a read has no path
+@pytest.mark.parametrize("told", [True, False])
+def test_a_disk_that_fails_to_read_is_exit_4_whatever_its_reader_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str | None, told: bool
+) -> None:
+    def fail(**_: object) -> None:
+        cause = OSError(errno.EIO, "Input/output error", *([path] if path else []))
+        if told:
+            raise UserError("the weights file is damaged", path, "restore it") from cause
+        raise cause
+
+    monkeypatch.setattr(app, "app", fail)
+    assert app.run([]) == 4
+    expected = ["error: the disk failed to read: Input/output error", "  in: weights" if path else ""]
+    assert printed(capsys) == [*filter(None, expected), "  try: repeat it; if it fails again, check the disk"]
+
+
 @pytest.mark.parametrize("bug", [OSError(errno.EBADF, "Bad file descriptor"), RuntimeError("a bug"), KeyError("a bug")])
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
     def fail(**_: object) -> None:

@@ -21,6 +21,7 @@ from cctkit.data.packed import decode as decoding
 from cctkit.data.packed import journal as partial
 from cctkit.data.packed.decode import ROW
 from cctkit.data.preprocess import decode
+from cctkit.data.source import BadImageError
 from cctkit.data.splits import Dataset
 from cctkit.errors import StoppedError, UserError
 from tests.conftest import write_images
@@ -135,6 +136,27 @@ def test_broken_images_are_read_once(folder: Path, cache: Path, tmp_path: Path, 
     assert data.skipped == ("cat/7.png: not an image in a supported format", "dog/99.png: not an image in a supported format")
     assert len(data.train) + len(data.test) == 398
     assert pack(folder, tmp_path / "once", skip_bad=True, size=32) == next(cache.glob("*.safetensors")).read_bytes()
+
+
+def test_an_image_that_could_not_be_read_once_is_read_again(
+    folder: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that failed for a moment; the image that is broken stays so."""
+    (folder / "cat" / "99.png").write_bytes(b"")
+    whole = pack(folder, tmp_path / "whole", skip_bad=True)
+
+    def fail(path: str, **options: Any) -> Any:
+        if path.endswith("dog/7.png"):
+            raise BadImageError("Input/output error")
+        return decode(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cctkit.data.sources.folder.decode", fail)
+        with pytest.raises(UserError, match=r"cat/99\.png: not an image in a supported format; dog/7\.png: Input/output error"):
+            pack(folder, tmp_path / "packed")
+    with pytest.raises(UserError, match=r"1 broken image: cat/99\.png: not an image in a supported format"):
+        pack(folder, tmp_path / "packed")
+    assert pack(folder, tmp_path / "packed", skip_bad=True) == whole
 
 
 @pytest.mark.parametrize(

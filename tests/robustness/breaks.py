@@ -96,6 +96,30 @@ def _unfinished_checkpoints_stay(patch: Patch) -> None:
     patch(checkpoint, "shutil", kept)
 
 
+def _files_of_killed_processes_stay(patch: Patch) -> None:
+    from cctkit import files
+
+    patch(files, "_remove_stale", lambda _: None)
+
+
+def _bad_images_stay_bad(patch: Patch) -> None:
+    """As it was before: an image that the disk failed to read once is broken for good."""
+    from cctkit.data.packed import pack
+
+    def is_readable(_source: object, i: int, reasons: dict[int, str]) -> bool:
+        reasons[i] = "it could not be read at first"
+        return False
+
+    patch(pack, "_is_readable", is_readable)
+
+
+def _late_signals_are_swallowed(patch: Patch) -> None:
+    """As it was before: a signal after the last look of `cctkit inspect` at it changed nothing."""
+    from cctkit.engine.signals import StopRequest
+
+    patch(StopRequest, "check", lambda _: None)
+
+
 def _signals_are_swallowed(patch: Patch) -> None:
     from cctkit.engine.signals import StopRequest
 
@@ -150,6 +174,9 @@ BREAKS: dict[str, Callable[[Patch], None]] = {
     "renamed before the fsync": _renamed_before_the_fsync,
     "a full disk is any error": _full_disk_is_any_error,
     "unfinished checkpoints stay": _unfinished_checkpoints_stay,
+    "files of killed processes stay": _files_of_killed_processes_stay,
+    "bad images stay bad": _bad_images_stay_bad,
+    "late signals are swallowed": _late_signals_are_swallowed,
     "signals are swallowed": _signals_are_swallowed,
     "no lock": _no_lock,
     "no guard": _no_guard,

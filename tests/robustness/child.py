@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar
 
 from cctkit.cli.app import run
@@ -25,6 +26,8 @@ class Spec:
     root: the folder in which file operations count.
     report: the file for a `Report`, written if the process ends by itself; of several ranks by the first.
     signals: sent by the process to itself, each 10 ms after the one before.
+    sent: the file for the moment of the first one, in seconds of the monotonic clock, which is that of all processes.
+    to_launcher: whether they are sent to torchrun instead, by the first of its ranks, which then waits until one is passed on.
     operation: before which file operation (from 1) they are sent; 0 for none.
     torn: the fraction of the bytes that are written before, if it is a write.
     call: in which call (from 1) of `place` they are sent; 0 for none.
@@ -38,6 +41,8 @@ class Spec:
     root: str
     report: str = ""
     signals: tuple[int, ...] = (signal.SIGKILL,)
+    sent: str = ""
+    to_launcher: bool = False
     operation: int = 0
     torn: float = 0.0
     call: int = 0
@@ -53,10 +58,10 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a process has done: its file operations, the calls of `place`, the CPU time of its main thread."""
+    """What a process has done: file operations (kind, path below the root), calls of `place`, CPU time of its main thread."""
 
     NAMES: ClassVar = ("operations", "calls", "cpu_s")
-    operations: list[str]
+    operations: list[tuple[str, str]]
     calls: int
     cpu_s: float
 
@@ -88,35 +93,70 @@ def _undrawn(_: object, path: Path, **_named: object) -> None:
     write_atomic(path, b"no picture")
 
 
-def _send(signals: tuple[int, ...]) -> None:
-    for number in signals:
-        os.kill(os.getpid(), number)
-        time.sleep(0.01 if len(signals) > 1 else 0)
+class Sender:
+    """Sends the signals of a process, once."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._file = os.open(spec.sent, os.O_WRONLY | os.O_CREAT) if spec.sent else None  # before operations count
+
+    def send(self) -> None:
+        if not self._spec.to_launcher:
+            self._kill(os.getpid())
+        elif os.environ["RANK"] == "0":
+            heard: list[int] = []
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._hear(number, heard)
+            self._kill(os.getppid())
+            while not heard:
+                time.sleep(0.001)
+
+    def _kill(self, pid: int) -> None:
+        if self._file is not None:
+            os.write(self._file, repr(time.monotonic()).encode())
+        for number in self._spec.signals:
+            os.kill(pid, number)
+            time.sleep(0.01 if len(self._spec.signals) > 1 else 0)
+
+    @staticmethod
+    def _hear(number: int, heard: list[int]) -> None:
+        handler = signal.getsignal(number)
+        assert callable(handler)
+
+        def hear(received: int, frame: FrameType | None) -> None:
+            heard.append(received)
+            handler(received, frame)
+
+        signal.signal(number, hear)
 
 
 def main() -> int:
     spec = Spec(**json.loads(sys.argv.pop(1)))
-    calls = [0]
+    calls, sender = [0], Sender(spec)
 
     def before(number: int, operation: Operation, write: Callable[[int], None]) -> None:
         if number == spec.operation:
             write(int(spec.torn * len(operation.data)))
-            _send(spec.signals)
+            sender.send()
 
     if spec.place:
-        _count(spec, calls)
+        _count(spec, calls, sender)
     prepare(spec.settings, draws=spec.draws, broken=spec.broken)
     while spec.waits_for and not os.path.exists(spec.waits_for):
         time.sleep(0.001)
     with Operations(Path(spec.root), before) as operations:
         code = run(sys.argv[1:])
     if spec.report and os.environ.get("RANK", "0") == "0":
-        report = Report(operations=[str(each) for each in operations.seen], calls=calls[0], cpu_s=cpu_s())
+        report = Report(operations=[_told(each, operations.root) for each in operations.seen], calls=calls[0], cpu_s=cpu_s())
         Path(spec.report).write_text(json.dumps(asdict(report)))
     return code
 
 
-def _count(spec: Spec, calls: list[int]) -> None:
+def _told(operation: Operation, root: str) -> tuple[str, str]:
+    return operation.kind, os.path.relpath(operation.path, root)
+
+
+def _count(spec: Spec, calls: list[int], sender: Sender) -> None:
     """Count the calls of the place, and send the signals in one of them."""
     module, name = spec.place.split(":")
     place = importlib.import_module(module)
@@ -128,7 +168,7 @@ def _count(spec: Spec, calls: list[int]) -> None:
         if os.getpid() == pid:
             calls[0] += 1
             if calls[0] == spec.call:
-                _send(spec.signals)
+                sender.send()
         return real(*arguments, **named)
 
     setattr(owner, name, called)

@@ -3,13 +3,13 @@
 import errno
 import os
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.robustness.operations import Operation, Operations
-from tests.robustness.outcome import differences, leftovers, sha256
+from tests.robustness.outcome import differences, leftovers
 from tests.robustness.recovery import in_place, quietly
 from tests.robustness.tally import Tally
 from tests.robustness.work import Place, Work
@@ -69,93 +69,63 @@ def faults_of_work(name: str, work: Work, seed: int, count: int, folder: Path) -
             wrong += [f"then exit code {code}: {errors}"] if code else differences(place.outcome(output), expected)
             at = f"{errno.errorcode[fault.errno]} at {fault.number}, {failing.seen[fault.number - 1]}"
             tally.add(seed, [f"{each} ({at})" for each in wrong])
-            _remove(folder / output, place.suffix)
+            place.remove(output)
     tally.note = f"of {len(operations.seen)} file operations"
     return tally
 
 
-def _remove(path: Path, suffix: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
-
-
 def _wrong_end(code: int, errors: str, at: Operation) -> list[str]:
-    if code == 0 and at.kind in CLEANING:
-        return []
-    if code != 4:
+    return [] if code == 0 and at.kind in CLEANING else wrong_end(code, errors, {4})
+
+
+def wrong_end(code: int, errors: str, expected: set[int]) -> list[str]:
+    """What is wrong with an exit code and a message, which has at most three lines."""
+    if code not in expected:
         return [f"exit code {code}: {errors[-500:]}"]
     lines = errors.splitlines()
     start = max((number for number, line in enumerate(lines) if line.startswith("error:")), default=0)
     return [f"{len(lines) - start} lines: {errors}"] if not 1 <= len(lines) - start <= 3 else []
 
 
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "evaluating": ("eval", "RUN", "--quiet"),
-    "evaluating a file": (
-        "eval",
-        "RUN/weights.safetensors",
-        "--dataset",
-        "IMAGES",
-        "--save-predictions",
-        "OUT.safetensors",
-        "--quiet",
-    ),
-    "tables of classes": ("eval", "RUN", "--csv", "OUT.csv", "--quiet"),
-    "curves": ("curves", "RUN", "--output", "OUT.svg"),
-    "the schedule": ("plot-lr", "--epochs", "4", "--output", "OUT.svg"),
-    "comparing": ("compare", "--plot", "OUT.svg"),
-    "the confusion matrix": ("eval", "RUN", "--confusion", "OUT.svg", "--quiet"),
-    "predicting": ("predict", "IMAGES/test", "--model", "RUN", "--csv", "OUT.csv", "--quiet"),
-    "heat maps": ("predict", "IMAGES/test", "--model", "RUN", "--heatmap", "OUT", "--quiet"),
-    "a model card": ("card", "RUN", "-o", "OUT"),
-}
-"""Commands that write one thing each: a file, a folder, or the predictions of the run."""
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every file below `folder` but locks, and its digest."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {str(path.relative_to(folder)): sha256(path) for path in files}
-
-
-def faults_of_command(name: str, seed: int, count: int, folder: Path) -> Tally:
+def faults_of_command(name: str, work: Work, seed: int, count: int, folder: Path) -> Tally:
     """A command on a finished run: after exit 4 every file is as it was, and the same command then gives the same."""
     tally = Tally(promise=3, name=f"full or failing disk: {name}", seed=seed)
-    place = Place(folder, Work(words=("--epochs", "1")))
-    here = {"RUN": str(folder / "run"), "IMAGES": str(place.images), "OUT": str(folder / "out" / "put")}
-    (folder / "out").mkdir()
-    words = list(COMMANDS[name])
-    for key, value in here.items():
-        words = [word.replace(key, value) for word in words]
+    place = Place(folder, work)
     with in_place(place):
-        assert quietly(place.command("run"))[0] == 0
-        shutil.copytree(folder / "run", folder / "kept")
-        with Operations(folder) as operations:
-            code, errors = quietly(words)
-        assert code == 0, errors
-        expected = tree(folder / "out") | tree(folder / "run")
+        expected, operations = done(place, "unbroken"), Operations(folder)
+        place.prepare("again")
+        with operations:
+            assert quietly(place.command("again"))[0] == 0
         for fault in faults(operations.seen, seed, count):
-            for path in (folder / "out", folder / "run"):
-                shutil.rmtree(path)
-            (folder / "out").mkdir()
-            shutil.copytree(folder / "kept", folder / "run")
-            before = tree(folder / "run")
+            output = f"run {fault.errno} {fault.number}"
+            place.prepare(output)
+            before = place.outcome(output)
             with Operations(folder, fault.before) as failing:
-                code, errors = quietly(words)
+                code, errors = quietly(place.command(output))
             if len(failing.seen) < fault.number:
                 continue
             at = failing.seen[fault.number - 1]
             wrong = _wrong_end(code, errors, at)
-            left, now = tree(folder / "out"), tree(folder / "run")
-            is_whole = left.items() <= expected.items()  # it has its name, which may not be durable yet
-            if code and not (is_whole and now in (before, {**before, **{key: expected[key] for key in before}})):
-                wrong += [f"left behind: {sorted(left) or 'a changed run'}"]
-            shutil.rmtree(folder / "out")
-            (folder / "out").mkdir()
-            code, errors = quietly(words)
-            found = tree(folder / "out") | tree(folder / "run")
-            wrong += [f"then exit code {code}: {errors}"] if code else differences(found, expected)
+            wrong += changed(before, place.outcome(output), expected) if code else []
+            place.clear(output)
+            code, errors = quietly(place.command(output))
+            wrong += [f"then exit code {code}: {errors}"] if code else differences(place.outcome(output), expected)
             tally.add(seed, [f"{each} ({errno.errorcode[fault.errno]} at {fault.number}, {at})" for each in wrong])
+            place.remove(output)
     tally.note = f"of {len(operations.seen)} file operations"
     return tally
+
+
+def done(place: Place, output: str) -> dict[str, Any]:
+    """The outcome of a command that nothing disturbs, in this process."""
+    place.prepare(output)
+    code, errors = quietly(place.command(output))
+    assert code == 0, errors
+    return place.outcome(output)
+
+
+def changed(before: dict[str, Any], after: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What a command that failed has changed, but for whole files: one has its name, which may not be durable yet."""
+    return [f"left behind: {name}" for name, value in after.items() if value not in (before.get(name), expected.get(name))] + [
+        f"lost: {name}" for name in before.keys() - after.keys()
+    ]

@@ -42,6 +42,15 @@ def seeds_outcome(folder: Path) -> dict[str, Any]:
     }
 
 
+def tree(folder: Path) -> dict[str, Any]:
+    """Of every file below `folder` but locks its digest, in which the path of `folder` does not count."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    own = str(folder).encode()
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes().replace(own, b"HERE")).hexdigest() for path in files
+    }
+
+
 def file_outcome(path: Path) -> dict[str, Any]:
     """Of a file that one command writes."""
     return {path.name: sha256(path)}

@@ -5,6 +5,7 @@ import io
 import os
 import random
 import shutil
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,20 @@ from tests.robustness.work import Place, Work
 
 def quietly(arguments: list[str]) -> tuple[int, str]:
     """The exit code of `cctkit` in this process, and what it has printed on stderr."""
-    errors = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        return command(arguments), errors.getvalue()
+    code, _, errors = heard(arguments)
+    return code, errors
+
+
+def heard(arguments: list[str]) -> tuple[int, str, str]:
+    """The exit code of `cctkit` in this process, and what it has printed on stdout and stderr; a bug is exit code 1."""
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            code = command(arguments)
+        except Exception:
+            code = 1
+            traceback.print_exc()
+    return code, out.getvalue(), errors.getvalue()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.robustness.breaks import BREAKS
+from tests.robustness.each_operation import kills_at_each
 from tests.robustness.faults import faults_of_work
 from tests.robustness.long_run import long_run
 from tests.robustness.numerics import poisons
@@ -14,7 +15,8 @@ from tests.robustness.races import killed_holders, races
 from tests.robustness.recovery import power_cuts_of_packing, power_cuts_of_run
 from tests.robustness.stops import stops_in
 from tests.robustness.tally import Tally
-from tests.robustness.work import OFTEN, STATEFUL, WORKS, Work
+from tests.robustness.unreadable import reading
+from tests.robustness.work import OFTEN, ON_A_RUN, STATEFUL, WORKS, Work
 
 SHORT = Work(words=("--epochs", "1", *STATEFUL), settings={})
 OFTEN_SAVED = replace(SHORT, settings=OFTEN)
@@ -39,6 +41,21 @@ FOUND: dict[str, tuple[str, Callable[[Work, Path], Tally], Work]] = {
         WORKS["packing"],
     ),
     "unfinished checkpoints stay": ("left behind", lambda work, path: faults_of_work("training", work, 0, 12, path), SHORT),
+    "files of killed processes stay": (
+        "left behind",
+        lambda work, path: kills_at_each("a model card", work, 0, 2, path),
+        ON_A_RUN["a model card"],
+    ),
+    "bad images stay bad": (
+        "broken image",
+        lambda work, path: reading("images to pack", work, 0, 2, path),
+        WORKS["packing"],
+    ),
+    "late signals are swallowed": (
+        "exit code 0",
+        lambda work, path: stops_in("writing a page", 0, 1, path, work=work),
+        ON_A_RUN["inspecting"],
+    ),
     "signals are swallowed": (
         "exit code 0",
         lambda work, path: stops_in("saving", 0, 1, path, work=work),

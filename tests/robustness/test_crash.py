@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.robustness.crash import CHECKS
-from tests.robustness.faults import COMMANDS, faults_of_command, faults_of_work
+from tests.robustness.each_operation import kills_at_each
+from tests.robustness.faults import faults_of_command, faults_of_work
 from tests.robustness.kills import Kills, kills_of
 from tests.robustness.long_run import long_run
 from tests.robustness.numerics import false_alarms, poisons
@@ -17,11 +18,20 @@ from tests.robustness.races import killed_holders, races
 from tests.robustness.recovery import power_cuts_of_packing, power_cuts_of_run
 from tests.robustness.stops import PHASES, stops_in
 from tests.robustness.tally import Tally, table
-from tests.robustness.work import STATEFUL, WORKS, Work
+from tests.robustness.unreadable import READING, reading
+from tests.robustness.work import ON_A_RUN, STATEFUL, WORKS, Work
 
 SHORT = Work(words=("--epochs", "1", *STATEFUL), settings={})
 FEW_WORKS = ("--stream, 2 workers", "--seeds 2", "early stopping", "class weights")
-FEW_PHASES = ("scanning", "packing in training", "training with 2 workers", "training with 2 ranks", "saving", "plotting")
+FEW_PHASES = (
+    "scanning",
+    "packing in training",
+    "training with 2 workers",
+    "training with 2 ranks",
+    "saving",
+    "plotting",
+    "inspecting",
+)
 
 
 def holds(tally: Tally) -> None:
@@ -95,7 +105,8 @@ def test_the_table_names_the_seed_of_each_failure() -> None:
 
 
 def test_each_promise_of_this_half_has_a_check() -> None:
-    kinds = {"kill", "power cut", "full or failing disk", "signal", "race of two starts", "NaN, infinity, spike", "long run"}
+    kinds = {"kill", "kill at every operation", "power cut", "full or failing disk", "unreadable", "signal"}
+    kinds |= {"race of two starts", "NaN, infinity, spike", "long run"}
     assert kinds <= {name.partition(":")[0] for name in CHECKS}
 
 
@@ -132,9 +143,30 @@ def test_a_run_on_a_full_or_failing_disk_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"comparing", "the schedule"}))
+@pytest.mark.parametrize("name", sorted(ON_A_RUN.keys() - {"comparing", "the schedule", "inspecting"}))
 def test_a_command_on_a_full_or_failing_disk_leaves_nothing(name: str, tmp_path: Path) -> None:
-    holds(faults_of_command(name, 0, 3, tmp_path))
+    holds(faults_of_command(name, ON_A_RUN[name], 0, 3, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_at_an_operation_leaves_nothing(tmp_path: Path) -> None:
+    holds(kills_at_each("a model card", ON_A_RUN["a model card"], 0, 2, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_an_operation_goes_on(tmp_path: Path) -> None:
+    holds(kills_at_each("training", SHORT, 6, 2, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a run to resume", "files for predicting", "files for a model card"])
+def test_what_the_disk_fails_to_read_changes_nothing(name: str, tmp_path: Path) -> None:
+    holds(reading(name, READING[name], 0, 2, tmp_path))
+
+
+@pytest.mark.slow
+def test_an_image_that_the_disk_fails_to_read_once_is_packed_the_next_time(tmp_path: Path) -> None:
+    holds(reading("images to pack", READING["images to pack"], 0, 1, tmp_path))
 
 
 @pytest.mark.slow
@@ -142,6 +174,11 @@ def test_a_command_on_a_full_or_failing_disk_leaves_nothing(name: str, tmp_path:
 def test_a_signal_saves(phase: str, tmp_path: Path) -> None:
     assert phase in PHASES
     holds(stops_in(phase, 0, 1, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_last_look_at_it_is_no_success(tmp_path: Path) -> None:
+    holds(stops_in("writing a page", 0, 1, tmp_path))
 
 
 @pytest.mark.slow

@@ -4,13 +4,13 @@ import contextlib
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from cctkit.data.packed.decode import GOOD, ROW, DecodedChunk, Rows
+from cctkit.data.packed.decode import BAD, GOOD, ROW, DecodedChunk, Rows
 from cctkit.data.source import Progress
 from cctkit.files import sync_directory, write_synced
 from cctkit.locking import locked, locked_if_free
@@ -45,11 +45,18 @@ class PartialFile:
         self._journal.seek(0)
         return self._journal.read(_KEY_BYTES) == key.encode()
 
-    def begin(self, key: str, *, offset: int, image_bytes: int, total: int) -> int:
-        """Prepare to append and return the number of images already there: 0 unless the key matches and the file is intact."""
+    def begin(
+        self, key: str, *, offset: int, image_bytes: int, total: int, is_readable: Callable[[int], bool] = lambda _: False
+    ) -> int:
+        """Prepare to append and return the number of images already there: 0 unless the key matches and the file is intact.
+
+        is_readable: whether an image that was bad can be read now, as after an error of the disk; it and all after it are read.
+        """
         rows = self.rows() if self.matches(key) else np.zeros(0, dtype=ROW)
         written = (rows["state"] != 0) & (rows["row_checksum"] == _checksums(rows))
         rows = rows[: len(rows) if written.all() else int(written.argmin())]
+        bad = map(int, np.flatnonzero(rows["state"][:total] == BAD))
+        rows = rows[: next(filter(is_readable, bad), len(rows))]
         end = offset + image_bytes * int(np.count_nonzero(rows["state"] == GOOD))
         if len(rows) > total or os.fstat(self.images.fileno()).st_size < end:
             rows, end = rows[:0], offset

@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,13 +102,17 @@ def _at_size(begun: PartialFile, source: Source, config: PackConfig, progress: P
     size = config.preprocess.stored_size
     header = header_of(source, size, config.preprocess.resize_mode)
     total, image_bytes = len(source.ids), 3 * math.prod(size)
-    start = begun.begin(_key(config), offset=images_at(header), image_bytes=image_bytes, total=total)
-    reasons = _decode_rest(begun, source, config.preprocess, start, progress)
+    reasons: dict[int, str] = {}
+    start = begun.begin(
+        _key(config),
+        offset=images_at(header),
+        image_bytes=image_bytes,
+        total=total,
+        is_readable=lambda i: _is_readable(source, i, reasons),
+    )
+    reasons |= _decode_rest(begun, source, config.preprocess, start, progress)
     rows = begun.rows()
-    bad = [
-        f"{safe_text(source.ids[int(i)])}: {safe_text(_reason(source, int(i), reasons))}"
-        for i in np.flatnonzero(rows["state"] == BAD)
-    ]
+    bad = [f"{safe_text(source.ids[i])}: {safe_text(reasons[i])}" for i in np.flatnonzero(rows["state"] == BAD).tolist()]
     where = safe_text(source.place or source.name)
     if not config.skip_bad:
         check_broken(bad, where, remedy=BROKEN_REMEDY)
@@ -140,12 +143,11 @@ def _decode_rest(begun: PartialFile, source: Source, preprocess: Preprocess, sta
     return reasons
 
 
-def _reason(source: Source, i: int, reasons: Mapping[int, str]) -> str:
-    """Why image `i` is bad; read it again if an earlier process found it."""
-    if i not in reasons:
-        try:
-            with strict_pillow():
-                source.read(i)
-        except BadImageError as error:
-            return str(error)
-    return reasons.get(i, "it could not be read at first")
+def _is_readable(source: Source, i: int, reasons: dict[int, str]) -> bool:
+    """Whether image `i`, which an earlier process could not read, can be read now; if not, note why."""
+    try:
+        with strict_pillow():
+            source.read(i)
+    except BadImageError as error:
+        reasons[i] = str(error)
+    return i not in reasons
