@@ -25,7 +25,7 @@ class Spec:
 
     root: the folder in which file operations count.
     report: the file for a `Report`, written if the process ends by itself; of several ranks by the first.
-    signals: sent by the process to itself, each 10 ms after the one before.
+    signals: sent by the process to itself, each when the one before has been received.
     sent: the file for the moment of the first one, in seconds of the monotonic clock, which is that of all processes.
     to_launcher: whether they are sent to torchrun instead, by the first of its ranks, which then waits until one is passed on.
     operation: before which file operation (from 1) they are sent; 0 for none.
@@ -33,7 +33,8 @@ class Spec:
     call: in which call (from 1) of `place` they are sent; 0 for none.
     place: a function, as module:name or module:owner.name.
     settings: module:name -> value, set before it begins.
-    waits_for: a file; the process begins when it is there.
+    waits_for: a file; the process begins when it is there, which it shows by another one, named after its process ID.
+    holds_until: a file, for which that call of `place` waits in place of signals, and shows it in the same way.
     broken: what is broken on purpose, of BREAKS.
     draws: whether curves are drawn, which takes half of the time of a tiny run; else a few bytes are written in their place.
     """
@@ -49,6 +50,7 @@ class Spec:
     place: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     waits_for: str = ""
+    holds_until: str = ""
     broken: str = ""
     draws: bool = False
 
@@ -93,6 +95,13 @@ def _undrawn(_: object, path: Path, **_named: object) -> None:
     write_atomic(path, b"no picture")
 
 
+def _until(true: Callable[[], object]) -> None:
+    """Wait until `true()` is true, for a minute: a build that is broken on purpose may never be."""
+    deadline_s = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline_s:
+        time.sleep(0.001)
+
+
 class Sender:
     """Sends the signals of a process, once."""
 
@@ -108,15 +117,15 @@ class Sender:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._hear(number, heard)
             self._kill(os.getppid())
-            while not heard:
-                time.sleep(0.001)
+            _until(lambda: heard)
 
     def _kill(self, pid: int) -> None:
         if self._file is not None:
             os.write(self._file, repr(time.monotonic()).encode())
-        for number in self._spec.signals:
+        for position, number in enumerate(self._spec.signals):
+            if position > 0:
+                _until(lambda: signal.getsignal(signal.SIGINT) == signal.SIG_DFL)  # by the main thread, if this is another one
             os.kill(pid, number)
-            time.sleep(0.01 if len(self._spec.signals) > 1 else 0)
 
     @staticmethod
     def _hear(number: int, heard: list[int]) -> None:
@@ -142,8 +151,8 @@ def main() -> int:
     if spec.place:
         _count(spec, calls, sender)
     prepare(spec.settings, draws=spec.draws, broken=spec.broken)
-    while spec.waits_for and not os.path.exists(spec.waits_for):
-        time.sleep(0.001)
+    if spec.waits_for:
+        _wait_for(spec.waits_for)
     with Operations(Path(spec.root), before) as operations:
         code = run(sys.argv[1:])
     if spec.report and os.environ.get("RANK", "0") == "0":
@@ -154,6 +163,12 @@ def main() -> int:
 
 def _told(operation: Operation, root: str) -> tuple[str, str]:
     return operation.kind, os.path.relpath(operation.path, root)
+
+
+def _wait_for(path: str) -> None:
+    os.close(os.open(f"{path}.{os.getpid()}", os.O_WRONLY | os.O_CREAT))
+    while not os.path.exists(path):
+        time.sleep(0.001)
 
 
 def _count(spec: Spec, calls: list[int], sender: Sender) -> None:
@@ -167,7 +182,9 @@ def _count(spec: Spec, calls: list[int], sender: Sender) -> None:
     def called(*arguments: Any, **named: Any) -> Any:
         if os.getpid() == pid:
             calls[0] += 1
-            if calls[0] == spec.call:
+            if calls[0] == spec.call and spec.holds_until:
+                _wait_for(spec.holds_until)
+            elif calls[0] == spec.call:
                 sender.send()
         return real(*arguments, **named)
 

@@ -52,7 +52,7 @@ class Kills:
                 process = self.place.start(output, again=again)
                 _kill_at(process, generator.uniform(0, 1.1 * self.cpu_s), generator)
             _, errors = process.communicate()
-            if process.returncode not in (0, -signal.SIGKILL):
+            if process.returncode != 0 and not _is_killed(process):
                 return kills, [f"exit code {process.returncode} after {kills} kills: {errors[-2000:]}"]
             kills += process.returncode != 0
             again = True
@@ -64,6 +64,12 @@ class Kills:
             wrong = [str(error)[-2000:]]
         left = [name for name in leftovers(self.place.folder) if output in name]
         return kills, wrong + [f"left behind: {name}" for name in left]
+
+
+def _is_killed(process: Forked | ForkedJob) -> bool:
+    """Whether one rank was; the others may have ended by themselves, as they lost it."""
+    processes = process.ranks if isinstance(process, ForkedJob) else [process]
+    return any(each.returncode == -signal.SIGKILL for each in processes)
 
 
 def _kill_at(process: Forked | ForkedJob, moment_s: float, generator: random.Random) -> None:

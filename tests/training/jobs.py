@@ -1,5 +1,7 @@
 """Jobs of several ranks, forked, which start faster than those of torchrun."""
 
+import contextlib
+import random
 import socket
 from pathlib import Path
 
@@ -7,13 +9,20 @@ from benchmarks.jobs import PATIENCE_S
 from tests.processes import Forked
 
 
+def _free_port() -> int:
+    """A port below those that the system gives to connections, of which one could take it before the first rank does."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
 class ForkedJob:
     """So many ranks with the environment that torchrun gives them, and no torchrun: `python -m MODULE ARGUMENTS` each."""
 
     def __init__(self, ranks: int, *arguments: str | Path, module: str = "cctkit", **variables: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         sizes = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RESTART_COUNT": "0"}
         own = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
         self.ranks = [Forked(*arguments, module=module, **variables, **address, **sizes, **each) for each in own]
