@@ -18,11 +18,12 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "resume",
     "summarize",
 ]
 
 if TYPE_CHECKING:
-    from cctkit.api import evaluate, fit
+    from cctkit.api import evaluate, fit, resume
     from cctkit.config.settings import TrainConfig
     from cctkit.errors import UserError
     from cctkit.evaluation.load import load
@@ -41,6 +42,7 @@ _HOME = {
     "evaluate": "cctkit.api",
     "fit": "cctkit.api",
     "load": "cctkit.evaluation.load",
+    "resume": "cctkit.api",
     "summarize": "cctkit.summary.summary",
 }
 

@@ -8,10 +8,11 @@ from cctkit.config.settings import DataConfig
 from cctkit.engine.distributed import connected
 from cctkit.engine.signals import StopRequest
 from cctkit.evaluation.source import EvalConfig, evaluate_source
+from cctkit.runs.paths import is_seeds
 from cctkit.training.reporter import Reporter, SilentReporter
 from cctkit.training.request import Request
-from cctkit.training.run import start_run
-from cctkit.training.seeds import start_seeds
+from cctkit.training.run import resume_run, start_run
+from cctkit.training.seeds import resume_seeds, start_seeds
 
 
 def fit(
@@ -46,6 +47,24 @@ def fit(
         if seeds is not None:
             return start_seeds(request, seeds, reporter=own, stop=StopRequest(), context=context)[1]
         return start_run(request, reporter=own, stop=StopRequest(), context=context)[1]
+
+
+def resume(run: str | Path, *, reporter: Reporter | None = None, **settings: Any) -> dict[str, Any]:
+    """Go on with a run that was interrupted, or with several seeds; return what `fit` returns.
+
+    It ends with the same bits as a run that nothing has interrupted. A finished run is evaluated again.
+
+    run: its directory.
+    reporter: as for `fit`; it is told of the epochs so far.
+    settings: of those of the run, these may change: workers, test_every_epoch, track, device, threads, compile, shard.
+
+    Raises: UserError and its subclasses; also if other settings are changed, or the images are not the same.
+    """
+    path = Path(run)
+    with connected() as context:
+        own = reporter if reporter is not None and context.is_rank0 else SilentReporter()
+        again = resume_seeds if is_seeds(path) else resume_run
+        return again(path, settings, reporter=own, stop=StopRequest(), context=context)[1]
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """Track a run with a program of your own: here each epoch becomes a line of a CSV file.
 
-python examples/own_tracker.py path/to/images runs/mine
+python examples/own_tracker.py path/to/images runs/mine      # again: goes on where it was interrupted
 """
 
 import csv
@@ -29,6 +29,8 @@ class CsvTracker(cctkit.Reporter):
 
 
 def main(images: Path, run: Path, **settings: Any) -> dict[str, Any]:
+    if run.exists():
+        return cctkit.resume(run, reporter=CsvTracker())
     return cctkit.fit(dataset=str(images), output=run, val_fraction=0.1, reporter=CsvTracker(), **settings)
 
 

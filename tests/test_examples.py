@@ -42,6 +42,9 @@ def test_a_tracker_of_ones_own_writes_each_epoch(tmp_path: Path, capsys: pytest.
         ("2", records[1]["val_loss"]),
     ]
     assert f"top-1 {result['top1_percent']:.2f}%" in capsys.readouterr().out
+    again = main(tmp_path / "images", tmp_path / "run")
+    assert again["top1_percent"] == result["top1_percent"]
+    assert list(csv.DictReader((tmp_path / "run" / "epochs.csv").read_text().splitlines())) == rows
 
 
 def test_images_are_classified_as_the_evaluation_does_also_through_a_data_loader(

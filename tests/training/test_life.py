@@ -3,14 +3,17 @@
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cctkit.api import fit
+from cctkit.api import SilentReporter, fit, resume
 from cctkit.cli import app
+from cctkit.errors import UserError
 from cctkit.runs.runfiles import read_settings
+from cctkit.training.reporter import StartedRun
 from tests.conftest import write_images
 
 SETTINGS: dict[str, Any] = {"image_size": 8, "precision": "float32", "batch_size": 16, "threads": 1}
@@ -23,8 +26,29 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+class Falling(SilentReporter):
+    """Raises an error after the first epoch."""
+
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None:
+        raise ConnectionError(record["epoch"])
+
+
+class Listening(SilentReporter):
+    """Keeps the epochs that it is told of at the start, and those that follow."""
+
+    def started(self, run: StartedRun) -> None:
+        self.before, self.after = [record["epoch"] for record in run.records], list[int]()
+
+    def epoch(self, record: Mapping[str, Any], epochs: int) -> None:
+        self.after.append(record["epoch"])
+
+
 def epochs_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "images_per_s"}
 
 
 def sha256(path: Path) -> str:
@@ -53,6 +77,21 @@ def test_test_figures_come_after_each_epoch_or_once_at_the_end(
     assert (result["split"], result["num_images"]) == ("test", 15)  # 20% of 24, rounded, of each class
     if each:
         assert result["top1_percent"] == epochs_of(tmp_path / "run")[result["epoch"] - 1]["test_top1_percent"]
+
+
+def test_a_run_that_an_error_of_its_tracker_has_ended_is_resumed_from_python(images: str, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "dataset": images, "epochs": 3, "recipe": "report"}
+    unbroken = fit(output=tmp_path / "unbroken", **settings)
+    with pytest.raises(ConnectionError):
+        fit(output=tmp_path / "run", reporter=Falling(), **settings)
+    listening = Listening()
+    result = resume(tmp_path / "run", reporter=listening, workers=0)
+    assert (listening.before, listening.after) == ([1], [2, 3])
+    assert untimed(result) == untimed(unbroken)
+    assert sha256(tmp_path / "run" / "weights.safetensors") == sha256(tmp_path / "unbroken" / "weights.safetensors")
+    assert untimed(resume(tmp_path / "run")) == untimed(result)  # of a finished run
+    with pytest.raises(UserError, match="epochs"):
+        resume(tmp_path / "run", epochs=4)
 
 
 def test_what_is_evaluated_on_the_way_changes_no_weights(images: str, tmp_path: Path) -> None:
