@@ -28,7 +28,7 @@ TIMING = ".timing"
 """A directory for what is written while the time of an epoch is measured."""
 # What a start that was killed before its first step can leave beside its lock; `config.json` is written last.
 _UNBEGUN = re.compile(
-    r"\.timing|env\.json|seen\.safetensors|\.((env|config)\.json|seen\.safetensors)\.([0-9a-f]{8}-)?[0-9]+\.tmp"
+    r"\.timing|env\.json|seen\.safetensors|\.((env|config|seeds)\.json|seen\.safetensors)\.([0-9a-f]{8}-)?[0-9]+\.tmp"
 )
 
 

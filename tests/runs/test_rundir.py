@@ -74,7 +74,7 @@ def test_what_a_start_left_that_was_killed_before_it_began_is_taken_over(tmp_pat
     killed = RunDir.create(tmp_path / "run")
     killed.write_file(killed.seen, b"")
     killed.write_json(killed.env, {})
-    for name in (".config.json.123.tmp", ".seen.safetensors.123.tmp"):
+    for name in (".config.json.123.tmp", ".seen.safetensors.123.tmp", ".seeds.json.0123abcd-123.tmp"):
         (killed.path / name).write_text("{")
     killed.close()
     (killed.path / ".cctkit.lock").touch()  # some versions of filelock remove it when they are asked to release
