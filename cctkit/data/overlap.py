@@ -15,6 +15,7 @@ from cctkit.data.splits import Dataset, Split
 from cctkit.data.splitting import BY_PIXELS, Flags
 from cctkit.digests import check_digest, sealed
 from cctkit.errors import UserError
+from cctkit.runs.runfiles import in_utf8
 from cctkit.text import counted, safe_text
 
 _NAMED = 3
@@ -134,7 +135,7 @@ def read_seen(path: Path) -> Digests | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="numpy") as file:
+        with in_utf8(path) as readable, safe_open(readable, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[_KEY])
             form = file.get_slice("pixel_digests")
             if header["schema_version"] != _SCHEMA or form.get_dtype() != "I64" or len(form.get_shape()) != 1:

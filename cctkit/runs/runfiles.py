@@ -67,14 +67,14 @@ def malformed(path: Path, problem: str) -> UserError:
 
 @contextlib.contextmanager
 def in_utf8(path: Path) -> Iterator[str]:
-    """A path that safetensors accepts: for one that is not UTF-8, the path of a file descriptor."""
+    """A path that safetensors accepts: for one that is not UTF-8, the path of a file descriptor.
+
+    Raises: OSError if the file cannot be opened, which safetensors would call missing whatever the reason.
+    """
     name = os.fspath(path)
-    if not any("\udc80" <= character <= "\udcff" for character in name):
-        yield name
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield f"/dev/fd/{descriptor}"
+        yield f"/dev/fd/{descriptor}" if any("\udc80" <= character <= "\udcff" for character in name) else name
     finally:
         os.close(descriptor)
 

@@ -1,8 +1,10 @@
 """The weights file explains itself, repeats itself, and refuses what it is not."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -245,3 +247,14 @@ def test_a_mutated_file_is_an_error_or_reads_completely(data: st.DataObject, tmp
     else:
         text = data.draw(mutated_json(header))
     read_mutant(tmp_path / "w", len(text).to_bytes(8, "little") + text + rest)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"")
+
+    def refuse(path: object, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match="Permission denied"):
+        read_weights(tmp_path / "w.safetensors")

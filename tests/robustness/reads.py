@@ -1,6 +1,6 @@
 """Every file below a folder that this process opens and reads: recorded, or failed.
 
-`open`, `os.scandir` and safetensors' `safe_open` are replaced. What is mapped into memory is read by the kernel alone: of such
+`open`, `os.open` and `os.scandir` are replaced. What is mapped into memory is read by the kernel alone: of such
 a file only the opening can fail here.
 """
 
@@ -9,7 +9,6 @@ import errno
 import io
 import os
 import stat
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from types import TracebackType
 from typing import Any
 
 import pytest
-import safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Reads:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> "Reads":
-        file, scan, real = builtins.open, os.scandir, safetensors.safe_open
+        file, scan, real = builtins.open, os.scandir, os.open
 
         def open_file(path: Any, mode: str = "r", buffering: int = -1, *arguments: Any, **named: Any) -> Any:
             if not set(mode) <= set("rbt") or (full := self._path_of(path)) is None:
@@ -74,15 +72,17 @@ class Reads:
                 self._note("list", full)
             return scan(path)
 
-        def safe_open(path: Any, *arguments: Any, **named: Any) -> Any:
-            if (full := self._path_of(path)) is not None:
+        def open_descriptor(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+            is_reading = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) == 0 and dir_fd is None
+            if is_reading and (full := self._path_of(path)) is not None and os.path.isfile(full):
                 self._note("open", full)
-            return real(path, *arguments, **named)
+            return real(path, flags, mode, dir_fd=dir_fd)
 
-        for module, name, new in ((builtins, "open", open_file), (io, "open", open_file), (os, "scandir", scandir)):
+        for module, name, new in (
+            *((builtins, "open", open_file), (io, "open", open_file)),
+            *((os, "scandir", scandir), (os, "open", open_descriptor)),
+        ):
             self._patch.setattr(module, name, new)
-        for module in [each for each in sys.modules.values() if getattr(each, "safe_open", None) is real]:
-            self._patch.setattr(module, "safe_open", safe_open)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
