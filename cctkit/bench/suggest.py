@@ -1,5 +1,6 @@
 """Suggest image size, model and recipe for a data set, with the duration of the run from a few timed steps."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from cctkit.config.size import Size
 
 LONGEST_S = 3600
 """Longest run to suggest, in seconds, if a smaller image size is faster."""
+FEWEST_STEPS = 200
+"""Fewest training steps to suggest: with few images more epochs than the recipe has (docs/measurements.md, Few images)."""
 _SIZES = {"cpu": (96, 64, 32), "cuda": (224, 128, 96, 64, 32)}
 _MODELS_ON_GPU = {224: "cct_7_7x2_224", 32: "cct_6_3x1"}
 _OTHERS_ON_GPU = "cct_6_3x2"
@@ -45,7 +48,7 @@ class Suggestion:
         """What to add to `cctkit train`."""
         height, width = self.image_size
         size = str(height) if height == width else f"{height}x{width}"
-        return f"--image-size {size} --model {self.model} --recipe {self.recipe}"
+        return f"--image-size {size} --model {self.model} --recipe {self.recipe} --epochs {self.epochs}"
 
 
 def sizes_for(median_side: int, device: str) -> list[Size]:
@@ -85,7 +88,8 @@ def _model(device: str, size: Size) -> str:
 
 def _timed(task: Task, num_train: int, num_test: int) -> Suggestion:
     """Time a few steps of training with its data, and a few batches of inference."""
-    timed, epochs = TimedSide(lambda: TaskTraining(task), task), task.config().epochs
+    timed, config = TimedSide(lambda: TaskTraining(task), task), task.config()
+    epochs = max(config.epochs, math.ceil(FEWEST_STEPS / math.ceil(num_train / config.batch_size)))
     timed.images_per_s("epoch", QUICK.warm_s)
     training, inference = timed.images_per_s("epoch", QUICK.turn_s), timed.images_per_s("inference", QUICK.turn_s)
     return Suggestion(

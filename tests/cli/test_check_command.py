@@ -118,7 +118,7 @@ def test_the_suggestion_is_printed_with_its_duration(
     monkeypatch.setattr(suggest, "suggest_training", lambda *_, **__: [SUGGESTED])
     assert run(["check", str(folder), "--quiet"]) == 0
     assert capsys.readouterr().out.endswith(
-        "suggested: --image-size 64 --model cct_2_3x2 --recipe fast\n"
+        "suggested: --image-size 64 --model cct_2_3x2 --recipe fast --epochs 10\n"
         "  64x64: 10 epochs take about 12 min here (500 images/s on cpu, from a few timed steps)\n"
     )
     assert run(["check", str(folder), "--quiet", "--json"]) == 0
@@ -151,7 +151,9 @@ def test_a_few_steps_are_timed_until_a_size_is_fast_enough(monkeypatch: pytest.M
     timed = suggest_training(lambda _: [(12, 12), (8, 8)], name="images", num_classes=2, num_train=4, num_test=2, device="cpu")
     assert [each.image_size for each in timed] == [(12, 12), (8, 8)]
     assert all(each.recipe in RECIPES and each.images_per_s > 0 for each in timed)
-    for each in timed:  # 10 epochs of 4 images, then 2 images
+    for each in timed:  # 200 epochs of one step of 4 images, then 2 images
+        assert each.epochs == 200
+        assert "--epochs 200" in each.flags
         assert each.seconds > each.epochs * 4 / each.images_per_s
     monkeypatch.setattr(suggest, "LONGEST_S", 3600)
     assert len(suggest_training(lambda _: [(12, 12), (8, 8)], name="a", num_classes=2, num_train=4, num_test=2)) == 1
