@@ -84,7 +84,9 @@ def reading(name: str, work: Work, seed: int, count: int, folder: Path) -> Tally
 
 def _wrong(reader: Reader, output: str, code: int, printed: str, before: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """What is wrong at once. A command that leaves out what it cannot read says so, in the rows or in a part of the page."""
+    pages = [path.read_text(encoding="utf-8") for path in (reader.place.folder / output).rglob("*.html")]
     is_told = "Input/output error" in printed or "could not be read; the others are done" in printed
+    is_told |= any("cannot be read" in page for page in pages)
     if code == 0:
         return [] if is_told else differences(reader.place.outcome(output), expected)
     wrong = wrong_end(code, printed, {2, 4})
