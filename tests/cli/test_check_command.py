@@ -65,6 +65,15 @@ def test_a_spoilt_folder_exits_with_2_and_says_what_to_do(folder: Path, capsys: 
     assert streams.err == ""
 
 
+def test_a_folder_without_training_images_is_an_error_that_names_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for image in (folder / "train").rglob("*.png"):
+        image.unlink()
+    assert run(["check", str(folder), "--quiet"]) == 2
+    what, where, remedy = capsys.readouterr().err.splitlines()
+    assert (what, where) == ("error: there are no images to train on", f"  in: {folder}")
+    assert "train/" in remedy
+
+
 def test_a_good_folder_exits_with_0(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", str(folder), "--no-suggest", "--quiet"]) == 0
     assert capsys.readouterr().out.endswith("\nfound: nothing\n")

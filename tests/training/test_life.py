@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cctkit.api import SilentReporter, fit, resume
 from cctkit.cli import app
+from cctkit.config.settings import settings
 from cctkit.errors import UserError
 from cctkit.runs.runfiles import read_settings
 from cctkit.training.reporter import StartedRun
@@ -80,10 +82,10 @@ def test_test_figures_come_after_each_epoch_or_once_at_the_end(
 
 
 def test_a_run_that_an_error_of_its_tracker_has_ended_is_resumed_from_python(images: str, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "dataset": images, "epochs": 3, "recipe": "report"}
-    unbroken = fit(output=tmp_path / "unbroken", **settings)
+    flags = {**SETTINGS, "dataset": images, "epochs": 3, "recipe": "report"}
+    unbroken = fit(output=tmp_path / "unbroken", **flags)
     with pytest.raises(ConnectionError):
-        fit(output=tmp_path / "run", reporter=Falling(), **settings)
+        fit(output=tmp_path / "run", reporter=Falling(), **flags)
     listening = Listening()
     result = resume(tmp_path / "run", reporter=listening, workers=0)
     assert (listening.before, listening.after) == ([1], [2, 3])
@@ -92,6 +94,11 @@ def test_a_run_that_an_error_of_its_tracker_has_ended_is_resumed_from_python(ima
     assert untimed(resume(tmp_path / "run")) == untimed(result)  # of a finished run
     with pytest.raises(UserError, match="epochs"):
         resume(tmp_path / "run", epochs=4)
+
+
+def test_the_settings_that_resume_names_are_those_that_may_change() -> None:
+    (named,) = re.findall(r"these may change: (.*)\.", resume.__doc__ or "")
+    assert named.split(", ") == [item.name for item, _ in settings() if item.metadata["may_change"]]
 
 
 def test_what_is_evaluated_on_the_way_changes_no_weights(images: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cctkit.data.packed.read import SCHEMA, Packed, open_packed
 from cctkit.data.packed.write import header_of, images_at, write_rest
 from cctkit.data.preprocess import Preprocess, stored_size, strict_pillow
 from cctkit.data.report.faults import BROKEN_REMEDY
-from cctkit.data.source import BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
+from cctkit.data.source import ROLES, BadImageError, DecodedImage, Progress, Source, check_broken, digest_of
 from cctkit.errors import StoppedError, UserError
 from cctkit.files import full_disk_named, make_directories
 from cctkit.text import safe_text
@@ -118,6 +118,8 @@ def _at_size(begun: PartialFile, source: Source, config: PackConfig, progress: P
         check_broken(bad, where, remedy=BROKEN_REMEDY)
     if len(bad) == total:
         raise UserError("no image can be read", where)
+    if not np.isin(source.roles[rows["state"] != BAD], [ROLES.index("train"), ROLES.index("all")]).any():
+        raise UserError("there are no images to train on", where, "put images into the class folders of train/")
     write_rest(begun.images, source, rows, header=header, skipped="\n".join(bad))
     begun.images.flush()
     os.fsync(begun.images.fileno())
