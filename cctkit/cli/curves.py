@@ -10,7 +10,7 @@ import typer
 from cctkit.cli.options import PicturePath
 from cctkit.cli.tables import print_text
 from cctkit.errors import UserError
-from cctkit.runs.paths import DEFAULT_ROOT, RunPaths, newest_run
+from cctkit.runs.paths import DEFAULT_ROOT, RunPaths, named_run, newest_run
 from cctkit.runs.runfiles import read_metrics, read_settings
 from cctkit.text import safe_text
 
@@ -20,7 +20,11 @@ Records = Sequence[Mapping[str, Any]]
 def curves(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", help="run directories, finished or not (default: the newest run)", show_default=False),
+        typer.Argument(
+            metavar="RUN...",
+            help="run directories, finished or not, or names that come with cctkit (default: the newest run)",
+            show_default=False,
+        ),
     ] = None,
     output: PicturePath = None,
 ) -> None:
@@ -47,7 +51,7 @@ def curves(
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """The runs by directory name, or by path if two have the same name; duplicates are dropped."""
-    unique = list(dict.fromkeys(paths))
+    unique = list(dict.fromkeys(map(named_run, paths)))
     names = [path.resolve().name for path in unique]
     return {safe_text(path if names.count(name) > 1 else name, 80): path for name, path in zip(names, unique, strict=True)}
 

@@ -13,7 +13,7 @@ from cctkit.catalog.counts import count
 from cctkit.models.weights import WeightsInfo
 from cctkit.text import json_text, safe_text
 
-_FILL_IN = "Fill in before you share this: "
+FILL_IN = "Fill in before you share this: "
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
 _HTML = re.compile("[<>&]")
 _NAMED = 20  # classes written out
@@ -41,7 +41,7 @@ def card_text(run: Finished, *, name: str, onnx: bool) -> str:
         f"# {escaped(info.model.name)} on {escaped(result['dataset'])}",
         f"An image classifier with {result['params']['total']:,} parameters for {info.model.num_classes:,} classes, "
         f"trained with cctkit {escaped(run.env['cctkit'])}.",
-        f"> {_FILL_IN}what the model is meant for, who made it, and the licences of the weights and of the data.",
+        f"> {FILL_IN}what the model is meant for, who made it, and the licences of the weights and of the data.",
         "## Accuracy",
         _accuracy(info, result),
         "## Data",

@@ -95,16 +95,19 @@ def shipped_run(name: str) -> Path:
     return SHIPPED / name
 
 
+def named_run(source: Path) -> Path:
+    """The run directory of a name that comes with cctkit, or `source` itself. A path that exists comes first."""
+    return shipped_run(str(source)) if str(source) in shipped_names() and not source.exists() else source
+
+
 def weights_file(source: Path) -> Path:
     """The weights file of a run directory or a folder of `cctkit card`, of a name that comes with cctkit, or `source` itself.
 
-    A file of that name comes first.
-
     Raises: UserError if a directory has no weights.
     """
+    source = named_run(source)
     if not source.is_dir():
-        shipped = RunPaths(shipped_run(source.name)).weights
-        return shipped if str(source) in shipped_names() and not source.exists() else source
+        return source
     for weights in (source / HUB_WEIGHTS, RunPaths(source).weights):
         if weights.exists():
             return weights

@@ -1,5 +1,6 @@
 """Weights that come with cctkit, by their name."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,9 +10,14 @@ import pytest
 import torch
 
 import cctkit
+from cctkit.catalog.counts import count
+from cctkit.catalog.models import named_config
 from cctkit.cli.app import run
 from cctkit.errors import UserError
+from cctkit.hub.folder import write_hub_folder
+from cctkit.models.weights import read_weights
 from cctkit.runs import paths
+from docs.ship import neutral
 from tests.conftest import write_images
 
 
@@ -25,12 +31,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def shipped(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stand_in(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "SHIPPED", place / "weights")
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_name_is_evaluated_classifies_and_starts_a_run(place: Path, tmp_path: Path) -> None:
     of_run = cctkit.evaluate(place / "run")
     assert cctkit.evaluate("tiny_c2", dataset=str(place / "images"))["loss"] == of_run["loss"]
@@ -43,6 +50,7 @@ def test_a_name_is_evaluated_classifies_and_starts_a_run(place: Path, tmp_path: 
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_path_that_exists_comes_before_a_name(place: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny_c2").write_bytes(b"mine")
     with pytest.raises(UserError, match="not a safetensors file"):
@@ -51,6 +59,7 @@ def test_a_path_that_exists_comes_before_a_name(place: Path, tmp_path: Path) -> 
         cctkit.load(tmp_path / "elsewhere" / "tiny_c2")
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_an_unknown_name_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", "tiny_c3", "--dataset", "digits"]) == 2
     assert "tiny_c2" in capsys.readouterr().err
@@ -58,6 +67,7 @@ def test_an_unknown_name_says_which_there_are(capsys: pytest.CaptureFixture[str]
     assert "tiny_c2" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_compare_shows_them_beside_what_is_published_of_the_same_model(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,3 +94,52 @@ def test_compare_shows_them_beside_what_is_published_of_the_same_model(
     assert "tiny_c2, weights that come with cctkit, recipe fast, seed 0" in table
     assert {"tiny_c2", "trained with cctkit"} <= set(re.findall("<!-- (.*?) -->", Path("front.svg").read_text()))
     assert run(["compare", "--no-published"]) == 2
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_curves_takes_a_name(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["curves", "tiny_c2"]) == 0
+    by_name = capsys.readouterr().out
+    assert run(["curves", str(place / "weights" / "tiny_c2")]) == 0
+    assert by_name == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", paths.shipped_names())
+def test_what_is_said_of_shipped_weights_is_what_they_are(name: str, tmp_path: Path) -> None:
+    folder = paths.shipped_run(name)
+    tensors, info = read_weights(paths.weights_file(Path(name)))
+    result = json.loads((folder / "result.json").read_text())
+    total = sum(tensor.numel() for tensor in tensors.values())
+    assert total == result["params"]["total"] == count(info.model).weights
+    assert result["top1_percent"] == info.metrics["top1_percent"]
+    assert (result["chosen_by"], result["epoch"]) == ("last epoch", result["planned_epochs"])
+
+    write_hub_folder(folder, tmp_path / name, onnx=None, notify=print)
+    generated = (tmp_path / name / "README.md").read_text().splitlines()
+    card = (folder / "README.md").read_text().splitlines()
+    other = [(before, after) for before, after in zip(generated, card, strict=True) if before != after]
+    assert [before[:20] for before, _ in other] == ['license: "unknown"', "> Fill in before you"]
+    assert re.search(r"MIT licence.* commit [0-9a-f]{7};", other[1][1])
+
+
+@pytest.mark.parametrize("name", paths.shipped_names())
+def test_shipped_weights_are_named_by_their_model(name: str) -> None:
+    _, info = read_weights(paths.weights_file(Path(name)))
+    assert dataclasses.replace(named_config(name), name=info.model.name) == dataclasses.replace(
+        info.model, attention_dropout=0.1, drop_path=0.1
+    )
+
+
+def test_shipped_files_are_few_and_name_no_path_of_a_machine() -> None:
+    files = [path for path in paths.SHIPPED.rglob("*") if path.is_file()]
+    assert paths.shipped_names()
+    assert sum(path.stat().st_size for path in files) < 2_500_000
+    assert not [path for path in files if re.search(rb"/(root|home|tmp|Users|work)/", path.read_bytes())]
+
+
+def test_paths_of_the_machine_become_neutral(place: Path) -> None:
+    run_path, dataset = place / "run", str(place / "images")
+    config = json.loads(neutral((run_path / "config.json").read_text(), run_path))
+    assert config["values"]["dataset"] == "FOLDER"
+    command = json.dumps({"command": ["train", dataset, "--output", str(run_path)]})
+    assert json.loads(neutral(command, run_path)) == {"command": ["train", "FOLDER", "--output", "RUN"]}
