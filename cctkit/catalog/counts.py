@@ -24,8 +24,8 @@ class Counts:
 
 
 def conv_planes(config: ModelConfig) -> list[int]:
-    """Channels before the first and after each of the tokenizer's convolutions with a max-pool (CCT, TCT)."""
-    return [3, *[CCT_PLANES] * (config.num_convs - 1), config.conv_dim if config.family == "tct" else config.embed_dim]
+    """Channels before the first and after each of the tokenizer's convolutions (CCT)."""
+    return [3, *[CCT_PLANES] * (config.num_convs - 1), config.embed_dim]
 
 
 def gated_hidden(config: ModelConfig, width: int) -> int:
@@ -36,16 +36,19 @@ def gated_hidden(config: ModelConfig, width: int) -> int:
 def conv_sides(config: ModelConfig, pixels: int) -> list[tuple[int, int]]:
     """(side after the convolution, side after its pooling) along an axis of `pixels`, per convolution.
 
-    The last of TCT is its depthwise convolution of stride 2.
+    Of TCT (side before, side after) each of its two convolutions of stride 2.
     """
-    if config.family not in ("cct", "tct"):
+    if config.family == "tct":
+        half = (pixels + 1) // 2
+        return [(pixels, half), (half, (half + 1) // 2)]
+    if config.family != "cct":
         return [(pixels // config.patch_size,) * 2]
     kernel, sides = config.kernel_size, []
     for _ in range(config.num_convs):
         conv = (pixels + 2 * max(1, kernel // 2) - kernel) // max(1, kernel // 2 - 1) + 1
         pixels = (conv - 1) // 2 + 1  # the 3 x 3 max-pool of stride 2
         sides.append((conv, pixels))
-    return [*sides, ((pixels + 1) // 2,) * 2] if config.family == "tct" else sides
+    return sides
 
 
 def grid_size(config: ModelConfig) -> Size:
@@ -62,7 +65,7 @@ def has_class_token(config: ModelConfig) -> bool:
 def count(config: ModelConfig) -> Counts:
     """The counts of the model that `models.build` builds from `config`."""
     if config.family == "tct":
-        return _count_tied(config)
+        return _count_tct(config)
     width, classes = config.embed_dim, config.num_classes
     hidden = int(width * config.mlp_ratio)
     rows, columns = grid_size(config)
@@ -85,24 +88,26 @@ def count(config: ModelConfig) -> Counts:
     )
 
 
-def _count_tied(config: ModelConfig) -> Counts:
+def _count_tct(config: ModelConfig) -> Counts:
     """The counts of a TCT: matrices once, norms and layer scales of each use, products of every use."""
-    narrow, width, inner = config.conv_dim, config.embed_dim, config.attention_dim or config.embed_dim
-    (conv_rows, rows), *_, (_, token_rows) = conv_sides(config, config.image_size[0])
-    (conv_columns, columns), *_, (_, token_columns) = conv_sides(config, config.image_size[1])
-    tokens, repeats = token_rows * token_columns, config.repeats
+    first, narrow, width = config.stem_dim, config.conv_dim, config.embed_dim
+    inner, repeats = config.attention_dim or width, config.repeats
+    sides = zip(*(conv_sides(config, side) for side in config.image_size), strict=True)
+    (pixels, half), (_, tokens) = ((rows[0] * columns[0], rows[1] * columns[1]) for rows, columns in sides)
     conv_mlp, conv_biases = _gated_mlp(config, narrow)
     mlp, biases = _gated_mlp(config, width)
     attention = 4 * width * inner
+    stem, stem_block, down = 27 * first, 18 * first * first, 9 * first * narrow
     conv_block = conv_mlp + conv_biases + 3 * narrow * repeats  # a norm and a layer scale per use
     block = attention + width + mlp + biases + 6 * width * repeats
-    stem, shrink, widen, head = 27 * narrow, 9 * narrow, narrow * width, width * config.num_classes
-    plain = stem + config.num_conv_blocks * conv_block + 2 * narrow + shrink + narrow + widen + width
+    shrink, widen, head = 9 * narrow, narrow * width, width * config.num_classes
+    plain = stem + config.num_stem_blocks * (stem_block + 5 * first) + 2 * first + down + narrow
+    plain += config.num_conv_blocks * conv_block + 2 * narrow + shrink + narrow + widen + width
     plain += config.num_layers * block + 2 * width + width + 1 + head + config.num_classes
     embeddings = (config.positional_embedding != "none") * tokens * width
-    block_macs = tokens * (attention + mlp) + 2 * tokens * tokens * inner
-    macs = stem * conv_rows * conv_columns + repeats * config.num_conv_blocks * rows * columns * conv_mlp
-    macs += tokens * (shrink + widen) + repeats * config.num_layers * block_macs + 2 * tokens * width + head
+    macs = pixels * (stem + config.num_stem_blocks * stem_block) + half * (down + repeats * config.num_conv_blocks * conv_mlp)
+    macs += tokens * (shrink + widen) + 2 * tokens * width + head
+    macs += repeats * config.num_layers * tokens * (attention + mlp + 2 * tokens * inner)
     return Counts(weights=plain + embeddings, without_embeddings=plain, macs=macs)
 
 
@@ -121,6 +126,6 @@ def _convolutions(config: ModelConfig) -> tuple[int, int]:
     if config.family != "cct":
         weights = 3 * config.patch_size**2 * config.embed_dim
         return weights + config.embed_dim, weights * outputs[0]
-    planes = [3, *[CCT_PLANES] * (config.num_convs - 1), config.embed_dim]
+    planes = conv_planes(config)
     kernels = [config.kernel_size**2 * planes[i] * planes[i + 1] for i in range(config.num_convs)]
     return sum(kernels), sum(kernel * output for kernel, output in zip(kernels, outputs, strict=True))

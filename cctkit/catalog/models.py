@@ -79,7 +79,7 @@ MODELS: Mapping[str, ModelRow] = MappingProxyType(
         "cct_7_7x2_224": ModelRow(image_size=224, num_classes=102),
         "cct_14_7x2_224": ModelRow(image_size=224, num_classes=1000, published_millions=22.36),
         "cct_14_7x2_384": ModelRow(image_size=384, num_classes=1000, published_millions=22.51),
-        "tct_2_2x2": ModelRow(),
+        "tct_3_2": ModelRow(),
         "vit_s_16": ModelRow(image_size=224, num_classes=1000, published_millions=22.2),
         "vit_b_16": ModelRow(image_size=224, num_classes=1000, published_millions=86),
         "vit_b_32": ModelRow(image_size=224, num_classes=1000, published_millions=86),
@@ -94,11 +94,11 @@ _COMPACT = re.compile(
     r"(?P<family>cct|cvt|vit_lite|vit)_(?P<layers>\d{1,3})_(?P<kernel>\d{1,3})(?:x(?P<convs>\d))?"
     r"(?:_(?P<side>32|64|224|384))?(?:_(?P<positional>learnable|sine|none))?(?:_(?P<classes>c10|c100|fl))?"
 )
-# Ours: see `models/tied.py`. Width, heads and MLP of the transformer blocks, then of the convolutional blocks and the heads.
-TCT_WIDTH = Width(embed_dim=96, num_heads=4, mlp_ratio=4 / 3)
-TCT_CONV_DIM, TCT_ATTENTION_DIM = 48, 64
-_TCT = re.compile(r"tct_(?P<conv_blocks>\d{1,3})_(?P<layers>\d{1,3})x(?P<repeats>\d{1,3})(?:_(?P<classes>c10|c100))?")
-_TCT_OPTIONS = ("repeats", "conv_dim", "attention_dim")
+# Ours: see `models/tct.py`. Width, heads and MLP of the transformer blocks, then the other widths.
+TCT_WIDTH = Width(embed_dim=96, num_heads=4, mlp_ratio=1.5)
+TCT_OTHERS: Mapping[str, int] = MappingProxyType({"num_stem_blocks": 2, "stem_dim": 16, "conv_dim": 64, "attention_dim": 64})
+_TCT = re.compile(r"tct_(?P<conv_blocks>\d{1,3})_(?P<layers>\d{1,3})(?:x(?P<repeats>\d{1,3}))?(?:_(?P<classes>c10|c100))?")
+_TCT_OPTIONS = ("repeats", *TCT_OTHERS)
 _VIT = re.compile(r"vit(?:_(?P<size>[sblh])_(?P<patch>\d{1,3}))?")
 
 
@@ -179,7 +179,7 @@ def _compact(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
 
 
 def _tct(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
-    """The architecture of a tied compact transformer."""
+    """The architecture of a tiny compact transformer."""
     if options.patch_size is not None:
         raise UserError(f"{safe_text(parts.string)} has no patches", "--patch-size", "leave it out")
     return {
@@ -188,9 +188,8 @@ def _tct(parts: re.Match[str], options: ModelOptions) -> dict[str, Any]:
         "positional_embedding": "none",
         "num_conv_blocks": int(parts["conv_blocks"]),
         "num_layers": int(parts["layers"]),
-        "repeats": int(parts["repeats"]),
-        "conv_dim": TCT_CONV_DIM,
-        "attention_dim": TCT_ATTENTION_DIM,
+        "repeats": int(parts["repeats"] or 1),
+        **TCT_OTHERS,
         **dataclasses.asdict(TCT_WIDTH),
     }
 

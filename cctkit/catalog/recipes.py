@@ -130,6 +130,24 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 }
             },
         ),
+        "tct-200": Recipe(
+            purpose="200 epochs for tiny compact transformers (tct_3_2), also without a GPU",
+            expected="not measured yet",
+            sources={
+                "cctkit": {
+                    **_SHORT_RUN,
+                    "batch_size": 128,
+                    "epochs": 200,
+                    "flip": True,
+                    "ema": 0.999,
+                    "auto_augment": "cifar10",
+                    "aa_prob": 0.5,
+                    "cutmix": 1.0,
+                    "mix_prob": 0.5,
+                    "unmixed_fraction": 0.1,
+                }
+            },
+        ),
         "demo": Recipe(
             purpose="for the digits in the package, in about a minute",
             expected="digits, mean of five seeds: cct_2_3x2 98.9%, cct_6_3x1 98.5% (measured)",

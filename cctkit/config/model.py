@@ -33,6 +33,10 @@ class ModelOptions(Validated):
     repeats: int | None = setting(
         None, f"times that each block is applied, with the same matrices, for TCT {_OVERRIDES}", panel=MODEL, at_least=1
     )
+    num_stem_blocks: int | None = setting(
+        None, f"number of residual blocks at full resolution, for TCT {_OVERRIDES}", panel=MODEL, at_least=0
+    )
+    stem_dim: int | None = setting(None, f"width at full resolution, for TCT {_OVERRIDES}", panel=MODEL, at_least=1)
     conv_dim: int | None = setting(None, f"width of the convolutional blocks, for TCT {_OVERRIDES}", panel=MODEL, at_least=1)
     attention_dim: int | None = setting(None, f"width of all heads together, for TCT {_OVERRIDES}", panel=MODEL, at_least=1)
     dropout: float = setting(0.0, "dropout rate after the embedding and in the blocks", panel=MODEL, at_least=0, below=1)
@@ -62,7 +66,9 @@ class ModelConfig(Validated):
     patch_size: int = like(_OPTIONS["patch_size"], 4)
     num_conv_blocks: int = setting(0, "number of convolutional blocks in the tokenizer (TCT)", panel=MODEL, at_least=0)
     repeats: int = like(_OPTIONS["repeats"], 1)
-    conv_dim: int = like(_OPTIONS["conv_dim"], 48)
+    num_stem_blocks: int = like(_OPTIONS["num_stem_blocks"], 2)
+    stem_dim: int = like(_OPTIONS["stem_dim"], 16)
+    conv_dim: int = like(_OPTIONS["conv_dim"], 64)
     attention_dim: int | None = like(_OPTIONS["attention_dim"])
     positional_embedding: Positional = "learnable"
     dropout: float = like(_OPTIONS["dropout"])

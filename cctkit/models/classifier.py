@@ -8,7 +8,7 @@ from cctkit.config.model import ModelConfig
 from cctkit.models.attention import Attention
 from cctkit.models.dropout import Dropout, DropPath, add_branch, drop_path_rates
 from cctkit.models.head import float32_logits
-from cctkit.models.tied import TiedEncoderLayer, TiedTokenizer
+from cctkit.models.tct import TCTEncoderLayer, TCTTokenizer
 from cctkit.models.tokenizer import Tokenizer, check_size
 
 
@@ -40,7 +40,7 @@ class TransformerEncoderLayer(nn.Module):
 
 def _block(config: ModelConfig, *, drop_path: float) -> nn.Module:
     if config.family == "tct":
-        return TiedEncoderLayer(config, grid=grid_size(config), drop_path=drop_path)
+        return TCTEncoderLayer(config, grid=grid_size(config), drop_path=drop_path)
     return TransformerEncoderLayer(config, drop_path=drop_path)
 
 
@@ -91,7 +91,7 @@ class CompactTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokenizer = TiedTokenizer(config) if config.family == "tct" else Tokenizer(config)
+        self.tokenizer = TCTTokenizer(config) if config.family == "tct" else Tokenizer(config)
         self.classifier = TransformerClassifier(config)
         self._initialise()
 
@@ -104,12 +104,12 @@ class CompactTransformer(nn.Module):
 
         The matrices of TCT keep the variance of what they multiply (LeCun et al. 1998, "Efficient BackProp", section 4.6).
         """
-        tied = self.config.family == "tct"
+        keeps_variance = self.config.family == "tct"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             elif isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5 if tied else 0.02)
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5 if keeps_variance else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         position = self.classifier.positional_emb

@@ -56,7 +56,8 @@ CASES = [
     ("cct_6_3x1_none", {"image_size": (48, 32)}),
     ("cct_3_5x3", {"embed_dim": 96, "num_heads": 3, "mlp_ratio": 1.5, "image_size": (57, 40), "num_classes": 3}),
     ("tct_1_3x4", {"embed_dim": 80, "conv_dim": 40, "attention_dim": 48, "image_size": (33, 47), "num_classes": 7}),
-    ("tct_0_1x1", {"positional_embedding": "learnable", "image_size": (8, 9)}),
+    ("tct_0_1", {"positional_embedding": "learnable", "image_size": (8, 9), "num_stem_blocks": 0}),
+    ("tct_1_1x2_c100", {"num_stem_blocks": 3, "stem_dim": 24, "image_size": (17, 18)}),
     ("vit_lite_2_8_sine", {"image_size": (8, 48)}),
     ("vit", {"num_layers": 8, "embed_dim": 64, "num_heads": 4, "patch_size": 6, "image_size": (36, 30)}),
 ]

@@ -361,7 +361,7 @@ def test_the_keys_of_the_printed_json_and_of_the_metadata_are_those_listed(expor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cct_2_3x2", "cct_2_7x2_sine", "cvt_2_4", "vit_lite_2_4", "tct_2_2x2", "vit_s_16"])
+@pytest.mark.parametrize("name", ["cct_2_3x2", "cct_2_7x2_sine", "cvt_2_4", "vit_lite_2_4", "tct_3_2", "vit_s_16"])
 def test_every_family_is_exported(name: str, tmp_path: Path) -> None:
     from cctkit.catalog.models import named_config
     from cctkit.models.build import build_model

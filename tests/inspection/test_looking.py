@@ -46,7 +46,7 @@ def settings(folder: Path, **values: object) -> TrainConfig:
     return TrainConfig.from_flat({"dataset": str(folder), **plain, **values})
 
 
-@pytest.mark.parametrize("name", ["cct_2_3x1", "vit_lite_6_4", "tct_2_2x2"])
+@pytest.mark.parametrize("name", ["cct_2_3x1", "vit_lite_6_4", "tct_3_2"])
 def test_the_features_are_what_the_last_layer_sees(name: str) -> None:
     check_features(named_config(name, num_classes=3, image_size=(16, 16)), "classifier.fc")
 

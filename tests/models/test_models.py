@@ -100,9 +100,9 @@ def test_given_size_and_classes_win_over_a_published_name() -> None:
         ("cct_6_3x1", {"num_heads": 3}, "not divisible"),
         ("cct_6_3x1", {"repeats": 2}, "cct_6_3x1 has no --repeats"),
         ("vit_b_16", {"attention_dim": 64}, "vit_b_16 has no --attention-dim"),
-        ("tct_2_2x2", {"patch_size": 4}, "has no patches"),
-        ("tct_2_2x2", {"num_heads": 5}, "attention_dim 64 is not divisible"),
-        ("tct_2_2", {}, "tct_2_2x2"),
+        ("tct_3_2", {"patch_size": 4}, "has no patches"),
+        ("tct_3_2", {"num_heads": 5}, "attention_dim 64 is not divisible"),
+        ("tct_2", {}, "tct_3_2"),
     ],
 )
 def test_a_wrong_name_or_option_says_what_is_known(name: str, options: dict[str, object], words: str) -> None:

@@ -17,7 +17,7 @@ from cctkit.prediction.inputs import ImageFile
 from tests.prediction.weights import info_of
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("cct_2_3x2", 16), ("cvt_2_4", 16), ("tct_2_2x2", 16)])
+@pytest.mark.parametrize(("name", "tokens"), [("cct_2_3x2", 16), ("cvt_2_4", 16), ("tct_3_2", 16)])
 def test_the_weights_are_those_with_which_the_tokens_are_pooled_and_the_logits_stay(name: str, tokens: int) -> None:
     config = named_config(name, num_classes=3, image_size=(16, 16))
     model = build_model(config, seed=0).eval()

@@ -1,4 +1,4 @@
-"""TCT: matrices used again, and what is of each use."""
+"""TCT: its convolutions, gated MLPs and counts; matrices used again, and what is of each use."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from cctkit.catalog.models import named_config
 from cctkit.config.settings import TrainConfig
 from cctkit.models.attention import ATTENTION_IMPLS, AttentionImpl
 from cctkit.models.build import build_model, create_model, set_attention_impl
-from cctkit.models.tied import DepthwiseConv, GatedMLP
+from cctkit.models.tct import DepthwiseConv, GatedMLP, ResidualConvBlock, TokenConv
 from cctkit.training.optim import make_optimizers
 
 NO_RATES = {"dropout": 0.0, "attention_dropout": 0.0, "drop_path": 0.0}
 
 
 def made(name: str, **options: Any) -> nn.Module:
-    return build_model(named_config(name, num_classes=5, image_size=(12, 16), **NO_RATES | options), seed=3).double()
+    return build_model(named_config(name, **{"num_classes": 5, "image_size": (12, 16), **NO_RATES} | options), seed=3).double()
 
 
 def images(count: int = 3) -> Tensor:
@@ -26,23 +26,25 @@ def images(count: int = 3) -> Tensor:
 
 
 def test_the_counts_are_those_computed_by_hand() -> None:
-    """Of 100 classes: stem 27 * 48; convolutional block 3 * 48 * 64 + 9 * 64 + biases 3 * 64 + 48 + 2 * 3 * 48 of its uses;
-    stride 9 * 48 + 48 + 48 * 96 + 96, before it a norm 2 * 48; transformer block: attention 4 * 96 * 64 + 96, MLP
-    3 * 96 * 128 + 9 * 128 + 3 * 128 + 96, uses 2 * 6 * 96; norm 2 * 96, pooling 97, head 9,700.
+    """Of 100 classes: stem 27 * 16; residual block, two convolutions of 9 * 16 * 16, 2 norms of 2 * 16, scale 16; norm 2 * 16;
+    stride 9 * 16 * 64 + 64; convolutional block 3 * 64 * 96 + 9 * 96 + biases 3 * 96 + 64 + 3 * 64 of its use; norm 2 * 64;
+    stride 9 * 64 + 64 + 64 * 96 + 96; transformer block: attention 4 * 96 * 64 + 96, MLP 3 * 96 * 144 + 9 * 144 + 3 * 144 + 96,
+    use 6 * 96; norm 2 * 96, pooling 97, head 9,700.
     """
-    counts = count(named_config("tct_2_2x2", num_classes=100))
-    conv_block, block = 9216 + 576 + 240 + 288, 24576 + 96 + 36864 + 1152 + 480 + 1152
-    assert counts.weights == 1296 + 2 * conv_block + 96 + 480 + 4704 + 2 * block + 192 + 97 + 9700
+    counts = count(named_config("tct_3_2", num_classes=100))
+    stem_block, conv_block, block = 4608 + 64 + 16, 18432 + 864 + 352 + 192, 24576 + 96 + 41472 + 1296 + 528 + 576
+    stem = 432 + 2 * stem_block + 32 + 9216 + 64
+    assert counts.weights == stem + 3 * conv_block + 128 + 640 + 6240 + 2 * block + 192 + 97 + 9700
 
 
 def untied(tied: nn.Module) -> nn.Module:
     """As many blocks as `tied` has uses of its blocks, each with the matrices, norms and scales of that use."""
     config = tied.config
-    name = f"tct_{config.num_conv_blocks * config.repeats}_{config.num_layers * config.repeats}x1"
+    name = f"tct_{config.num_conv_blocks * config.repeats}_{config.num_layers * config.repeats}"
     model = made(name)
     state = {}
     for key, value in tied.state_dict().items():
-        part, _, rest = key.partition("blocks.")
+        part, _, rest = key.partition(".blocks.")
         if not rest:
             state[key] = value
             continue
@@ -52,7 +54,7 @@ def untied(tied: nn.Module) -> nn.Module:
             if kind and not after.startswith(f"{use}."):
                 continue
             own = f"{before}{kind}0.{after.partition('.')[2]}" if kind else rest
-            state[f"{part}blocks.{int(block) * config.repeats + use}.{own}"] = value
+            state[f"{part}.blocks.{int(block) * config.repeats + use}.{own}"] = value
     model.load_state_dict(state)
     return model
 
@@ -89,6 +91,28 @@ def test_the_gated_mlp_mixes_neighbours_on_the_grid_of_its_tokens() -> None:
             expected[:, row * 5 + column] = total
     hidden = nn.functional.gelu(expected) * mlp.value(x)
     torch.testing.assert_close(mlp(x), mlp.fc2(hidden))
+
+
+def test_a_residual_block_adds_two_dense_convolutions_on_the_grid() -> None:
+    block = ResidualConvBlock(4, grid=(3, 5)).double()
+    x = torch.randn(2, 15, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def convolved(conv: TokenConv, x: Tensor) -> Tensor:
+        image = x.transpose(1, 2).unflatten(2, (3, 5))
+        return nn.functional.conv2d(image, conv.weight, padding=1).flatten(2).transpose(1, 2)
+
+    hidden = nn.functional.gelu(block.norm2(convolved(block.conv1, block.norm1(x))))
+    torch.testing.assert_close(block(x), x + 0.5 * convolved(block.conv2, hidden))
+
+
+def test_the_three_stages_have_the_images_side_half_and_a_quarter() -> None:
+    model = made("tct_1_1", image_size=(13, 18))
+    shapes = {}
+    for name in ("stem_blocks.1", "blocks.0", "widen"):
+        module = model.tokenizer.get_submodule(name)
+        module.register_forward_hook(lambda _, __, out, name=name: shapes.update({name: tuple(out.shape)}))
+    model(torch.zeros(1, 3, 13, 18, dtype=torch.float64))
+    assert shapes == {"stem_blocks.1": (1, 13 * 18, 16), "blocks.0": (1, 7 * 9, 64), "widen": (1, 4 * 5, 96)}
 
 
 @pytest.mark.parametrize("grid", [(3, 5), (4, 6), (1, 2)])
@@ -136,14 +160,18 @@ def test_each_rate_makes_training_random_and_evaluation_is_without() -> None:
 
 
 def test_names_and_options_set_the_geometry() -> None:
+    assert named_config("tct_1_3").repeats == 1
     config = named_config("tct_1_3x2_c100", repeats=4, conv_dim=40, attention_dim=48, embed_dim=80, mlp_ratio=2.0)
     assert (config.num_classes, config.num_conv_blocks, config.num_layers, config.repeats) == (100, 1, 3, 4)
     with torch.device("meta"):
-        model = create_model("tct_1_3x2", repeats=4, conv_dim=40, attention_dim=48, embed_dim=80, mlp_ratio=2.0)
+        model = create_model(
+            "tct_1_3x2", repeats=4, stem_dim=24, num_stem_blocks=1, conv_dim=40, attention_dim=48, embed_dim=80, mlp_ratio=2.0
+        )
     block = model.classifier.blocks[0]
     assert block.attention.layer.qkv.weight.shape == (3 * 48, 80)
     assert (len(block.mlp.norms), block.mlp.layer.gate.weight.shape) == (4, (160, 80))
     assert model.tokenizer.blocks[0].mlp.layer.value.weight.shape == (80, 40)
+    assert (len(model.tokenizer.stem_blocks), model.tokenizer.down.weight.shape) == (1, (40, 24, 3, 3))
     assert model.classifier.positional_emb is None
 
 

@@ -1,8 +1,9 @@
-"""TCT, the tied compact transformer: CCT's tokenizer, attention and sequence pooling, and blocks that are applied repeatedly.
+"""TCT, the tiny compact transformer: residual convolutions, gated MLPs, attention, sequence pooling.
 
-Each block is applied `repeats` times with the same matrices; norms and layer scales are of each use (Universal Transformers,
-Dehghani et al. 2019; ALBERT, Lan et al. 2020, which shares them too). Positions come from the depthwise convolution in the
-gated MLP (ConvGLU: Shi 2024, "TransNeXt", section 3.4), so that none are stored.
+Three resolutions: the image's with dense 3 x 3 convolutions, half of it with gated MLPs, a quarter with attention too.
+Positions come from the depthwise convolution in the gated MLP (ConvGLU: Shi 2024, "TransNeXt", section 3.4): none are stored.
+The blocks after the first stage can be applied `repeats` times with the same matrices; norms and layer scales are of each use
+(Universal Transformers, Dehghani et al. 2019; ALBERT, Lan et al. 2020, which shares them too).
 """
 
 import torch
@@ -13,7 +14,6 @@ from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.models.attention import Attention
 from cctkit.models.dropout import Dropout, DropPath, add_branch
-from cctkit.models.tokenizer import Tokenizer
 
 _LAYER_SCALE = 0.5  # at the start
 
@@ -29,21 +29,31 @@ class LayerScale(nn.Module):
         return x * self.weight.to(x.dtype)
 
 
-class DepthwiseConv(nn.Conv2d):
-    """A 3 x 3 depthwise convolution of tokens on their grid: (B, rows columns, D) -> (B, fewer with stride, D)."""
+class TokenConv(nn.Conv2d):
+    """A 3 x 3 convolution of tokens on their grid: (B, rows columns, D) -> (B, fewer with stride, E)."""
 
-    def __init__(self, width: int, *, grid: Size, stride: int = 1) -> None:
-        super().__init__(width, width, 3, stride=stride, padding=1, groups=width)
+    def __init__(self, width: int, out: int, *, grid: Size, stride: int = 1, groups: int = 1, bias: bool = True) -> None:
+        super().__init__(width, out, 3, stride=stride, padding=1, groups=groups, bias=bias)
         self.grid = grid
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.view(-1, *self.grid, x.shape[-1]).permute(0, 3, 1, 2)  # (B, D, rows, columns) in channels_last, not copied
-        return self._conv(x).flatten(2).transpose(1, 2)
+        return self._on_grid(x).flatten(2).transpose(1, 2)
 
-    def _conv(self, x: Tensor) -> Tensor:
+    def _on_grid(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class DepthwiseConv(TokenConv):
+    """A 3 x 3 depthwise convolution of tokens on their grid."""
+
+    def __init__(self, width: int, *, grid: Size, stride: int = 1) -> None:
+        super().__init__(width, width, grid=grid, stride=stride, groups=width)
+
+    def _on_grid(self, x: Tensor) -> Tensor:
         rows, columns = self.stride
         if self.stride == (1, 1) or not (self.training and x.device.type == "cpu"):
-            return super().forward(x)
+            return super()._on_grid(x)
         # The same outputs: on a CPU, the backward pass of a strided depthwise convolution takes eight times as long.
         dense = nn.functional.conv2d(x, self.weight, self.bias, padding=1, groups=self.groups)
         return dense[:, :, ::rows, ::columns]
@@ -79,8 +89,24 @@ class TiedBranch(nn.Module):
         return add_branch(x, lambda x: self.scales[use](self.layer(self.norms[use](x))), self.drop_path)
 
 
-class TiedConvBlock(nn.Module):
-    """(B, N, S) -> (B, N, S): a gated MLP, whose depthwise convolution mixes the tokens, `repeats` times."""
+class ResidualConvBlock(nn.Module):
+    """x + scale * conv2(gelu(norm2(conv1(norm1(x))))): (B, N, S) -> (B, N, S) (pre-activation: He et al. 2016)."""
+
+    def __init__(self, width: int, *, grid: Size) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.conv1 = TokenConv(width, width, grid=grid, bias=False)
+        self.norm2 = nn.LayerNorm(width)
+        self.conv2 = TokenConv(width, width, grid=grid, bias=False)
+        self.scale = LayerScale(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.gelu(self.norm2(self.conv1(self.norm1(x))))
+        return x + self.scale(self.conv2(hidden))  # type: ignore[no-any-return]
+
+
+class TCTConvBlock(nn.Module):
+    """(B, N, C) -> (B, N, C): a gated MLP, whose depthwise convolution mixes the tokens, `repeats` times."""
 
     def __init__(self, config: ModelConfig, *, grid: Size) -> None:
         super().__init__()
@@ -95,7 +121,7 @@ class TiedConvBlock(nn.Module):
         return x
 
 
-class TiedEncoderLayer(nn.Module):
+class TCTEncoderLayer(nn.Module):
     """(B, N, D) -> (B, N, D): attention and a gated MLP, `repeats` times."""
 
     def __init__(self, config: ModelConfig, *, grid: Size, drop_path: float) -> None:
@@ -119,20 +145,28 @@ class TiedEncoderLayer(nn.Module):
         return x
 
 
-class TiedTokenizer(Tokenizer):
-    """(B, 3, height, width) -> (B, N, D): CCT's convolution and max-pool, blocks of convolutions, and a stride of 2."""
+class TCTTokenizer(nn.Module):
+    """Images (B, 3, height, width) -> (B, N, D): three stages, of which the last two begin with a stride of 2."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        height, width = config.image_size
-        grid = conv_sides(config, height)[0][1], conv_sides(config, width)[0][1]
-        self.blocks = nn.ModuleList(TiedConvBlock(config, grid=grid) for _ in range(config.num_conv_blocks))
-        self.norm = nn.LayerNorm(config.conv_dim)
-        self.shrink = DepthwiseConv(config.conv_dim, grid=grid, stride=2)
-        self.widen = nn.Linear(config.conv_dim, config.embed_dim)
+        super().__init__()
+        grids = list(zip(*(conv_sides(config, side) for side in config.image_size), strict=True))
+        full, half = ((rows[0], columns[0]) for rows, columns in grids)
+        stem, width = config.stem_dim, config.conv_dim
+        self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.stem_blocks = nn.ModuleList(ResidualConvBlock(stem, grid=full) for _ in range(config.num_stem_blocks))
+        self.stem_norm = nn.LayerNorm(stem)
+        self.down = TokenConv(stem, width, grid=full, stride=2)
+        self.blocks = nn.ModuleList(TCTConvBlock(config, grid=half) for _ in range(config.num_conv_blocks))
+        self.norm = nn.LayerNorm(width)
+        self.shrink = DepthwiseConv(width, grid=half, stride=2)
+        self.widen = nn.Linear(width, config.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)  # (B, rows columns, S)
+        x = self.stem(x).flatten(2).transpose(1, 2)  # (B, height width, S)
+        for block in self.stem_blocks:
+            x = block(x)
+        x = self.down(self.stem_norm(x))  # (B, height/2 width/2, C)
         for block in self.blocks:
             x = block(x)
         return self.widen(self.shrink(self.norm(x)))  # type: ignore[no-any-return]
