@@ -138,6 +138,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     **_SHORT_RUN,
                     "batch_size": 128,
                     "epochs": 200,
+                    "warmup_epochs": 5.0,
                     "flip": True,
                     "ema": 0.999,
                     "auto_augment": "cifar10",
