@@ -93,7 +93,8 @@ def test_own_runs_are_in_the_tables(flag: str | None, suffix: str) -> None:
 
 
 def test_the_reports_scores_are_all_there() -> None:
-    assert {f"{row['score']:.3f}" for row in rows()} == SCORES
+    of_others = [row for row in rows() if row["kind"] != "shipped"]
+    assert {f"{row['score']:.3f}" for row in of_others if row["score"] is not None} == SCORES
     assert all(score in run().stdout for score in SCORES)
 
 
