@@ -34,13 +34,7 @@ def gated_hidden(config: ModelConfig, width: int) -> int:
 
 
 def conv_sides(config: ModelConfig, pixels: int) -> list[tuple[int, int]]:
-    """(side after the convolution, side after its pooling) along an axis of `pixels`, per convolution.
-
-    Of TCT (side before, side after) each of its two convolutions of stride 2.
-    """
-    if config.family == "tct":
-        half = (pixels + 1) // 2
-        return [(pixels, half), (half, (half + 1) // 2)]
+    """(side after the convolution, side after its pooling) along an axis of `pixels`, per convolution (not TCT)."""
     if config.family != "cct":
         return [(pixels // config.patch_size,) * 2]
     kernel, sides = config.kernel_size, []
@@ -51,8 +45,17 @@ def conv_sides(config: ModelConfig, pixels: int) -> list[tuple[int, int]]:
     return sides
 
 
+def stage_sizes(config: ModelConfig) -> tuple[Size, Size, Size]:
+    """Rows and columns in TCT's three stages, of which the last two begin with a 3 x 3 convolution of stride 2."""
+    height, width = config.image_size
+    half = (height + 1) // 2, (width + 1) // 2
+    return (height, width), half, ((half[0] + 1) // 2, (half[1] + 1) // 2)
+
+
 def grid_size(config: ModelConfig) -> Size:
     """Rows and columns of the tokens of one image."""
+    if config.family == "tct":
+        return stage_sizes(config)[-1]
     height, width = config.image_size
     return conv_sides(config, height)[-1][1], conv_sides(config, width)[-1][1]
 
@@ -92,8 +95,7 @@ def _count_tct(config: ModelConfig) -> Counts:
     """The counts of a TCT: matrices once, norms and layer scales of each use, products of every use."""
     first, narrow, width = config.stem_dim, config.conv_dim, config.embed_dim
     inner, repeats = config.attention_dim or width, config.repeats
-    sides = zip(*(conv_sides(config, side) for side in config.image_size), strict=True)
-    (pixels, half), (_, tokens) = ((rows[0] * columns[0], rows[1] * columns[1]) for rows, columns in sides)
+    pixels, half, tokens = (rows * columns for rows, columns in stage_sizes(config))
     conv_mlp, conv_biases = _gated_mlp(config, narrow)
     mlp, biases = _gated_mlp(config, width)
     attention = 4 * width * inner

@@ -9,7 +9,7 @@ The blocks after the first stage can be applied `repeats` times with the same ma
 import torch
 from torch import Tensor, nn
 
-from cctkit.catalog.counts import conv_sides, gated_hidden
+from cctkit.catalog.counts import gated_hidden, stage_sizes
 from cctkit.config.model import ModelConfig
 from cctkit.config.size import Size
 from cctkit.models.attention import Attention
@@ -150,8 +150,7 @@ class TCTTokenizer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        grids = list(zip(*(conv_sides(config, side) for side in config.image_size), strict=True))
-        full, half = ((rows[0], columns[0]) for rows, columns in grids)
+        full, half, _ = stage_sizes(config)
         stem, width = config.stem_dim, config.conv_dim
         self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.stem_blocks = nn.ModuleList(ResidualConvBlock(stem, grid=full) for _ in range(config.num_stem_blocks))
