@@ -44,6 +44,7 @@ IMAGES, BATCH, STEPS = 27, 13, 10  # the last batch of an epoch is one image: fe
 OPTIONS = {"mixup": 0.5, "cutmix": 1.0, "random_erase": 0.25, "accumulate": 2, "clip_grad": 1.0}
 AVERAGED = {"ema": 0.5, "layer_decay": 0.8}
 FOLDER = Path(sys.argv[-1]).parent
+TCT = "tct_1_1x2"  # applies each block twice
 QUIET = {"attention_dropout": 0.0, "drop_path": 0.0, "dropout": 0.0}
 
 
@@ -62,20 +63,24 @@ class Images:
         return self.images[torch.from_numpy(positions)]
 
 
-def state_of(config: TrainConfig, context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY) -> TrainState:
+def state_of(
+    config: TrainConfig, context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY, *, model: str = "cct_2_3x2"
+) -> TrainState:
     rates = {name: getattr(config.model, name) for name in QUIET}
-    model = build_model(named_config("cct_2_3x2", num_classes=5, image_size=8, **rates), seed=0)
-    model, ema = to_device_or_shard(model.to(dtype).train(), config=config, policy=policy, context=context)
-    return new_state(model, make_optimizers(model, config), ema=ema, policy=policy, context=context)
+    built = build_model(named_config(model, num_classes=5, image_size=8, **rates), seed=0)
+    ready, ema = to_device_or_shard(built.to(dtype).train(), config=config, policy=policy, context=context)
+    return new_state(ready, make_optimizers(ready, config), ema=ema, policy=policy, context=context)
 
 
-def train(context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY, **options: Any) -> dict[str, Any]:
+def train(
+    context: DistContext, dtype: torch.dtype, policy: DevicePolicy = POLICY, *, model: str = "cct_2_3x2", **options: Any
+) -> dict[str, Any]:
     """Ten steps: the losses of all images of each, and what every position of every batch had for an image.
 
     With `shard` the state is then kept as a checkpoint of all ranks.
     """
     config = TrainConfig.from_flat({**OPTIONS, **QUIET, "batch_size": BATCH, **options})
-    state, split = state_of(config, context, dtype, policy), Images(IMAGES)
+    state, split = state_of(config, context, dtype, policy, model=model), Images(IMAGES)
     losses, seen, before = [], {}, state.sums.clone()
     power = config.class_weights
     weights = None if power is None else torch.from_numpy(class_weights(split.labels, classes=5, power=power))
@@ -224,8 +229,10 @@ def of_first(size: int, context: DistContext) -> list[Any] | None:
         "none": checkpoint_for_all(job, lambda: None),
         "balanced": train(job, torch.float64, balanced_sampling=0.7),
         "weighted": train(job, torch.float64, class_weights=1.0),
+        "tct64": train(job, torch.float64, model=TCT, optimizer="muon"),
         "ddp64": train(job, torch.float64, **AVERAGED),
         "ddp32": train(job, torch.float32, **AVERAGED),
+        "tct ddp64": train(job, torch.float64, model=TCT, **AVERAGED),
     }
     if size == 2:
         own["ways"] = ways(job)
@@ -238,6 +245,7 @@ def sharded(context: DistContext) -> dict[str, Any]:
     """What `--shard` comes to, beside DDP; and, of two ranks and of three, their checkpoint under each number of them."""
     return {
         "sharded64": train(context, torch.float64, shard=True, **AVERAGED),
+        "tct sharded64": train(context, torch.float64, model=TCT, shard=True, **AVERAGED),
         "sharded32": train(context, torch.float32, shard=True, **AVERAGED),
         "sharded32 again": train(context, torch.float32, shard=True, **AVERAGED),
         "sharded logits": {str(total): evaluate(context, total, shard=True) for total in (1, 250, 700, 1001)},

@@ -30,12 +30,12 @@ def test_every_image_of_every_batch_is_what_it_is_with_one_rank(found: Any, rank
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_the_losses_are_those_of_one_rank(found: Any, ranks: str, dtype: str, tolerance: float) -> None:
-    expected = np.array(found["1"][0][dtype]["losses"])
+@pytest.mark.parametrize(("name", "tolerance"), [("float64", 1e-9), ("float32", 1e-5), ("tct64", 1e-9)])
+def test_the_losses_are_those_of_one_rank(found: Any, ranks: str, name: str, tolerance: float) -> None:
+    expected = np.array(found["1"][0][name]["losses"])
     assert np.ptp(expected[:, 0]) > 0.1
     for each in found[ranks]:
-        assert np.abs(np.array(each[dtype]["losses"]) - expected).max() <= tolerance
+        assert np.abs(np.array(each[name]["losses"]) - expected).max() <= tolerance
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])

@@ -81,8 +81,11 @@ def test_test_figures_come_after_each_epoch_or_once_at_the_end(
         assert result["top1_percent"] == epochs_of(tmp_path / "run")[result["epoch"] - 1]["test_top1_percent"]
 
 
-def test_a_run_that_an_error_of_its_tracker_has_ended_is_resumed_from_python(images: str, tmp_path: Path) -> None:
-    flags = {**SETTINGS, "dataset": images, "epochs": 3, "recipe": "report"}
+@pytest.mark.parametrize("of", [{"recipe": "report"}, {"recipe": "tct-200", "model": "tct_1_1x2", "warmup_epochs": 1}], ids=str)
+def test_a_run_that_an_error_of_its_tracker_has_ended_is_resumed_from_python(
+    images: str, tmp_path: Path, of: dict[str, Any]
+) -> None:
+    flags = {**SETTINGS, "dataset": images, "epochs": 3, **of}
     unbroken = fit(output=tmp_path / "unbroken", **flags)
     with pytest.raises(ConnectionError):
         fit(output=tmp_path / "run", reporter=Falling(), **flags)

@@ -30,10 +30,10 @@ SHARDED = [*TRAIN, "--shard", "--val-fraction", "0.2", "--epochs", "4", "--accum
 
 
 @pytest.mark.parametrize("ranks", ["2", "3"])
-@pytest.mark.parametrize(("bits", "tolerance"), [("64", 1e-9), ("32", 1e-5)])
-def test_the_losses_are_those_of_ddp(found: Any, ranks: str, bits: str, tolerance: float) -> None:
+@pytest.mark.parametrize(("prefix", "bits", "tolerance"), [("", "64", 1e-9), ("", "32", 1e-5), ("tct ", "64", 1e-9)])
+def test_the_losses_are_those_of_ddp(found: Any, ranks: str, prefix: str, bits: str, tolerance: float) -> None:
     for each in found[ranks]:
-        sharded, ddp = each[f"sharded{bits}"], each[f"ddp{bits}"]
+        sharded, ddp = each[f"{prefix}sharded{bits}"], each[f"{prefix}ddp{bits}"]
         assert np.ptp(np.array(ddp["losses"])[:, 0]) > 0.1
         assert np.abs(np.array(sharded["losses"]) - np.array(ddp["losses"])).max() <= tolerance
         assert sharded["seen"] == ddp["seen"]
@@ -134,7 +134,7 @@ def test_it_goes_on_in_one_process(unbroken: Path, killed: Path, tmp_path: Path,
         np.testing.assert_allclose([each[name] for each in after], [each[name] for each in expected], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["cct_2_3x2", "cvt_6_4", "vit_lite_6_4", "vit_s_16"])
+@pytest.mark.parametrize("name", ["cct_2_3x2", "cvt_6_4", "vit_lite_6_4", "tct_3_2", "vit_s_16"])
 def test_the_blocks_are_found_in_every_family(name: str) -> None:
     config = named_config(name, num_classes=10, image_size=32)
     with torch.device("meta"):
