@@ -45,7 +45,7 @@ def _block(config: ModelConfig, *, drop_path: float) -> nn.Module:
 
 
 class TransformerClassifier(nn.Module):
-    """Tokens (B, N, D) -> logits (B, K): position, blocks, then sequence pooling (CCT, CVT) or a class token (ViT-Lite)."""
+    """Tokens (B, N, D) -> logits (B, K): position, blocks, then sequence pooling or ViT-Lite's class token."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
