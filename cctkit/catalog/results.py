@@ -19,6 +19,7 @@ _GOOGLE = "google-research/vision_transformer, README.md"
 _BIG_VISION = "google-research/big_vision, transfer config"
 _CONDENSENET = "Huang et al. 2018, CondenseNet, and its repository"
 _DENSENET = "Huang et al. 2017, DenseNet, and its repository"
+_ZENNET = "Lin et al. 2021, Zen-NAS: idstcv/ZenNAS, README.md"
 
 NOTES: Mapping[str, str] = MappingProxyType(
     {
@@ -30,6 +31,7 @@ NOTES: Mapping[str, str] = MappingProxyType(
         "final": "3,191,397 is torchsummary's count, which does not see the positional embedding; the true count is 3,256,933",
         "sine": "published as _sine, but built with a learnable embedding: the factory drops the argument",
         "rounded": "the size is the ViT paper's, rounded (Dosovitskiy et al. 2021, table 1)",
+        "zennet": "trained for 1,440 epochs; the size is published rounded, so the score is rough",
     }
 )
 
@@ -191,6 +193,10 @@ _BESIDE = (
     _other("DenseNet-BC-100-12", "densenet", 77.73, 0.8, _DENSENET),
     _other("Wide-DenseNet-BC 40-48", "densenet", 79.71, 2.7, _DENSENET),
     _other("CondenseNet-182", "condensenet", 81.53, 4.2, _CONDENSENET),
+    *(
+        _other(model, "zennet", top1, millions, _ZENNET, notes=("zennet",))
+        for model, top1, millions in (("ZenNet-0.5M", 79.9, 0.5), ("ZenNet-1M", 80.1, 1.0), ("ZenNet-2M", 84.4, 2.0))
+    ),
     _other("ViT-B/16", "vit", 92.64, 86, _GOOGLE, training=_IMAGENET_21K, notes=("rounded",)),
     _other("ViT-B/32", "vit", 92.08, 86, _GOOGLE, training=_IMAGENET_21K, notes=("rounded",)),
     _other("ViT-L/16", "vit", 93.04, 307, _GOOGLE, training=_IMAGENET_21K, notes=("rounded",)),

@@ -50,7 +50,7 @@ def draw_pareto(panels: Mapping[str, Sequence[Point]], path: Path, *, threshold:
 
 
 def _colour(family: str) -> str:
-    return COLOURS[_FAMILIES.index(family) if family in _FAMILIES else -1]
+    return COLOURS[_FAMILIES.index(family)] if family in _FAMILIES else GREY
 
 
 def _draw_panel(axes: "Axes", title: str, points: Sequence[Point], threshold: float | None) -> None:

@@ -116,13 +116,16 @@ def test_a_score_below_seventy_percent_is_null_and_shown_so() -> None:
 
 
 def test_all_adds_results_of_other_networks() -> None:
-    scores = {row["model"]: row["score"] for row in rows("--all", "--family", "condensenet,DenseNet")}
-    # The figures of the papers: 1223, 966, 360 and 275.
+    scores = {row["model"]: row["score"] for row in rows("--all", "--family", "condensenet,DenseNet,zennet")}
+    # The figures of the papers: 1223, 966, 360 and 275; and of ZenNet's repository, with sizes of 0.5, 1 and 2 million.
     assert {model: round(score) for model, score in scores.items()} == {
         "CondenseNet-86": 1223,
         "DenseNet-BC-100-12": 966,
         "Wide-DenseNet-BC 40-48": 360,
         "CondenseNet-182": 275,
+        "ZenNet-0.5M": 1980,
+        "ZenNet-1M": 1010,
+        "ZenNet-2M": 720,
     }
 
 
