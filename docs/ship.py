@@ -20,9 +20,12 @@ LICENCES = "The weights are under cctkit's MIT licence. CIFAR-100 (Krizhevsky 20
 
 
 def neutral(text: str, run: Path) -> str:
-    """`config.json` or `env.json` without the paths of this machine."""
+    """`config.json` or `env.json` without the paths and the name of this machine."""
     dataset = json.loads(RunPaths(run).config.read_text(encoding="utf-8"))["values"]["dataset"]
-    return text.replace(json.dumps(str(run)), '"RUN"').replace(json.dumps(dataset), '"FOLDER"')
+    values = json.loads(text.replace(json.dumps(str(run)), '"RUN"').replace(json.dumps(dataset), '"FOLDER"'))
+    if values.get("launch"):  # names the machine of a job under torchrun
+        values["launch"] = None
+    return json.dumps(values, indent=2) + "\n"
 
 
 def card(run: Path, name: str, purpose: str) -> str:

@@ -128,7 +128,9 @@ def _data(info: WeightsInfo, result: Mapping[str, Any]) -> Iterator[str]:
 
 def _training(run: Finished) -> Iterator[str]:
     result, env = run.result, run.env
-    words = ["cctkit", *map(str, env.get("command") or [])]
+    ranks = env.get("ranks", 1)
+    program = ["cctkit"] if ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks), "-m", "cctkit"]
+    words = [*program, *map(str, env.get("command") or [])]
     yield "```console\n$ " + safe_text(shlex.join(words), 2000) + "\n```"
     epochs = f"{result['epoch']:,} of {result['planned_epochs']:,} epochs"
     rows = [
@@ -142,7 +144,7 @@ def _training(run: Finished) -> Iterator[str]:
     hardware = env.get("gpu") if policy["device"] == "cuda" else env.get("cpu")
     rows += [
         ("device", f"{escaped(policy['device'])}, {escaped(hardware)}"),
-        ("processes, and threads of each", f"{escaped(env.get('ranks', 1))}, {policy['threads']}"),
+        ("processes, and threads of each", f"{escaped(ranks)}, {policy['threads']}"),
         ("number format", escaped(policy["precision"])),
         ("versions", escaped(f"cctkit {env['cctkit']}, torch {env['torch']}, Python {env['python']}")),
     ]

@@ -125,9 +125,8 @@ def test_what_is_said_of_shipped_weights_is_what_they_are(name: str, tmp_path: P
 @pytest.mark.parametrize("name", paths.shipped_names())
 def test_shipped_weights_are_named_by_their_model(name: str) -> None:
     _, info = read_weights(paths.weights_file(Path(name)))
-    assert dataclasses.replace(named_config(name), name=info.model.name) == dataclasses.replace(
-        info.model, attention_dropout=0.1, drop_path=0.1
-    )
+    of_training = {rate: getattr(info.model, rate) for rate in ("attention_dropout", "drop_path", "dropout")}
+    assert dataclasses.replace(named_config(name), name=info.model.name, **of_training) == info.model
 
 
 def test_shipped_files_are_few_and_name_no_path_of_a_machine() -> None:
@@ -141,5 +140,6 @@ def test_paths_of_the_machine_become_neutral(place: Path) -> None:
     run_path, dataset = place / "run", str(place / "images")
     config = json.loads(neutral((run_path / "config.json").read_text(), run_path))
     assert config["values"]["dataset"] == "FOLDER"
-    command = json.dumps({"command": ["train", dataset, "--output", str(run_path)]})
-    assert json.loads(neutral(command, run_path)) == {"command": ["train", "FOLDER", "--output", "RUN"]}
+    env = {"command": ["train", dataset, "--output", str(run_path)], "launch": ["job", "machine", 1, []]}
+    neutral_env = {"command": ["train", "FOLDER", "--output", "RUN"], "launch": None}
+    assert json.loads(neutral(json.dumps(env), run_path)) == neutral_env

@@ -100,8 +100,9 @@ def test_the_card_has_the_figures_with_the_temperature_if_there_is_one(trained: 
         assert row in card.splitlines()
 
 
-def test_the_card_has_the_exact_command(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    env = json.loads((trained[1] / "env.json").read_text())
+@pytest.mark.parametrize(("ranks", "program"), [(1, "cctkit"), (2, "torchrun --nproc-per-node 2 -m cctkit")])
+def test_the_card_has_the_exact_command(trained: tuple[Path, Path], tmp_path: Path, ranks: int, program: str) -> None:
+    env = json.loads((trained[1] / "env.json").read_text()) | {"ranks": ranks}
     env["command"] = ["train", "--dataset", "my images", "--epochs", "2"]
     copy = tmp_path / "run"
     copy.mkdir()
@@ -109,9 +110,8 @@ def test_the_card_has_the_exact_command(trained: tuple[Path, Path], tmp_path: Pa
         if path.is_file():
             (copy / path.name).write_bytes(path.read_bytes())
     (copy / "env.json").write_text(json.dumps(env))
-    assert (
-        "$ cctkit train --dataset 'my images' --epochs 2\n" in (written((copy, copy), tmp_path / "m") / "README.md").read_text()
-    )
+    card = (written((copy, copy), tmp_path / "m") / "README.md").read_text()
+    assert f"$ {program} train --dataset 'my images' --epochs 2\n" in card
 
 
 def test_names_from_outside_do_not_format_the_card(trained: tuple[Path, Path], tmp_path: Path) -> None:
