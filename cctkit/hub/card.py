@@ -11,6 +11,7 @@ from typing import Any
 
 from cctkit.catalog.counts import count
 from cctkit.models.weights import WeightsInfo
+from cctkit.runs.runfiles import command_line
 from cctkit.text import json_text, safe_text
 
 FILL_IN = "Fill in before you share this: "
@@ -128,10 +129,7 @@ def _data(info: WeightsInfo, result: Mapping[str, Any]) -> Iterator[str]:
 
 def _training(run: Finished) -> Iterator[str]:
     result, env = run.result, run.env
-    ranks = env.get("ranks", 1)
-    program = ["cctkit"] if ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks), "-m", "cctkit"]
-    words = [*program, *map(str, env.get("command") or [])]
-    yield "```console\n$ " + safe_text(shlex.join(words), 2000) + "\n```"
+    yield "```console\n$ " + safe_text(command_line(env), 2000) + "\n```"
     epochs = f"{result['epoch']:,} of {result['planned_epochs']:,} epochs"
     rows = [
         ("recipe", escaped(result["recipe"] or "none")),
@@ -144,7 +142,7 @@ def _training(run: Finished) -> Iterator[str]:
     hardware = env.get("gpu") if policy["device"] == "cuda" else env.get("cpu")
     rows += [
         ("device", f"{escaped(policy['device'])}, {escaped(hardware)}"),
-        ("processes, and threads of each", f"{escaped(ranks)}, {policy['threads']}"),
+        ("processes, and threads of each", f"{escaped(env.get('ranks', 1))}, {policy['threads']}"),
         ("number format", escaped(policy["precision"])),
         ("versions", escaped(f"cctkit {env['cctkit']}, torch {env['torch']}, Python {env['python']}")),
     ]

@@ -1,6 +1,5 @@
 """What stands on the page as tables: figures, settings, epochs, classes, layers, environment."""
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from cctkit.config.fields import flag_name
 from cctkit.evaluation.calibration import ReliabilityBin
 from cctkit.inspection.run import InspectedRun, NoDataError
+from cctkit.runs.runfiles import command_line
 from cctkit.summary.view import MB, Summary, memory_title
 from cctkit.text import counted, json_text
 
@@ -123,15 +123,13 @@ def environment_table(env: Mapping[str, Any]) -> Table:
     return Table(
         name="environment",
         columns=[Column("name"), Column("value")],
-        rows=[[Cell(name), Cell(value)] for name, value in _flat(env)],
+        rows=[[Cell(name), Cell(value)] for name, value in _flat({**env, "command": command_line(env)})],
     )
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
     for name, value in values.items():
-        if name == "command" and isinstance(value, list):
-            yield before + name, "cctkit " + shlex.join(map(str, value))
-        elif isinstance(value, dict):
+        if isinstance(value, dict):
             yield from _flat(value, f"{before}{name}.")
         else:
             yield before + name, _plain(value)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -112,6 +113,13 @@ def read_config(path: Path | None, *, recipe: str | None) -> tuple[dict[str, Any
     values = read_toml(path)
     named = values.pop("recipe", None)
     return values, recipe or (None if named is None else str(named))
+
+
+def command_line(env: Mapping[str, Any]) -> str:
+    """The command that made the run with this `env.json`; of several processes, as on one machine."""
+    ranks = env.get("ranks", 1)
+    program = ["cctkit"] if ranks == 1 else ["torchrun", "--nproc-per-node", str(ranks), "-m", "cctkit"]
+    return shlex.join([*program, *map(str, env.get("command") or [])])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

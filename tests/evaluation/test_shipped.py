@@ -125,7 +125,7 @@ def test_what_is_said_of_shipped_weights_is_what_they_are(name: str, tmp_path: P
 @pytest.mark.parametrize("name", paths.shipped_names())
 def test_shipped_weights_are_named_by_their_model(name: str) -> None:
     _, info = read_weights(paths.weights_file(Path(name)))
-    of_training = {rate: getattr(info.model, rate) for rate in ("attention_dropout", "drop_path", "dropout")}
+    of_training = {rate: getattr(info.model, rate) for rate in ("attention_dropout", "drop_path")}
     assert dataclasses.replace(named_config(name), name=info.model.name, **of_training) == info.model
 
 

@@ -295,3 +295,14 @@ def test_the_names_of_the_axes_of_a_large_confusion_matrix_are_not_cut_off(tmp_p
     with Image.open(tmp_path / "matrix.png") as image:
         pixels = np.asarray(image.convert("L"))
     assert [int(edge.min()) for edge in (pixels[:, 0], pixels[:, -1], pixels[0], pixels[-1])] == [255] * 4
+
+
+def test_no_family_has_the_colour_of_another(figures: list[Figure], tmp_path: Path) -> None:
+    families = ("cct", "cvt", "vit_lite", "vit", "condensenet", "densenet", "tct", "zennet")
+    points = [
+        Point(name=name, family=name, group="from scratch", params_millions=1 + i, top1_percent=70 - i, on_front=False)
+        for i, name in enumerate(families)
+    ]
+    draw_pareto({"CIFAR-100": points}, tmp_path / "front.svg")
+    colours = [line.get_color() for line in figures[0].axes[0].lines]
+    assert len(colours) == len(set(colours)) == len(families)
