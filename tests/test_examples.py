@@ -1,19 +1,24 @@
 """The programs of examples/ do what they say, on small data."""
 
 import csv
+import hashlib
 import runpy
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from torchvision.datasets import CIFAR100
 
 from cctkit import fit
 from cctkit.errors import StoppedError
 from cctkit.runs.predictions import read_predictions
 from cctkit.runs.runfiles import read_metrics
 from tests.conftest import write_images
+from tests.data.python2 import python2_file
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {"epochs": 1, "image_size": [16, 16]}
@@ -87,3 +92,26 @@ def test_a_model_of_ones_own_trains_and_resumes_to_the_weights_of_an_unbroken_ru
     assert module["main"](tmp_path / "broken", **SMALL) == top1
     found, expected = (load_file(tmp_path / name / "own_model.safetensors") for name in ("broken", "unbroken"))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_cifar100_becomes_a_folder_with_the_names_of_its_authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"bos_taurus_s_000507.png": "cattle", "apple_s_000027.png": "apple", "ox_s_000001.png": "cattle"}
+    classes = ["apple", "cattle"]
+    pixels = np.random.default_rng(0).integers(0, 256, (len(files), 3072), dtype=np.uint8)
+    batch = {"filenames": list(files), "fine_labels": [classes.index(name) for name in files.values()], "data": pixels}
+    batches = {"train": batch, "test": batch, "meta": {"fine_label_names": classes}}
+    place = tmp_path / "downloads" / "cifar-100-python"
+    place.mkdir(parents=True)
+    for name, value in batches.items():
+        (place / name).write_bytes(python2_file(value))
+    md5 = {name: hashlib.md5((place / name).read_bytes()).hexdigest() for name in batches}
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": md5["meta"]})
+
+    runpy.run_path(str(EXAMPLES / "cifar100_folder.py"))["main"](tmp_path / "downloads", tmp_path / "images")
+    written = {path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.png")}
+    assert written == {f"{split}/{folder}/{name}" for split in ("train", "test") for name, folder in files.items()}
+    for row, (name, folder) in zip(pixels, files.items(), strict=True):
+        image = np.asarray(Image.open(tmp_path / "images" / "test" / folder / name))
+        assert np.array_equal(image, row.reshape(3, 32, 32).transpose(1, 2, 0))
