@@ -132,7 +132,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "tct-200": Recipe(
             purpose="200 epochs for tiny compact transformers (tct_3_2), also without a GPU",
-            expected="not measured yet",
+            expected="CIFAR-100, tct_3_2, 200 epochs: 76.90% (measured, one seed)",
             sources={
                 "cctkit": {
                     **_SHORT_RUN,
