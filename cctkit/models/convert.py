@@ -21,10 +21,11 @@ Layout = Literal["compact", "torchvision", "timm"]
 
 PositionMode = Literal["bilinear", "bicubic"]
 
-_MARK: Mapping[Layout, str] = {
-    "compact": "tokenizer.conv_layers.0.0.weight",
-    "torchvision": "conv_proj.weight",
-    "timm": "patch_embed.proj.weight",
+_MARKS: Mapping[str, Layout] = {
+    "tokenizer.conv_layers.0.0.weight": "compact",
+    "tokenizer.stem.weight": "compact",  # TCT
+    "conv_proj.weight": "torchvision",
+    "patch_embed.proj.weight": "timm",
 }
 HEAD: Mapping[Layout, str] = {"compact": "classifier.fc", "torchvision": "heads.head", "timm": "head"}
 POSITIONS: Mapping[Layout, str] = {
@@ -89,7 +90,7 @@ def layout_of(state: Mapping[str, Tensor], *, where: str) -> Layout:
 
     Raises: UserError if it is unknown.
     """
-    for layout, name in _MARK.items():
+    for name, layout in _MARKS.items():
         if name in state:
             return layout
     first = ", ".join(safe_text(name, 40) for name in sorted(state)[:3])

@@ -15,8 +15,10 @@ from cctkit.catalog.models import named_config
 from cctkit.cli.app import run
 from cctkit.errors import UserError
 from cctkit.hub.folder import write_hub_folder
+from cctkit.models.build import build_model
 from cctkit.models.weights import read_weights
 from cctkit.runs import paths
+from cctkit.training.initial_weights import initialise
 from docs.ship import neutral
 from tests.conftest import write_images
 
@@ -127,6 +129,17 @@ def test_shipped_weights_are_named_by_their_model(name: str) -> None:
     _, info = read_weights(paths.weights_file(Path(name)))
     of_training = {rate: getattr(info.model, rate) for rate in ("attention_dropout", "drop_path")}
     assert dataclasses.replace(named_config(name), name=info.model.name, **of_training) == info.model
+
+
+@pytest.mark.parametrize("name", paths.shipped_names())
+def test_shipped_weights_start_a_run_on_the_same_classes_and_on_others(name: str) -> None:
+    tensors, info = read_weights(paths.weights_file(Path(name)))
+    for num_classes, fresh in ((len(info.class_names), []), (7, ["classifier.fc.bias", "classifier.fc.weight"])):
+        config = dataclasses.replace(info.model, num_classes=num_classes)
+        model = build_model(config, seed=0)
+        report = initialise(model, name, config=config, class_names=info.class_names if not fresh else list("abcdefg"))
+        assert (report.taken, sorted(report.missing)) == (len(tensors) - len(fresh), fresh)
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in model.state_dict().items() if key not in fresh)
 
 
 def test_shipped_files_are_few_and_name_no_path_of_a_machine() -> None:
