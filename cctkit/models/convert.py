@@ -274,6 +274,7 @@ def _check_backbone(
 
 def _geometry(tensors: Mapping[str, Tensor]) -> str:
     """`12 blocks of width 768`."""
-    blocks = {found[0] for name in tensors if (found := re.search(r"(blocks\.|encoder_layer_)\d+\.", name))}
-    width = next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith("norm.weight") or "ln_1" in name), 0)
+    names = [name for name in tensors if not name.startswith("tokenizer.")]
+    blocks = {found[0] for name in names if (found := re.search(r"(blocks\.|encoder_layer_)\d+\.", name))}
+    width = next((tensors[name].shape[0] for name in names if name.endswith("norm.weight") or "ln_1" in name), 0)
     return f"{len(blocks)} blocks of width {width}"

@@ -133,6 +133,12 @@ def _from_ours(
     tensors, info = read_weights(path)
     check_tensors(tensors, info, path)
     where = safe_text(path)
+    if info.model.family != config.family:
+        raise UserError(
+            f"the weights are those of {safe_text(info.model.name)}, which is of another family than {safe_text(config.name)}",
+            where,
+            "another --model",
+        )
     if info.model.num_heads != config.num_heads:  # does not show in any tensor's shape
         raise UserError(
             f"the weights' model has {counted(info.model.num_heads, 'attention head')}, the model {config.num_heads}",

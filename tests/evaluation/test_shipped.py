@@ -142,6 +142,15 @@ def test_shipped_weights_start_a_run_on_the_same_classes_and_on_others(name: str
         assert all(torch.equal(tensor, tensors[key]) for key, tensor in model.state_dict().items() if key not in fresh)
 
 
+def test_weights_of_another_family_are_refused_by_their_names() -> None:
+    config = named_config("cct_2_3x2_c100")
+    with pytest.raises(UserError, match=r"those of tct_3_2, which is of another family than cct_2_3x2"):
+        initialise(build_model(config, seed=0), "tct_3_2_c100", config=config)
+    config = named_config("tct_3_3_c100")
+    with pytest.raises(UserError, match=r"2 blocks of width 96 against 3 blocks of width 96"):
+        initialise(build_model(config, seed=0), "tct_3_2_c100", config=config)
+
+
 def test_shipped_files_are_few_and_name_no_path_of_a_machine() -> None:
     files = [path for path in paths.SHIPPED.rglob("*") if path.is_file()]
     assert paths.shipped_names()
